@@ -1,0 +1,5 @@
+//! Headwater's configuration.
+
+mod topic;
+
+pub use topic::{Cleanup, Partitioning, Topic};

@@ -1,0 +1,4 @@
+//! Headwater's fast loop.
+
+pub mod log;
+pub mod partitioner;
