@@ -1,1 +1,36 @@
-//! To come.
+//! What is known of users and items, and how it is kept.
+//!
+//! Before this crate, `consumers::decode` turns bytes into behaviors; after it, `consumers::assemble` turns a user, and the item
+//! table, into feature rows. In between nothing reads a clock, a socket or a random number.
+//!
+//! A user is recent behaviors ([`Recent`]) with exact times, and history: for each slot a set of entries ([`Entry`]), one a
+//! distinct key, with counts by kind and time cell ([`Cells`]). A [`Partition`] holds its users in memory over a [`Store`].
+//!
+//! # Invariants
+//!
+//! - `STATE-1` A behavior is counted exactly once, whatever crashes when.
+//! - `STATE-2` A store, and its changelog replayed from the start, hold the same bytes at the same offset.
+//! - `STATE-3` No feature of a row is computed from anything that happened at or after the row's time.
+
+mod behavior;
+mod cell;
+mod changelog;
+mod error;
+mod format;
+mod page;
+mod partition;
+mod recent;
+mod store;
+mod user;
+
+pub use behavior::{
+    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SlotId, Timestamp, pinned_hash,
+};
+pub use cell::{Cell, Cells, Grain, Length};
+pub use changelog::ChangelogKey;
+pub use error::{Damage, Error, StoreError};
+pub use page::Entry;
+pub use partition::{CacheCounts, Folded, Partition, Settings, WriteBack, Written};
+pub use recent::{Recent, RecentBehavior};
+pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, open};
+pub use user::{Position, Standing, User};

@@ -1,0 +1,191 @@
+//! Keys: of the store's values and of the changelog's records. A byte once given to a kind is never given to another.
+//!
+//! A key opens with its kind; a user's id follows with its length, so that no user's keys are a prefix of another's.
+
+use crate::behavior::SlotId;
+use crate::error::Damage;
+use crate::format::{Put, Take};
+
+/// Kinds of keys, in the store and on the changelog.
+mod kind {
+    /// Store: a user's root.
+    pub(super) const ROOT: u8 = 1;
+    /// Store: a page of a user's history.
+    pub(super) const PAGE: u8 = 2;
+    /// Both: a standing request.
+    pub(super) const STANDING: u8 = 3;
+    /// Both: the position.
+    pub(super) const POSITION: u8 = 4;
+    /// Changelog: a recent behavior.
+    pub(super) const RECENT: u8 = 5;
+    /// Changelog: an entry of history.
+    pub(super) const ENTRY: u8 = 6;
+    /// Changelog: what else is known of a user.
+    pub(super) const META: u8 = 7;
+}
+
+/// A changelog record's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangelogKey<'a> {
+    /// Where the state stands. One a partition, written with each step.
+    Position,
+    /// A user's salt, counts and late events.
+    Meta {
+        /// The user.
+        user: &'a str,
+    },
+    /// One of a user's recent behaviors.
+    Recent {
+        /// The user.
+        user: &'a str,
+        /// Its place.
+        place: u16,
+    },
+    /// One entry of a user's history.
+    Entry {
+        /// The user.
+        user: &'a str,
+        /// The slot.
+        slot: SlotId,
+        /// The key.
+        key: &'a str,
+    },
+    /// A standing request.
+    Standing {
+        /// The user.
+        user: &'a str,
+        /// The request's id.
+        request: &'a str,
+    },
+}
+
+impl<'a> ChangelogKey<'a> {
+    /// Its bytes, appended.
+    pub fn write(&self, to: &mut Vec<u8>) {
+        match *self {
+            Self::Position => to.put_u8(kind::POSITION),
+            Self::Meta { user } => {
+                to.put_u8(kind::META);
+                to.put_str(user);
+            }
+            Self::Recent { user, place } => {
+                to.put_u8(kind::RECENT);
+                to.put_str(user);
+                to.put_u16(place);
+            }
+            Self::Entry { user, slot, key } => {
+                to.put_u8(kind::ENTRY);
+                to.put_str(user);
+                to.put_u32(slot.0);
+                to.put(key.as_bytes());
+            }
+            Self::Standing { user, request } => {
+                to.put_u8(kind::STANDING);
+                to.put_str(user);
+                to.put(request.as_bytes());
+            }
+        }
+    }
+
+    /// Reads a key.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let mut take = Take(bytes);
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Damage::Text);
+        let (key, end) = match take.u8()? {
+            kind::POSITION => (Self::Position, take.end()),
+            kind::META => (Self::Meta { user: take.str()? }, take.end()),
+            kind::RECENT => (
+                Self::Recent {
+                    user: take.str()?,
+                    place: take.u16()?,
+                },
+                take.end(),
+            ),
+            kind::ENTRY => (
+                Self::Entry {
+                    user: take.str()?,
+                    slot: SlotId(take.u32()?),
+                    key: text(take.0)?,
+                },
+                Ok(()),
+            ),
+            kind::STANDING => (
+                Self::Standing {
+                    user: take.str()?,
+                    request: text(take.0)?,
+                },
+                Ok(()),
+            ),
+            _ => return Err(Damage::Key),
+        };
+        end?;
+        Ok(key)
+    }
+}
+
+pub(crate) fn root_key(user: &str, to: &mut Vec<u8>) {
+    to.clear();
+    to.put_u8(kind::ROOT);
+    to.put_str(user);
+}
+
+pub(crate) fn page_key(user: &str, slot: SlotId, page: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(user.len() + 11);
+    key.put_u8(kind::PAGE);
+    key.put_str(user);
+    key.put(&slot.0.to_be_bytes());
+    key.put(&page.to_be_bytes());
+    key
+}
+
+pub(crate) fn standing_prefix(user: Option<&str>) -> Vec<u8> {
+    let mut key = vec![kind::STANDING];
+    if let Some(user) = user {
+        key.put_str(user);
+    }
+    key
+}
+
+pub(crate) const POSITION_KEY: &[u8] = &[kind::POSITION];
+pub(crate) const ROOT_PREFIX: &[u8] = &[kind::ROOT];
+
+/// The user of a root key.
+pub(crate) fn user_of_root(key: &[u8]) -> Result<&str, Damage> {
+    let mut take = Take(key);
+    take.u8()?;
+    take.str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what is written is read, and nothing else. Method: each kind, and each of its prefixes.
+    #[test]
+    fn keys_come_back() {
+        let keys = [
+            ChangelogKey::Position,
+            ChangelogKey::Meta { user: "u" },
+            ChangelogKey::Recent {
+                user: "ü",
+                place: 300,
+            },
+            ChangelogKey::Entry {
+                user: "",
+                slot: SlotId(7),
+                key: "i",
+            },
+            ChangelogKey::Standing {
+                user: "u",
+                request: "",
+            },
+        ];
+        for key in keys {
+            let mut bytes = Vec::new();
+            key.write(&mut bytes);
+            assert_eq!(ChangelogKey::read(&bytes), Ok(key));
+            assert_ne!(ChangelogKey::read(&bytes[..bytes.len() - 1]), Ok(key));
+        }
+        assert_eq!(ChangelogKey::read(&[99]), Err(Damage::Key));
+    }
+}

@@ -1,0 +1,372 @@
+//! A partition against its changelog, against crashes, and against a naive count.
+
+use std::collections::BTreeMap;
+
+use headwater_config::Topic;
+use proptest::prelude::*;
+
+use super::*;
+use crate::behavior::{Coordinates, FixedSum, KindId, ScenarioId};
+use crate::store::{MemoryStores, Stores};
+
+const SETTINGS: Settings = Settings {
+    recent_max: 4,
+    memory: 4096,
+    keys_max: 0,
+    allowed_lateness_ms: 1_000_000_000_000,
+    drop_late: false,
+};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Fold {
+        user: u8,
+        item: Option<u8>,
+        kind: u8,
+        time: i64,
+        event: u8,
+    },
+    Commit,
+    Fail,
+    WriteBack {
+        lost: bool,
+    },
+    Reopen,
+    Stand {
+        user: u8,
+        request: u8,
+        due: Option<i64>,
+        ends: bool,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let fold = (
+        0..4u8,
+        proptest::option::weighted(0.9, 0..90u8),
+        0..2u8,
+        0..400_000_000_000i64,
+        any::<u8>(),
+    )
+        .prop_map(|(user, item, kind, time, event)| Op::Fold {
+            user,
+            item,
+            kind,
+            time,
+            event,
+        });
+    prop_oneof![
+        12 => fold,
+        3 => Just(Op::Commit),
+        1 => Just(Op::Fail),
+        1 => any::<bool>().prop_map(|lost| Op::WriteBack { lost }),
+        1 => Just(Op::Reopen),
+        1 => (0..4u8, 0..2u8, proptest::option::of(0..100i64), any::<bool>())
+            .prop_map(|(user, request, due, ends)| Op::Stand { user, request, due, ends }),
+    ]
+}
+
+type Changelog = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+fn dump(partition: &mut Partition, stores: &MemoryStores) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let write_back = partition.write_back(Timestamp(0));
+    partition.written(write_back.run()).unwrap();
+    let mut all = BTreeMap::new();
+    stores
+        .open(0)
+        .unwrap()
+        .scan(&[], &mut |key, value| {
+            all.insert(key.to_vec(), value.to_vec());
+            true
+        })
+        .unwrap();
+    all
+}
+
+fn replay(partition: &mut Partition, changelog: &Changelog) {
+    let from = partition.position().changelog as usize;
+    for (key, value) in &changelog[from..] {
+        partition.apply(key, value.as_deref()).unwrap();
+    }
+    partition.restored_to(changelog.len() as i64);
+}
+
+fn run(
+    ops: &[Op],
+    settings: Settings,
+) -> (
+    BTreeMap<Vec<u8>, Vec<u8>>,
+    Changelog,
+    BTreeMap<(u8, u8), u64>,
+    u64,
+) {
+    let stores = MemoryStores::default();
+    let open = || Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let mut partition = open();
+    let mut changelog: Changelog = Vec::new();
+    // The naive count: what was committed, by user and kind.
+    let mut counted: BTreeMap<(u8, u8), u64> = BTreeMap::new();
+    let mut pending: Vec<(u8, u8)> = Vec::new();
+    let mut forgotten_total = 0;
+    let mut offset = 0;
+    let mut salt = 0u8;
+    let mut salts = || {
+        salt += 1;
+        [salt; 16]
+    };
+    let commit = |partition: &mut Partition,
+                  changelog: &mut Changelog,
+                  pending: &mut Vec<(u8, u8)>,
+                  counted: &mut BTreeMap<_, _>,
+                  offset: i64| {
+        partition.advance(Topic::Behaviors, offset);
+        partition
+            .changes(&mut |key, value| changelog.push((key.to_vec(), value.map(<[u8]>::to_vec))));
+        partition.committed(changelog.len() as i64);
+        for key in pending.drain(..) {
+            *counted.entry(key).or_insert(0) += 1;
+        }
+    };
+    for op in ops {
+        match op {
+            Op::Fold {
+                user,
+                item,
+                kind,
+                time,
+                event,
+            } => {
+                offset += 1;
+                let item = item.map(|item| format!("item-{item}"));
+                let behavior = Behavior {
+                    at: Coordinates { offset, index: 0 },
+                    time: Timestamp(*time),
+                    event: u64::from(*event),
+                    kind: KindId(u32::from(*kind)),
+                    scenario: ScenarioId(3),
+                    item: item.as_deref(),
+                    value: (*event > 100).then_some(FixedSum(i64::from(*event))),
+                    attributes: &[(SlotId(8), "x"), (SlotId(9), "y")][..usize::from(*event) % 3],
+                };
+                match partition
+                    .fold(&format!("user-{user}"), &behavior, &mut salts)
+                    .unwrap()
+                {
+                    Folded::Counted { forgotten, .. } => {
+                        forgotten_total += forgotten;
+                        pending.push((*user, *kind));
+                    }
+                    Folded::Duplicate => {}
+                    Folded::Late => panic!("nothing is late here"),
+                }
+            }
+            Op::Commit => commit(
+                &mut partition,
+                &mut changelog,
+                &mut pending,
+                &mut counted,
+                offset,
+            ),
+            Op::Fail => {
+                // The changes were sent, and the transaction aborted.
+                partition.changes(&mut |_, _| {});
+                pending.clear();
+                partition.discard().unwrap();
+                replay(&mut partition, &changelog);
+            }
+            Op::WriteBack { lost } => {
+                commit(
+                    &mut partition,
+                    &mut changelog,
+                    &mut pending,
+                    &mut counted,
+                    offset,
+                );
+                let write_back = partition.write_back(Timestamp(0));
+                if *lost {
+                    // A crash before the write reached the store.
+                    drop(write_back);
+                    partition = open();
+                    replay(&mut partition, &changelog);
+                } else {
+                    partition.written(write_back.run()).unwrap();
+                    partition.evict();
+                }
+            }
+            Op::Reopen => {
+                pending.clear();
+                partition = open();
+                replay(&mut partition, &changelog);
+            }
+            Op::Stand {
+                user,
+                request,
+                due,
+                ends,
+            } => {
+                let request = format!("request-{request}");
+                let standing = (!ends).then(|| Standing {
+                    request: request.clone(),
+                    expires: Timestamp(50),
+                    due: due.map(Timestamp),
+                    body: vec![7; 5],
+                });
+                partition
+                    .set_standing(&format!("user-{user}"), &request, standing, &mut salts)
+                    .unwrap();
+            }
+        }
+    }
+    commit(
+        &mut partition,
+        &mut changelog,
+        &mut pending,
+        &mut counted,
+        offset,
+    );
+    (
+        dump(&mut partition, &stores),
+        changelog,
+        counted,
+        forgotten_total,
+    )
+}
+
+fn counts(stores: &MemoryStores, settings: Settings) -> BTreeMap<(u8, u8), u64> {
+    let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let mut found = BTreeMap::new();
+    for id in partition.user_ids().unwrap() {
+        let user = partition.whole_user(&id).unwrap().unwrap();
+        let number: u8 = id.trim_start_matches("user-").parse().unwrap();
+        let recent = user.recent().iter().map(|behavior| (behavior.kind, 1));
+        let history = user.history(SlotId::ITEM).flat_map(|entry| {
+            entry
+                .cells()
+                .map(|(kind, cell)| (kind, u64::from(cell.count)))
+        });
+        for (kind, count) in recent.chain(history) {
+            *found.entry((number, kind.0 as u8)).or_insert(0) += count;
+        }
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Goal: STATE-1 and STATE-2. Method: random steps with aborts, crashes and lost write-backs; the store equals the one that its changelog
+    /// gives, played whole and played compacted, and its counts equal a naive count of what was committed.
+    #[test]
+    fn store_equals_changelog_and_count(ops in proptest::collection::vec(op(), 1..250)) {
+        let (store, changelog, counted, _) = run(&ops, SETTINGS);
+        let mut compacted: BTreeMap<Vec<u8>, (usize, Option<Vec<u8>>)> = BTreeMap::new();
+        for (offset, (key, value)) in changelog.iter().enumerate() {
+            compacted.insert(key.clone(), (offset, value.clone()));
+        }
+        let mut compacted: Vec<_> = compacted.into_iter().collect();
+        compacted.sort_by_key(|(_, (offset, _))| *offset);
+        let compacted: Changelog = compacted.into_iter().map(|(key, (_, value))| (key, value)).collect();
+        for (changelog, length) in [(&changelog, changelog.len()), (&compacted, changelog.len())] {
+            let stores = MemoryStores::default();
+            let mut restored = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+            replay(&mut restored, changelog);
+            restored.restored_to(length as i64);
+            let dumped = dump(&mut restored, &stores);
+            prop_assert_eq!(&dumped, &store);
+            prop_assert_eq!(counts(&stores, SETTINGS), counted.clone());
+        }
+    }
+
+    /// Goal: retention bounds the keys and counts what it forgets, and STATE-2 holds with it. Method: as above, with three keys a slot.
+    #[test]
+    fn retention_is_bounded_and_replayable(ops in proptest::collection::vec(op(), 1..250)) {
+        let settings = Settings { keys_max: 40, ..SETTINGS };
+        let (store, changelog, _, _) = run(&ops, settings);
+        let stores = MemoryStores::default();
+        let mut restored = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+        replay(&mut restored, &changelog);
+        prop_assert_eq!(dump(&mut restored, &stores), store);
+        for id in restored.user_ids().unwrap() {
+            let user = restored.whole_user(&id).unwrap().unwrap();
+            prop_assert!(user.slots().all(|(_, entries)| entries <= 45));
+        }
+    }
+}
+
+/// Goal: an update touches one page, however long the history is. Method: 20,000 keys, then count what one more behavior writes.
+#[test]
+fn an_update_touches_one_page() {
+    let stores = MemoryStores::default();
+    let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+    let fold = |partition: &mut Partition, number: i64| {
+        let item = format!("item-{}", number % 20_000);
+        let behavior = Behavior {
+            at: Coordinates {
+                offset: number,
+                index: 0,
+            },
+            time: Timestamp(number),
+            event: 0,
+            kind: KindId(1),
+            scenario: ScenarioId(1),
+            item: Some(&item),
+            value: None,
+            attributes: &[],
+        };
+        partition.fold("u", &behavior, &mut || [1; 16]).unwrap();
+    };
+    for number in 0..20_500 {
+        fold(&mut partition, number);
+    }
+    partition.changes(&mut |_, _| {});
+    partition.committed(1);
+    let first = partition.write_back(Timestamp(0)).run();
+    assert!(first.values > 20_000 / 64, "{}", first.values);
+    partition.written(first).unwrap();
+    fold(&mut partition, 20_500);
+    let mut records = 0;
+    partition.changes(&mut |_, _| records += 1);
+    partition.committed(2);
+    assert_eq!(records, 3, "one recent behavior, one entry, the position");
+    let second = partition.write_back(Timestamp(0)).run();
+    assert_eq!(second.values, 3, "the root, one page, the position");
+    partition.written(second).unwrap();
+}
+
+/// Goal: bytes of another version, or damaged ones, are never read as state. Method: each byte of a stored root flipped in turn.
+#[test]
+fn damage_is_found() {
+    let stores = MemoryStores::default();
+    let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+    let behavior = Behavior {
+        at: Coordinates {
+            offset: 1,
+            index: 0,
+        },
+        time: Timestamp(5),
+        event: 9,
+        kind: KindId(1),
+        scenario: ScenarioId(1),
+        item: Some("i"),
+        value: None,
+        attributes: &[],
+    };
+    partition.fold("u", &behavior, &mut || [1; 16]).unwrap();
+    partition.changes(&mut |_, _| {});
+    partition.committed(1);
+    dump(&mut partition, &stores);
+    let store = stores.open(0).unwrap();
+    let mut key = Vec::new();
+    changelog::root_key("u", &mut key);
+    let root = store.get(&key).unwrap().unwrap();
+    for at in 0..root.len() {
+        let mut bad = root.clone();
+        bad[at] ^= 0x40;
+        store.apply(&vec![(key.clone(), Some(bad))]).unwrap();
+        let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+        assert!(
+            matches!(partition.whole_user("u"), Err(Error::Damaged { .. })),
+            "byte {at}"
+        );
+    }
+}

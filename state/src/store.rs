@@ -1,0 +1,140 @@
+//! The store: one partition's pages, on this machine's disk. The changelog is the truth and the store a copy of it, written
+//! back in atomic batches together with the position that they reflect. So it need never be ahead of anything, and losing it costs
+//! a restore, nothing else.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headwater_config::Topic;
+
+use crate::error::StoreError;
+
+mod fjall;
+mod memory;
+mod sled;
+
+pub use memory::MemoryStores;
+
+/// Changes that reach the store together or not at all; `None` deletes.
+pub type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// The keys and values of one partition.
+pub trait Store: Send + Sync {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Applies all changes or none.
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Keys and values whose key begins with `prefix`, in order, until `each` says no.
+    fn scan(
+        &self,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError>;
+}
+
+/// The stores of an instance, one for each partition.
+pub trait Stores: Send + Sync + std::fmt::Debug {
+    /// The store of a partition, made if there is none.
+    fn open(&self, partition: i32) -> Result<Arc<dyn Store>, StoreError>;
+
+    /// Deletes a partition's store; the next `open` makes an empty one.
+    fn remove(&self, partition: i32) -> Result<(), StoreError>;
+
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// fsync.
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// Which backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// sled 0.34.7.
+    Sled,
+    /// fjall 3.
+    Fjall,
+}
+
+/// What came of opening the stores.
+#[derive(Debug)]
+pub struct Opened {
+    /// The stores.
+    pub stores: Arc<dyn Stores>,
+    /// Where a folder that did not open was put aside, and why.
+    pub put_aside: Option<(PathBuf, String)>,
+}
+
+/// Opens the stores below `folder`. What does not open (sled's panics included) is renamed to `<name>.aside-<n>` and made anew: the
+/// changelog has it all. A folder in use by another process is an error, never put aside.
+pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, StoreError> {
+    let name = match backend {
+        Backend::Sled => "sled",
+        Backend::Fjall => "fjall",
+    };
+    std::fs::create_dir_all(folder).map_err(|source| StoreError::Io {
+        path: folder.to_owned(),
+        doing: "making the folder",
+        source,
+    })?;
+    let path = folder.join(name);
+    match try_open(&path, backend, memory) {
+        Ok(stores) => Ok(Opened {
+            stores,
+            put_aside: None,
+        }),
+        Err(StoreError::Broken { path, reason }) => {
+            let aside = (0..)
+                .map(|number| folder.join(format!("{name}.aside-{number}")))
+                .find(|aside| !aside.exists())
+                .expect("invariant: some number is free");
+            std::fs::rename(&path, &aside).map_err(|source| StoreError::Io {
+                path: path.clone(),
+                doing: "putting a damaged store aside",
+                source,
+            })?;
+            let stores = try_open(&path, backend, memory)?;
+            Ok(Opened {
+                stores,
+                put_aside: Some((aside, reason)),
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn try_open(path: &Path, backend: Backend, memory: u64) -> Result<Arc<dyn Stores>, StoreError> {
+    guarded(path, || match backend {
+        Backend::Sled => {
+            sled::SledStores::open(path, memory).map(|stores| Arc::new(stores) as Arc<dyn Stores>)
+        }
+        Backend::Fjall => {
+            fjall::FjallStores::open(path, memory).map(|stores| Arc::new(stores) as Arc<dyn Stores>)
+        }
+    })
+}
+
+/// Turns a backend's panic into `Broken`: sled 0.34 panics over damaged files.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without words".to_owned());
+        Err(StoreError::Broken {
+            path: path.to_owned(),
+            reason,
+        })
+    })
+}
+
+/// The name of a partition's tree. The topic is in it, so that nobody takes it for anything else.
+fn tree_name(partition: i32) -> String {
+    format!("{}-{partition}", Topic::Behaviors.key())
+}
+
+#[cfg(test)]
+mod tests;
