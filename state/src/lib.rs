@@ -17,9 +17,11 @@ mod cell;
 mod changelog;
 mod error;
 mod format;
+mod items;
 mod page;
 mod partition;
 mod recent;
+mod statistics;
 mod store;
 mod user;
 
@@ -29,8 +31,12 @@ pub use behavior::{
 pub use cell::{Cell, Cells, Grain, Length};
 pub use changelog::ChangelogKey;
 pub use error::{Damage, Error, StoreError};
+pub use items::{Item, ItemTable};
 pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
+pub use statistics::{
+    Delta, Entity, Statistics, category_id, of_series, read_cells, series, write_cells,
+};
 pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, open};
 pub use user::{Position, Standing, User};

@@ -1,0 +1,127 @@
+//! The item table: what items are, and their live statistics. Every instance holds the whole of it, in memory.
+//!
+//! It follows two topics: `items` (what the platform says of them) and `item-state` (statistics, made by the owners of
+//! `item-deltas`). A row uses only cells that ended before its time (`STATE-3`).
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+
+use crate::cell::Cells;
+use crate::error::Damage;
+use crate::statistics::{Entity, PinnedHasher, read_cells};
+
+/// What is known of an item, as its newest record says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Item {
+    /// Event time of the record, Unix milliseconds.
+    pub time: i64,
+    /// What sort of thing it is.
+    pub item_type: Option<Box<str>>,
+    /// Texts by name: title, author, ….
+    pub fields: BTreeMap<Box<str>, Box<str>>,
+    /// Its categories, as numbers of [`ItemTable::category_name`].
+    pub categories: Box<[u32]>,
+    /// Values of the configured attributes among its fields, numbered like categories.
+    pub attributes: Box<[u32]>,
+    /// Numbers by name.
+    pub numeric: BTreeMap<Box<str>, f64>,
+}
+
+/// All items, and the statistics of items, categories and scenarios.
+#[derive(Debug, Default)]
+pub struct ItemTable {
+    items: HashMap<Box<str>, Item, PinnedHasher>,
+    statistics: HashMap<Box<[u8]>, Cells, PinnedHasher>,
+    names: Vec<Box<str>>,
+    numbers: HashMap<Box<str>, u32, PinnedHasher>,
+    positions: BTreeMap<i32, i64>,
+}
+
+impl ItemTable {
+    /// What is known of an item.
+    pub fn item(&self, id: &str) -> Option<&Item> {
+        self.items.get(id)
+    }
+
+    /// Puts an item, or deletes it. Its statistics stay.
+    pub fn set_item(&mut self, id: &str, item: Option<Item>) {
+        match item {
+            Some(item) => drop(self.items.insert(id.into(), item)),
+            None => drop(self.items.remove(id)),
+        }
+    }
+
+    /// The number of a category or attribute value: names are held once.
+    pub fn number_of(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = u32::try_from(self.names.len())
+            .expect("invariant: memory holds fewer than 2^32 categories");
+        self.names.push(name.into());
+        self.numbers.insert(name.into(), number);
+        number
+    }
+
+    /// The number of a category, if any item ever had it.
+    pub fn known_number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The name of a category by its number.
+    pub fn category_name(&self, number: u32) -> &str {
+        &self.names[number as usize]
+    }
+
+    /// How many numbers were given: an upper bound for tables by category.
+    pub fn categories(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Statistics of an entity: cells with series of scenario and kind.
+    pub fn statistics(&self, entity: Entity<'_>) -> Option<&Cells> {
+        self.statistics.get(&entity.key())
+    }
+
+    /// Statistics by key, for those who made the key once.
+    pub fn statistics_by_key(&self, key: &[u8]) -> Option<&Cells> {
+        self.statistics.get(key)
+    }
+
+    /// Counts something at once, for the engine and for backtests, where nothing comes back by a topic.
+    pub fn fold(&mut self, entity: Entity<'_>, delta: &crate::Delta) {
+        delta.apply(self.statistics.entry(entity.key()).or_default());
+    }
+
+    /// Applies a record of `item-state` and notes its position.
+    pub fn apply_statistics(
+        &mut self,
+        (partition, offset): (i32, i64),
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), Damage> {
+        Entity::of_key(key)?;
+        match value {
+            Some(value) => drop(self.statistics.insert(key.into(), read_cells(value)?)),
+            None => drop(self.statistics.remove(key)),
+        }
+        self.positions.insert(partition, offset + 1);
+        Ok(())
+    }
+
+    /// Next offset of each partition of `item-state`: what statistics a row saw.
+    pub fn positions(&self) -> &BTreeMap<i32, i64> {
+        &self.positions
+    }
+
+    /// How many items.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}

@@ -1,0 +1,304 @@
+//! Statistics of items, categories and scenarios: counts by scenario, kind and time cell, the same on every instance.
+//!
+//! A step sums what its behaviors say of each [`Entity`] into a [`Delta`]; the deltas go to the topic `item-deltas` in the step's
+//! transaction. The owner of a partition of that topic folds them into [`Statistics`] and publishes what changed to `item-state`,
+//! in the transaction of the deltas' positions. Every instance follows `item-state` into its [`crate::ItemTable`]. All sums are of
+//! integers, so they come out the same to the bit in whatever order instances deliver them.
+
+use std::collections::BTreeMap;
+
+use crate::behavior::{FixedSum, KindId, ScenarioId, Timestamp, pinned_hash};
+use crate::cell::{Cells, Grain, Length};
+use crate::error::Damage;
+use crate::format::{Put, Take};
+
+const VERSION: u8 = 1;
+
+/// What statistics are kept of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entity<'a> {
+    /// All items together.
+    Total,
+    /// An item, by id.
+    Item(&'a str),
+    /// A category, or another group of items, by name.
+    Category(&'a str),
+}
+
+impl<'a> Entity<'a> {
+    /// Its key on the topics: a letter and the id.
+    pub fn key(self) -> Box<[u8]> {
+        let (letter, id) = match self {
+            Self::Total => (b't', ""),
+            Self::Item(id) => (b'i', id),
+            Self::Category(name) => (b'c', name),
+        };
+        let mut key = Vec::with_capacity(1 + id.len());
+        key.put_u8(letter);
+        key.put(id.as_bytes());
+        key.into()
+    }
+
+    /// The entity of a key.
+    pub fn of_key(key: &'a [u8]) -> Result<Self, Damage> {
+        let (letter, id) = key.split_first().ok_or(Damage::Short)?;
+        let id = std::str::from_utf8(id).map_err(|_| Damage::Text)?;
+        match (letter, id) {
+            (b't', "") => Ok(Self::Total),
+            (b'i', id) => Ok(Self::Item(id)),
+            (b'c', id) => Ok(Self::Category(id)),
+            _ => Err(Damage::Key),
+        }
+    }
+}
+
+/// Scenario and kind as one series of cells.
+pub fn series(scenario: ScenarioId, kind: KindId) -> u64 {
+    u64::from(scenario.0) << 32 | u64::from(kind.0)
+}
+
+/// Scenario and kind of a series.
+pub fn of_series(series: u64) -> (ScenarioId, KindId) {
+    (ScenarioId((series >> 32) as u32), KindId(series as u32))
+}
+
+/// What one step adds to one entity: counts by series and minute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta(BTreeMap<(u64, u32), (u32, FixedSum)>);
+
+impl Delta {
+    /// Counts one behavior.
+    pub fn add(&mut self, scenario: ScenarioId, kind: KindId, time: Timestamp, value: FixedSum) {
+        let minute = time
+            .0
+            .div_euclid(Length::Minute.ms())
+            .clamp(0, i64::from(u32::MAX)) as u32;
+        let (count, sum) = self.0.entry((series(scenario, kind), minute)).or_default();
+        *count = count.saturating_add(1);
+        *sum = sum.plus(value);
+    }
+
+    /// Its bytes: `[version][series u64, minute u32, count u32, sum i64]*`.
+    pub fn write(&self, to: &mut Vec<u8>) {
+        to.put_u8(VERSION);
+        for ((series, minute), (count, sum)) in &self.0 {
+            to.put_u64(*series);
+            to.put_u32(*minute);
+            to.put_u32(*count);
+            to.put_i64(sum.0);
+        }
+    }
+
+    /// Adds its counts to an entity's cells.
+    pub fn apply(&self, cells: &mut Cells) {
+        for ((series, minute), (count, sum)) in &self.0 {
+            cells.add(
+                Grain::ITEM,
+                *series,
+                Timestamp(i64::from(*minute) * Length::Minute.ms()),
+                *count,
+                *sum,
+            );
+        }
+    }
+
+    /// Reads what `write` wrote.
+    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut take = open(bytes)?;
+        let mut counts = BTreeMap::new();
+        while !take.is_empty() {
+            counts.insert(
+                (take.u64()?, take.u32()?),
+                (take.u32()?, FixedSum(take.i64()?)),
+            );
+        }
+        Ok(Self(counts))
+    }
+}
+
+fn open(bytes: &[u8]) -> Result<Take<'_>, Damage> {
+    let mut take = Take(bytes);
+    match take.u8()? {
+        VERSION => Ok(take),
+        found => Err(Damage::Version {
+            found,
+            known: VERSION,
+        }),
+    }
+}
+
+/// The bytes of an entity's cells, as `item-state` holds them.
+pub fn write_cells(cells: &Cells, to: &mut Vec<u8>) {
+    to.put_u8(VERSION);
+    cells.write(to);
+}
+
+/// Reads what [`write_cells`] wrote.
+pub fn read_cells(bytes: &[u8]) -> Result<Cells, Damage> {
+    let mut take = open(bytes)?;
+    let cells = Cells::read(&mut take)?;
+    take.end()?;
+    Ok(cells)
+}
+
+type Map = hashbrown::HashMap<Box<[u8]>, Cells, PinnedHasher>;
+
+/// Hashes keys with [`pinned_hash`]: no random seed, so that a run can be repeated.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PinnedHasher;
+
+impl std::hash::BuildHasher for PinnedHasher {
+    type Hasher = xxhash_rust::xxh3::Xxh3Default;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        xxhash_rust::xxh3::Xxh3Default::new()
+    }
+}
+
+/// The statistics of the entities of one partition, as its owner holds them.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    entities: Map,
+    /// For each step that is not committed yet, oldest first: the entities it changed, as they were before it.
+    undo: Vec<BTreeMap<Box<[u8]>, Option<Cells>>>,
+    open: BTreeMap<Box<[u8]>, Option<Cells>>,
+    /// `item-state` is reflected up to here (exclusive).
+    pub position: i64,
+}
+
+impl Statistics {
+    /// Folds a delta.
+    pub fn fold(&mut self, key: &[u8], delta: &Delta) {
+        if !self.open.contains_key(key) {
+            self.open
+                .insert(key.into(), self.entities.get(key).cloned());
+        }
+        let cells = self.entities.entry_ref(key).or_default();
+        delta.apply(cells);
+    }
+
+    /// The records of the step: each changed entity and its cells, in order of keys. Gives their number.
+    pub fn changes(&mut self, emit: &mut dyn FnMut(&[u8], &[u8])) -> usize {
+        let open = std::mem::take(&mut self.open);
+        let mut value = Vec::new();
+        for key in open.keys() {
+            value.clear();
+            write_cells(&self.entities[key], &mut value);
+            emit(key, &value);
+        }
+        let count = open.len();
+        self.undo.push(open);
+        count
+    }
+
+    /// The oldest step whose changes were given out is committed. `next` is where `item-state` stands, if the step wrote there.
+    pub fn committed(&mut self, next: Option<i64>) {
+        if !self.undo.is_empty() {
+            self.undo.remove(0);
+        }
+        if let Some(next) = next {
+            self.position = next;
+        }
+    }
+
+    /// Takes back everything that is not committed. After it `item-state` is applied from `position` on.
+    pub fn discard(&mut self) {
+        self.undo.push(std::mem::take(&mut self.open));
+        for layer in std::mem::take(&mut self.undo).into_iter().rev() {
+            for (key, before) in layer {
+                match before {
+                    Some(cells) => drop(self.entities.insert(key, cells)),
+                    None => drop(self.entities.remove(&key)),
+                }
+            }
+        }
+    }
+
+    /// Applies a record of `item-state`.
+    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Damage> {
+        Entity::of_key(key)?;
+        match value {
+            Some(value) => drop(self.entities.insert(key.into(), read_cells(value)?)),
+            None => drop(self.entities.remove(key)),
+        }
+        Ok(())
+    }
+
+    /// How many entities.
+    pub fn len(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entities.is_empty()
+    }
+
+    /// The cells of an entity.
+    pub fn get(&self, entity: Entity<'_>) -> Option<&Cells> {
+        self.entities.get(&entity.key())
+    }
+}
+
+/// The id of a category's name, for whoever sums over categories.
+pub fn category_id(name: &str) -> u64 {
+    pinned_hash(name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a failed step leaves nothing behind. Method: two steps pipelined, the first committed or not, then discard.
+    #[test]
+    fn discard_takes_back_what_is_not_committed() {
+        let click = KindId::of("click");
+        let mut delta = Delta::default();
+        delta.add(ScenarioId(1), click, Timestamp(120_000), FixedSum(5));
+        let key = Entity::Item("i").key();
+        let count = |statistics: &Statistics| {
+            statistics
+                .get(Entity::Item("i"))
+                .map_or(0, |cells| cells.iter().map(|cell| cell.count).sum::<u32>())
+        };
+        for (committed, expected) in [(0, 1), (1, 2), (2, 3)] {
+            let mut statistics = Statistics::default();
+            for step in 0..3 {
+                statistics.fold(&key, &delta);
+                assert_eq!(statistics.changes(&mut |_, _| {}), 1);
+                if step == 0 || step <= committed {
+                    statistics.committed(Some(step));
+                }
+            }
+            statistics.fold(&key, &delta);
+            statistics.discard();
+            assert_eq!(count(&statistics), expected);
+        }
+    }
+
+    /// Goal: what is written is read. Method: a delta and cells of two scenarios.
+    #[test]
+    fn bytes_come_back() {
+        let mut delta = Delta::default();
+        delta.add(ScenarioId(1), KindId(2), Timestamp(60_000), FixedSum(5));
+        delta.add(
+            ScenarioId(u32::MAX),
+            KindId(3),
+            Timestamp(600_000),
+            FixedSum(-5),
+        );
+        let mut bytes = Vec::new();
+        delta.write(&mut bytes);
+        assert_eq!(Delta::read(&bytes), Ok(delta.clone()));
+        assert!(Delta::read(&bytes[..bytes.len() - 1]).is_err());
+        let mut cells = Cells::default();
+        delta.apply(&mut cells);
+        let mut bytes = Vec::new();
+        write_cells(&cells, &mut bytes);
+        assert_eq!(read_cells(&bytes), Ok(cells));
+        assert_eq!(
+            of_series(series(ScenarioId(9), KindId(8))),
+            (ScenarioId(9), KindId(8))
+        );
+    }
+}
