@@ -75,8 +75,8 @@ impl SlotId {
 pub struct FixedSum(pub i64);
 
 impl FixedSum {
-    /// Values beyond this (in magnitude) are refused at decoding: a million of them still add up.
-    pub const VALUE_MAX: f64 = 1e6;
+    /// Values beyond this (in magnitude) are refused at decoding: thousands of them still add up.
+    pub const VALUE_MAX: f64 = 1e9;
 
     /// A value, rounded to millionths. NaN and infinities are refused at decoding; here they count as 0.
     pub fn of(value: f64) -> Self {

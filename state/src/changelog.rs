@@ -22,6 +22,8 @@ mod kind {
     pub(super) const ENTRY: u8 = 6;
     /// Changelog: what else is known of a user.
     pub(super) const META: u8 = 7;
+    /// Changelog: when a standing request is to be scored again.
+    pub(super) const DUE: u8 = 8;
 }
 
 /// A changelog record's key.
@@ -57,6 +59,13 @@ pub enum ChangelogKey<'a> {
         /// The request's id.
         request: &'a str,
     },
+    /// When a standing request is to be scored again: apart from the request, which may be long.
+    Due {
+        /// The user.
+        user: &'a str,
+        /// The request's id.
+        request: &'a str,
+    },
 }
 
 impl<'a> ChangelogKey<'a> {
@@ -81,6 +90,11 @@ impl<'a> ChangelogKey<'a> {
             }
             Self::Standing { user, request } => {
                 to.put_u8(kind::STANDING);
+                to.put_str(user);
+                to.put(request.as_bytes());
+            }
+            Self::Due { user, request } => {
+                to.put_u8(kind::DUE);
                 to.put_str(user);
                 to.put(request.as_bytes());
             }
@@ -111,6 +125,13 @@ impl<'a> ChangelogKey<'a> {
             ),
             kind::STANDING => (
                 Self::Standing {
+                    user: take.str()?,
+                    request: text(take.0)?,
+                },
+                Ok(()),
+            ),
+            kind::DUE => (
+                Self::Due {
                     user: take.str()?,
                     request: text(take.0)?,
                 },
@@ -178,6 +199,10 @@ mod tests {
             ChangelogKey::Standing {
                 user: "u",
                 request: "",
+            },
+            ChangelogKey::Due {
+                user: "u",
+                request: "r",
             },
         ];
         for key in keys {

@@ -302,12 +302,52 @@ impl Partition {
             None if standing.is_none() => return Ok(()),
             None => self.insert(user, User::new(salt())),
         };
+        let ends = standing.is_none();
         self.put_standing(place, request, standing);
         let resident = self.residents[place as usize]
             .as_mut()
             .expect("invariant: found just now");
         let untouched = resident.user.touched.is_empty();
         resident.user.touch(Touched::Standing(request.into()));
+        if ends {
+            resident.user.touch(Touched::Due(request.into()));
+        }
+        self.note_touched(place, untouched);
+        self.mark_dirty(place);
+        Ok(())
+    }
+
+    /// Says when a standing request is to be scored again, or (`None`) that it is current.
+    pub fn set_due(
+        &mut self,
+        user: &str,
+        request: &str,
+        due: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let Some(place) = self.find(user)? else {
+            return Ok(());
+        };
+        let resident = self.residents[place as usize]
+            .as_mut()
+            .expect("invariant: found just now");
+        let Some(held) = resident
+            .user
+            .standing
+            .iter()
+            .find(|held| held.request == request)
+        else {
+            return Ok(());
+        };
+        let standing = Standing {
+            due,
+            ..held.clone()
+        };
+        self.put_standing(place, request, Some(standing));
+        let resident = self.residents[place as usize]
+            .as_mut()
+            .expect("invariant: found just now");
+        let untouched = resident.user.touched.is_empty();
+        resident.user.touch(Touched::Due(request.into()));
         self.note_touched(place, untouched);
         self.mark_dirty(place);
         Ok(())
@@ -429,7 +469,8 @@ impl Partition {
             ChangelogKey::Meta { user }
             | ChangelogKey::Recent { user, .. }
             | ChangelogKey::Entry { user, .. }
-            | ChangelogKey::Standing { user, .. } => user,
+            | ChangelogKey::Standing { user, .. }
+            | ChangelogKey::Due { user, .. } => user,
         };
         let place = match (self.find(user)?, value) {
             (Some(place), _) => place,
@@ -468,6 +509,24 @@ impl Partition {
                     .transpose()
                     .map_err(damaged)?;
                 self.put_standing(place, request, standing);
+            }
+            ChangelogKey::Due { request, .. } => {
+                let due = value
+                    .map(|value| format::Take(value).i64())
+                    .transpose()
+                    .map_err(damaged)?;
+                let held = resident
+                    .user
+                    .standing
+                    .iter()
+                    .find(|held| held.request == request);
+                if let Some(held) = held {
+                    let standing = Standing {
+                        due: due.map(Timestamp),
+                        ..held.clone()
+                    };
+                    self.put_standing(place, request, Some(standing));
+                }
             }
         }
         self.grow(place, value.map_or(0, <[u8]>::len));
@@ -880,6 +939,18 @@ fn write_change(
                 standing.write(value);
             }
             return standing.is_some();
+        }
+        Touched::Due(request) => {
+            ChangelogKey::Due { user: id, request }.write(key);
+            let due = user
+                .standing
+                .iter()
+                .find(|standing| *standing.request == **request)
+                .and_then(|standing| standing.due);
+            if let Some(due) = due {
+                value.put_i64(due.0);
+            }
+            return due.is_some();
         }
     };
     if let Some(packed) = found {

@@ -54,6 +54,7 @@ pub(crate) enum Touched {
     Recent(u16),
     Entry(SlotId, u64, Box<str>),
     Standing(Box<str>),
+    Due(Box<str>),
 }
 
 /// The pages of one slot of history. Those not read from the store yet are `None`.

@@ -38,6 +38,11 @@ enum Op {
         due: Option<i64>,
         ends: bool,
     },
+    Due {
+        user: u8,
+        request: u8,
+        due: Option<i64>,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -61,6 +66,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Fail),
         1 => any::<bool>().prop_map(|lost| Op::WriteBack { lost }),
         1 => Just(Op::Reopen),
+        1 => (0..4u8, 0..2u8, proptest::option::of(0..100i64))
+            .prop_map(|(user, request, due)| Op::Due { user, request, due }),
         1 => (0..4u8, 0..2u8, proptest::option::of(0..100i64), any::<bool>())
             .prop_map(|(user, request, due, ends)| Op::Stand { user, request, due, ends }),
     ]
@@ -197,6 +204,12 @@ fn run(
                 pending.clear();
                 partition = open();
                 replay(&mut partition, &changelog);
+            }
+            Op::Due { user, request, due } => {
+                let (user, request) = (format!("user-{user}"), format!("request-{request}"));
+                partition
+                    .set_due(&user, &request, due.map(Timestamp))
+                    .unwrap();
             }
             Op::Stand {
                 user,

@@ -1,0 +1,417 @@
+//! Bytes to records: behaviors, score requests, items. What cannot be read is a [`Reject`] with its reason, and becomes a dead
+//! letter; it stops nobody (`PIPE-2`).
+//!
+//! Before it stands `log`, after it `step`. Strings stay borrowed from the record's bytes; unknown fields are ignored, so that a
+//! platform may add its own.
+
+use std::borrow::Cow;
+
+use headwater_config::Config;
+use headwater_state::{FixedSum, KindId, ScenarioId, SlotId, Timestamp, pinned_hash};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Bytes of an id at most.
+pub const ID_BYTES_MAX: usize = 256;
+
+/// Why a record is a dead letter. The code is a metric label and a header; what is said names the key and the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {detail}")]
+pub struct Reject {
+    /// One of [`Reject::CODES`].
+    pub code: &'static str,
+    /// What exactly is wrong.
+    pub detail: String,
+}
+
+impl Reject {
+    /// Every code there is.
+    pub const CODES: [&'static str; 11] = [
+        "unreadable",
+        "null_value",
+        "too_large",
+        "missing_field",
+        "wrong_type",
+        "bad_id",
+        "bad_time",
+        "ahead_of_time",
+        "unknown_kind",
+        "bad_value",
+        "key_differs",
+    ];
+
+    fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert!(Self::CODES.contains(&code));
+        Self { code, detail: detail.into() }
+    }
+
+    /// A record above the size that is read.
+    pub(crate) fn too_large(bytes: usize, max: usize) -> Self {
+        Self::new("too_large", format!("{bytes} bytes, step.record_max is {max}"))
+    }
+
+    /// A tombstone where a value is needed.
+    pub(crate) fn null_value() -> Self {
+        Self::new("null_value", "the value is null")
+    }
+
+    fn of_json(error: &serde_json::Error) -> Self {
+        let code = match error.classify() {
+            serde_json::error::Category::Data if error.to_string().starts_with("missing field") => "missing_field",
+            serde_json::error::Category::Data => "wrong_type",
+            serde_json::error::Category::Io
+            | serde_json::error::Category::Syntax
+            | serde_json::error::Category::Eof => "unreadable",
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// A behavior, decoded; strings borrowed where JSON has no escapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedBehavior<'a> {
+    /// Who.
+    pub user: Cow<'a, str>,
+    /// To what.
+    pub item: Option<Cow<'a, str>>,
+    /// What.
+    pub kind: KindId,
+    /// Where; undeclared scenarios are `other`.
+    pub scenario: ScenarioId,
+    /// When.
+    pub time: Timestamp,
+    /// Its id, and the pinned hash of it; 0 without one.
+    pub event_id: Option<Cow<'a, str>>,
+    /// Pinned hash of the id, never 0 where there is one.
+    pub event: u64,
+    /// Its value.
+    pub value: Option<FixedSum>,
+    /// Configured attributes, by slot.
+    pub attributes: Vec<(SlotId, Cow<'a, str>)>,
+}
+
+/// A score request, decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedRequest<'a> {
+    /// Its id.
+    pub request_id: Cow<'a, str>,
+    /// For whom.
+    pub user: Cow<'a, str>,
+    /// Where, as it was named.
+    pub scenario_name: Cow<'a, str>,
+    /// Where; undeclared scenarios are `other`.
+    pub scenario: ScenarioId,
+    /// Row time.
+    pub time: Timestamp,
+    /// What to score.
+    pub candidates: Vec<Cow<'a, str>>,
+    /// Milliseconds after `time` within which an answer is wanted.
+    pub deadline_ms: Option<i64>,
+    /// For how long it stands, milliseconds; `None` is answered once.
+    pub standing_ttl_ms: Option<i64>,
+}
+
+/// An item record, decoded; categories still by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedItem<'a> {
+    /// Its id.
+    pub item_id: Cow<'a, str>,
+    /// Event time of the record.
+    pub time: Timestamp,
+    /// Its sort.
+    pub item_type: Option<Cow<'a, str>>,
+    /// Its texts.
+    pub fields: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Its categories.
+    pub categories: Vec<Cow<'a, str>>,
+    /// Its numbers.
+    pub numeric: Vec<(Cow<'a, str>, f64)>,
+}
+
+/// What of the configuration decoding follows.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    kinds: Vec<KindId>,
+    kind_names: Vec<String>,
+    scenarios: Vec<ScenarioId>,
+    attributes: Vec<(String, SlotId)>,
+    max_ahead_ms: i64,
+    record_max: usize,
+    other: ScenarioId,
+}
+
+// An Option<&RawValue> with borrow keeps attributes unparsed: most configurations want none of them.
+#[derive(Deserialize)]
+struct BehaviorRecord<'a> {
+    #[serde(borrow, default)]
+    event_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    item_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    scenario: Cow<'a, str>,
+    time: i64,
+    #[serde(borrow, default)]
+    query: Option<Cow<'a, str>>,
+    #[serde(default)]
+    value: Option<f64>,
+    #[serde(borrow, default)]
+    attributes: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RequestRecord<'a> {
+    #[serde(borrow)]
+    request_id: Cow<'a, str>,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    scenario: Cow<'a, str>,
+    time: i64,
+    #[serde(borrow)]
+    candidates: Vec<Id<'a>>,
+    #[serde(default)]
+    deadline_ms: Option<i64>,
+    #[serde(default)]
+    standing: Option<StandingRecord>,
+}
+
+#[derive(Deserialize)]
+struct StandingRecord {
+    ttl: Ttl,
+}
+
+/// Milliseconds, or a span such as "10m".
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ttl {
+    Milliseconds(i64),
+    Span(headwater_config::Span),
+}
+
+#[derive(Deserialize)]
+struct ItemRecord<'a> {
+    #[serde(borrow)]
+    item_id: Cow<'a, str>,
+    time: i64,
+    #[serde(borrow, default, rename = "type")]
+    item_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    fields: std::collections::BTreeMap<Id<'a>, Option<Id<'a>>>,
+    #[serde(borrow, default)]
+    categories: Vec<Id<'a>>,
+    #[serde(borrow, default)]
+    numeric: std::collections::BTreeMap<Id<'a>, Option<f64>>,
+}
+
+/// serde borrows a `Cow` only as a field of its own, not inside a collection.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(transparent)]
+struct Id<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Decoder {
+    /// A decoder for a configuration.
+    pub fn new(config: &Config) -> Self {
+        let mut scenarios: Vec<_> = config.scenarios.names.iter().map(|name| ScenarioId::of(name)).collect();
+        scenarios.sort_unstable();
+        Self {
+            kinds: config.kinds.names.iter().map(|name| KindId::of(name)).collect(),
+            kind_names: config.kinds.names.clone(),
+            scenarios,
+            attributes: config.state.attributes.iter().map(|name| (name.clone(), SlotId::of(name))).collect(),
+            max_ahead_ms: config.state.max_ahead.as_millis(),
+            record_max: usize::try_from(config.step.record_max.get()).unwrap_or(usize::MAX),
+            other: ScenarioId::of("other"),
+        }
+    }
+
+    /// The name of a configured kind.
+    pub fn kind_name(&self, kind: KindId) -> Option<&str> {
+        let place = self.kinds.iter().position(|known| *known == kind)?;
+        Some(&self.kind_names[place])
+    }
+
+    /// Decodes a behavior. `taken` is when the log took the record (Unix milliseconds; negative: not known).
+    pub fn behavior<'a>(&self, value: Option<&'a [u8]>, taken: i64) -> Result<DecodedBehavior<'a>, Reject> {
+        let record: BehaviorRecord<'a> = self.json(value)?;
+        id("user_id", &record.user_id)?;
+        if let Some(item) = &record.item_id {
+            id("item_id", item)?;
+        }
+        if let Some(event) = &record.event_id {
+            id("event_id", event)?;
+        }
+        id("scenario", &record.scenario)?;
+        let kind = KindId::of(&record.kind);
+        if !self.kinds.contains(&kind) {
+            return Err(Reject::new("unknown_kind", format!("kind `{}` is not in kinds.names", cut(&record.kind))));
+        }
+        let time = self.time(record.time, taken)?;
+        let value = match record.value {
+            None => None,
+            Some(value) if value.is_finite() && value.abs() <= FixedSum::VALUE_MAX => Some(FixedSum::of(value)),
+            Some(value) => return Err(Reject::new("bad_value", format!("value {value} is beyond {}", FixedSum::VALUE_MAX))),
+        };
+        let attributes = if self.attributes.is_empty() { Vec::new() } else { self.attributes(&record)? };
+        let event = record.event_id.as_ref().map_or(0, |event| pinned_hash(event.as_bytes()).max(1));
+        Ok(DecodedBehavior {
+            user: record.user_id,
+            item: record.item_id,
+            kind,
+            scenario: self.scenario(&record.scenario),
+            time,
+            event_id: record.event_id,
+            event,
+            value,
+            attributes,
+        })
+    }
+
+    /// Decodes a score request.
+    pub fn request<'a>(&self, value: Option<&'a [u8]>) -> Result<DecodedRequest<'a>, Reject> {
+        let record: RequestRecord<'a> = self.json(value)?;
+        id("request_id", &record.request_id)?;
+        id("user_id", &record.user_id)?;
+        id("scenario", &record.scenario)?;
+        for candidate in &record.candidates {
+            id("candidates", &candidate.0)?;
+        }
+        let time = plausible(record.time)?;
+        if let Some(ms) = record.deadline_ms.filter(|ms| *ms < 0) {
+            return Err(Reject::new("bad_value", format!("deadline_ms {ms} is negative")));
+        }
+        let standing_ttl_ms = match record.standing.map(|standing| standing.ttl) {
+            None => None,
+            Some(Ttl::Milliseconds(ms)) if ms >= 0 => Some(ms),
+            Some(Ttl::Milliseconds(ms)) => return Err(Reject::new("bad_value", format!("standing.ttl {ms} is negative"))),
+            Some(Ttl::Span(span)) => Some(span.as_millis()),
+        };
+        Ok(DecodedRequest {
+            scenario: self.scenario(&record.scenario),
+            request_id: record.request_id,
+            user: record.user_id,
+            scenario_name: record.scenario,
+            time,
+            candidates: record.candidates.into_iter().map(|candidate| candidate.0).collect(),
+            deadline_ms: record.deadline_ms,
+            standing_ttl_ms,
+        })
+    }
+
+    /// Decodes an item record; the key must be its id, since the key is what compaction goes by.
+    pub fn item<'a>(&self, key: Option<&[u8]>, value: &'a [u8]) -> Result<DecodedItem<'a>, Reject> {
+        let record: ItemRecord<'a> = self.json(Some(value))?;
+        id("item_id", &record.item_id)?;
+        if key.is_some_and(|key| key != record.item_id.as_bytes()) {
+            return Err(Reject::new("key_differs", format!("item_id `{}` is not the record's key", record.item_id)));
+        }
+        for category in &record.categories {
+            id("categories", &category.0)?;
+        }
+        if let Some((name, _)) = record.numeric.iter().find(|(_, value)| value.is_some_and(|value| !value.is_finite())) {
+            return Err(Reject::new("bad_value", format!("numeric.{} is not finite", name.0)));
+        }
+        Ok(DecodedItem {
+            item_id: record.item_id,
+            time: plausible(record.time)?,
+            item_type: record.item_type,
+            fields: record.fields.into_iter().filter_map(|(name, text)| Some((name.0, text?.0))).collect(),
+            categories: record.categories.into_iter().map(|category| category.0).collect(),
+            numeric: record.numeric.into_iter().filter_map(|(name, value)| Some((name.0, value?))).collect(),
+        })
+    }
+
+    /// The scenario of a name, `other` where it is not declared.
+    pub fn scenario(&self, name: &str) -> ScenarioId {
+        let id = ScenarioId::of(name);
+        if self.scenarios.binary_search(&id).is_ok() { id } else { self.other }
+    }
+
+    /// Whether a scenario is declared.
+    pub fn knows_scenario(&self, name: &str) -> bool {
+        self.scenarios.binary_search(&ScenarioId::of(name)).is_ok()
+    }
+
+    /// Checks an event time: plausible, and not ahead of the log's clock by more than is allowed.
+    pub(crate) fn time(&self, time: i64, taken: i64) -> Result<Timestamp, Reject> {
+        let checked = plausible(time)?;
+        if taken >= 0 && time > taken.saturating_add(self.max_ahead_ms) {
+            let ahead = time - taken;
+            return Err(Reject::new("ahead_of_time", format!("time {time} is {ahead} ms ahead of the log's clock")));
+        }
+        Ok(checked)
+    }
+
+    fn json<'a, T: Deserialize<'a>>(&self, value: Option<&'a [u8]>) -> Result<T, Reject> {
+        let value = value.ok_or_else(Reject::null_value)?;
+        if value.len() > self.record_max {
+            return Err(Reject::too_large(value.len(), self.record_max));
+        }
+        serde_json::from_slice(value).map_err(|error| Reject::of_json(&error))
+    }
+
+    fn attributes<'a>(&self, record: &BehaviorRecord<'a>) -> Result<Vec<(SlotId, Cow<'a, str>)>, Reject> {
+        let mut found: std::collections::BTreeMap<Id<'a>, serde_json::Value> = match record.attributes {
+            None => std::collections::BTreeMap::new(),
+            Some(raw) => serde_json::from_str(raw.get()).map_err(|error| Reject::of_json(&error))?,
+        };
+        let mut attributes = Vec::new();
+        for (name, slot) in &self.attributes {
+            let text = match found.remove(&Id(Cow::Borrowed(name))) {
+                Some(serde_json::Value::String(text)) => Cow::Owned(text),
+                Some(serde_json::Value::Number(number)) => Cow::Owned(number.to_string()),
+                Some(serde_json::Value::Bool(flag)) => Cow::Owned(flag.to_string()),
+                Some(serde_json::Value::Array(_) | serde_json::Value::Object(_)) => {
+                    return Err(Reject::new("wrong_type", format!("attributes.{name} is neither text nor number")));
+                }
+                Some(serde_json::Value::Null) | None => match &record.query {
+                    Some(query) if name == "query" => query.clone(),
+                    _ => continue,
+                },
+            };
+            if !text.is_empty() {
+                id(name, &text)?;
+                attributes.push((*slot, text));
+            }
+        }
+        attributes.sort_by_key(|(slot, _)| *slot);
+        Ok(attributes)
+    }
+}
+
+fn plausible(time: i64) -> Result<Timestamp, Reject> {
+    let checked = Timestamp(time);
+    if (Timestamp::PLAUSIBLE_FROM..Timestamp::PLAUSIBLE_TO).contains(&checked) {
+        return Ok(checked);
+    }
+    let hint = if (Timestamp::PLAUSIBLE_FROM.0 / 1000..Timestamp::PLAUSIBLE_TO.0 / 1000).contains(&time) {
+        "; it looks like seconds"
+    } else if (Timestamp::PLAUSIBLE_FROM.0 * 1000..Timestamp::PLAUSIBLE_TO.0 * 1000).contains(&time) {
+        "; it looks like microseconds"
+    } else {
+        ""
+    };
+    Err(Reject::new("bad_time", format!("time {time} is not in the years 1990 to 2099, in Unix milliseconds{hint}")))
+}
+
+fn id(field: &str, text: &str) -> Result<(), Reject> {
+    if text.is_empty() {
+        return Err(Reject::new("bad_id", format!("{field} is empty")));
+    }
+    if text.len() > ID_BYTES_MAX {
+        let length = text.len();
+        return Err(Reject::new("bad_id", format!("{field} has {length} bytes, at most {ID_BYTES_MAX} are allowed")));
+    }
+    Ok(())
+}
+
+/// The beginning of a text that may be long.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(64)]
+}
+
+#[cfg(test)]
+mod tests;
