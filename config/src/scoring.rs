@@ -1,0 +1,42 @@
+//! `[scoring]`: what is scored, and how often.
+//!
+//! Before it, `decode`; after it, `consumers` makes requests and answers by it, `model` its baseline.
+
+use serde::Deserialize;
+
+use crate::choice::choice;
+use crate::quantity::Span;
+
+choice! {
+    /// What a behavior alone makes Headwater score.
+    OnBehavior {
+        /// Nothing: only requests are answered.
+        Off = "off",
+        /// Its user and its item.
+        Item = "item",
+    }
+}
+
+/// What is scored, and how often.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ScoringConfig {
+    /// What a behavior alone makes Headwater score.
+    pub on_behavior: OnBehavior,
+    /// A standing request is scored again at most this often.
+    pub debounce: Span,
+    /// Standing requests of one user. At most 1,000.
+    pub standing_max: usize,
+    /// The longest that a request may stand.
+    pub standing_ttl_max: Span,
+    /// Whether rows are logged as they were scored.
+    pub feature_log: bool,
+    /// Whether statistics of items are published.
+    pub item_statistics: bool,
+    /// Whether a request counts as an impression of each of its candidates.
+    pub requests_are_impressions: bool,
+    /// Half-life of the baseline's rate of what is popular now.
+    pub half_life_short: Span,
+    /// Half-life of the baseline's rate of what holds; longer than the short one.
+    pub half_life_long: Span,
+}

@@ -1,0 +1,374 @@
+//! Rules that no type can hold: limits, names, and what two keys must not say together.
+//!
+//! Before it, `decode` has made types of the text; after it, `load` reports every rule that is broken, with the key and
+//! where it was written. A rule is one line here; what it protects stands beside it.
+
+mod names;
+mod source;
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use crate::kafka::owner_of;
+use crate::log::LogKind;
+use crate::quantity::{Bytes, Span};
+use crate::{Config, ScenariosConfig, Topic};
+
+/// A rule that is broken.
+pub(crate) struct Violation {
+    /// The keys that it binds, by their paths; at least one.
+    pub(crate) keys: Vec<Vec<String>>,
+    /// What is wrong, whichever of the keys is looked at.
+    pub(crate) reason: String,
+}
+
+/// Kinds are bits of one word in the state's cells.
+const KINDS_MAX: usize = 64;
+
+/// Each attribute is a slot of key-vectors for each user.
+const ATTRIBUTES_MAX: usize = 8;
+
+/// Each task is a column of scores and a label of metrics.
+const TASKS_MAX: usize = 32;
+
+/// Each scenario is a label of metrics, and statistics of items are kept for each.
+const SCENARIOS_MAX: usize = 1_000;
+
+/// Rules that are broken so far.
+struct Rules(Vec<Violation>);
+
+impl Rules {
+    /// A rule over `keys` is broken.
+    fn refuse(&mut self, keys: &[&str], reason: impl Into<String>) {
+        self.0.push(Violation {
+            keys: keys.iter().map(|key| path(key)).collect(),
+            reason: reason.into(),
+        });
+    }
+
+    fn require(&mut self, holds: bool, keys: &[&str], reason: impl FnOnce() -> String) {
+        if !holds {
+            self.refuse(keys, reason());
+        }
+    }
+
+    fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            self.refuse(
+                &[key],
+                format!(
+                    "{value} is not between {} and {}",
+                    range.start(),
+                    range.end()
+                ),
+            );
+        }
+    }
+
+    fn positive(&mut self, key: &str, span: Span) {
+        if span.is_zero() {
+            self.refuse(&[key], format!("{span} is no time at all: it must be more"));
+        }
+    }
+}
+
+/// A key as it is printed, to its path. In these tables names are the user's, and may have dots.
+fn path(key: &str) -> Vec<String> {
+    for table in [
+        "kafka.client.",
+        "source.behaviors.kinds.",
+        "source.behaviors.attributes.",
+        "tasks.",
+    ] {
+        if let Some(rest) = key.strip_prefix(table) {
+            let mut path: Vec<String> = table
+                .trim_end_matches('.')
+                .split('.')
+                .map(str::to_owned)
+                .collect();
+            match rest.rsplit_once('.').filter(|_| table == "tasks.") {
+                Some((task, field)) => path.extend([task.to_owned(), field.to_owned()]),
+                None => path.push(rest.to_owned()),
+            }
+            return path;
+        }
+    }
+    key.split('.').map(str::to_owned).collect()
+}
+
+/// Every rule that `config` breaks.
+pub(crate) fn validate(config: &Config) -> Vec<Violation> {
+    let mut rules = Rules(Vec::new());
+    instance(&mut rules, config);
+    kafka(&mut rules, config);
+    topics(&mut rules, config);
+    state(&mut rules, config);
+    kinds(&mut rules, config);
+    tasks(&mut rules, config);
+    step(&mut rules, config);
+    scoring(&mut rules, config);
+    source::behaviors(&mut rules, config);
+    rules.0
+}
+
+fn instance(rules: &mut Rules, config: &Config) {
+    let instance = &config.instance;
+    if let Some(id) = &instance.id {
+        rules.require(
+            names::is_kafka_name(id) && id.len() <= 100,
+            &["instance.id"],
+            || format!("\"{id}\" is not a name of at most 100 letters, digits, `.`, `_` and `-`"),
+        );
+    }
+    rules.range("instance.workers", instance.workers, 1..=256);
+    let prefix = &instance.prefix;
+    rules.require(
+        prefix.len() <= 100 && prefix.chars().all(names::is_kafka_letter),
+        &["instance.prefix"],
+        || format!("\"{prefix}\" is not made of at most 100 letters, digits, `.`, `_` and `-`"),
+    );
+    rules.require(config.log.retention.get() > 0, &["log.retention"], || {
+        "0B keeps nothing: it must be more".to_owned()
+    });
+}
+
+fn kafka(rules: &mut Rules, config: &Config) {
+    let kafka = &config.kafka;
+    if config.log.kind == LogKind::Kafka {
+        if let Err(reason) = names::brokers(&kafka.brokers) {
+            rules.refuse(&["kafka.brokers"], reason);
+        }
+    }
+    rules.require(
+        names::is_kafka_name(&kafka.group) && kafka.group.len() <= 100,
+        &["kafka.group"],
+        || {
+            let group = &kafka.group;
+            format!("\"{group}\" is not a name of 1 to 100 letters, digits, `.`, `_` and `-`")
+        },
+    );
+    let second = Span::from_secs(1);
+    // The brokers' own limit for sessions is half an hour.
+    rules.range(
+        "kafka.session_timeout",
+        kafka.session_timeout,
+        second..=Span::from_secs(1_800),
+    );
+    // What a dead daemon left open hides its outputs from every read_committed reader for as long.
+    rules.range(
+        "kafka.transaction_timeout",
+        kafka.transaction_timeout,
+        second..=Span::from_secs(10),
+    );
+    rules.range(
+        "kafka.operation_timeout",
+        kafka.operation_timeout,
+        second..=Span::from_secs(600),
+    );
+    // Whoever takes over a partition would find its dead owner's transaction open, and wait for it.
+    rules.require(
+        kafka.transaction_timeout <= kafka.session_timeout,
+        &["kafka.transaction_timeout", "kafka.session_timeout"],
+        || {
+            format!(
+                "transaction_timeout ({}) is longer than session_timeout ({}): a partition would move while its dead owner's transaction is still open",
+                kafka.transaction_timeout, kafka.session_timeout
+            )
+        },
+    );
+    for (property, value) in kafka.client.iter() {
+        let key = format!("kafka.client.{property}");
+        if let Some(instead) = owner_of(property) {
+            rules.refuse(&[&key], format!("this property is Headwater's: {instead}"));
+        }
+        rules.require(!value.expose().contains('\0'), &[&key], || {
+            "its value has a NUL in it".to_owned()
+        });
+    }
+}
+
+fn topics(rules: &mut Rules, config: &Config) {
+    for topic in Topic::ALL {
+        let key = format!("topics.{}", topic.key());
+        let name = config.topic_name(topic);
+        if config.topics.configured(topic).is_empty() {
+            rules.refuse(&[&key], "it is empty: a topic must have a name");
+        } else if !names::is_kafka_name(&name) {
+            rules.refuse(
+                &[&key, "instance.prefix"],
+                format!(
+                    "\"{name}\" is not the name of a topic: 1 to 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..`"
+                ),
+            );
+        }
+    }
+    for (index, topic) in Topic::ALL.into_iter().enumerate() {
+        for other in &Topic::ALL[..index] {
+            let (name, taken) = (
+                config.topics.configured(topic),
+                config.topics.configured(*other),
+            );
+            // Brokers refuse two topics that differ by `.` and `_` alone: their metrics would have one name.
+            let same = !name.is_empty() && name.replace('.', "_") == taken.replace('.', "_");
+            let (key, other) = (topic.key(), other.key());
+            rules.require(
+                !same,
+                &[&format!("topics.{key}"), &format!("topics.{other}")],
+                || {
+                    if name == taken {
+                        format!("{key} and {other} are both \"{name}\": each topic has its own records")
+                    } else {
+                        format!("{key} (\"{name}\") and {other} (\"{taken}\") differ by `.` and `_` alone, which brokers refuse")
+                    }
+                },
+            );
+        }
+    }
+    let topics = &config.topics;
+    rules.range("topics.partitions", topics.partitions, 1..=10_000);
+    rules.range(
+        "topics.replication_factor",
+        topics.replication_factor,
+        1..=32,
+    );
+    rules.range(
+        "topics.min_insync_replicas",
+        topics.min_insync_replicas,
+        1..=32,
+    );
+    rules.require(
+        topics.min_insync_replicas <= topics.replication_factor,
+        &["topics.min_insync_replicas", "topics.replication_factor"],
+        || {
+            format!(
+                "min_insync_replicas ({}) is more than replication_factor ({}): nothing could ever be written",
+                topics.min_insync_replicas, topics.replication_factor
+            )
+        },
+    );
+}
+
+fn state(rules: &mut Rules, config: &Config) {
+    let state = &config.state;
+    rules.require(!state.path.as_os_str().is_empty(), &["state.path"], || {
+        "it is empty: the store must lie somewhere".to_owned()
+    });
+    rules.range(
+        "state.memory",
+        state.memory,
+        Bytes::new(1 << 20)..=Bytes::new(1 << 50),
+    );
+    rules.range("state.recent", state.recent, 1..=4_096);
+    rules.range(
+        "state.write_back",
+        state.write_back,
+        Span::from_millis(1)..=Span::from_secs(600),
+    );
+    rules.positive("state.allowed_lateness", state.allowed_lateness);
+    rules.positive("state.copy_age_max", state.copy_age_max);
+    names::list(rules, "state.attributes", &state.attributes, ATTRIBUTES_MAX);
+    rules.require(
+        !state.attributes.iter().any(|name| name == "item"),
+        &["state.attributes"],
+        || "the item has its key-vectors always: it is no attribute".to_owned(),
+    );
+}
+
+fn kinds(rules: &mut Rules, config: &Config) {
+    let kinds = &config.kinds;
+    rules.require(!kinds.names.is_empty(), &["kinds.names"], || {
+        "it is empty: no behavior could be counted".to_owned()
+    });
+    names::list(rules, "kinds.names", &kinds.names, KINDS_MAX);
+    names::list(rules, "kinds.impressions", &kinds.impressions, KINDS_MAX);
+    names::known_kinds(rules, "kinds.impressions", &kinds.impressions, config);
+    names::list(
+        rules,
+        "scenarios.names",
+        &config.scenarios.names,
+        SCENARIOS_MAX,
+    );
+    rules.require(
+        !config
+            .scenarios
+            .names
+            .iter()
+            .any(|name| name == ScenariosConfig::OTHER),
+        &["scenarios.names"],
+        || "\"other\" stands for all scenarios that are not named here".to_owned(),
+    );
+}
+
+fn tasks(rules: &mut Rules, config: &Config) {
+    rules.require(
+        (1..=TASKS_MAX).contains(&config.tasks.len()),
+        &["tasks"],
+        || {
+            format!(
+                "{} tasks: there must be 1 to {TASKS_MAX}",
+                config.tasks.len()
+            )
+        },
+    );
+    for (name, task) in &config.tasks {
+        let whole = format!("tasks.{name}");
+        rules.require(names::is_plain_name(name), &[&whole], || {
+            format!("\"{name}\" is not a name of 1 to 64 letters, digits, `_` and `-`")
+        });
+        for (field, kinds) in [("positive", &task.positive), ("trials", &task.trials)] {
+            let key = format!("{whole}.{field}");
+            rules.require(!kinds.is_empty(), &[&key], || {
+                "it is empty: a rate needs kinds to count".to_owned()
+            });
+            names::list(rules, &key, kinds, KINDS_MAX);
+            names::known_kinds(rules, &key, kinds, config);
+        }
+        let key = format!("{whole}.scenarios");
+        names::list(rules, &key, &task.scenarios, SCENARIOS_MAX + 1);
+        for scenario in &task.scenarios {
+            let known =
+                scenario == ScenariosConfig::OTHER || config.scenarios.names.contains(scenario);
+            rules.require(known, &[&key, "scenarios.names"], || {
+                format!("scenario \"{scenario}\" of task {name} is not in scenarios.names")
+            });
+        }
+    }
+}
+
+fn step(rules: &mut Rules, config: &Config) {
+    let step = &config.step;
+    rules.range("step.records_max", step.records_max, 1..=100_000);
+    rules.range("step.candidates_max", step.candidates_max, 1..=100_000);
+    rules.range("step.wait", step.wait, Span::ZERO..=Span::from_secs(1));
+    rules.positive("step.request_max_age", step.request_max_age);
+    let record = Bytes::new(1 << 10)..=Bytes::new(1 << 30);
+    rules.range("step.record_max", step.record_max, record.clone());
+    rules.range("step.answer_max", step.answer_max, record);
+    rules.require(
+        step.record_max <= step.bytes_max,
+        &["step.bytes_max", "step.record_max"],
+        || {
+            format!(
+                "bytes_max ({}) is less than record_max ({}): a step could not hold one record",
+                step.bytes_max, step.record_max
+            )
+        },
+    );
+}
+
+fn scoring(rules: &mut Rules, config: &Config) {
+    let scoring = &config.scoring;
+    rules.range("scoring.standing_max", scoring.standing_max, 0..=1_000);
+    rules.positive("scoring.standing_ttl_max", scoring.standing_ttl_max);
+    rules.positive("scoring.half_life_short", scoring.half_life_short);
+    rules.require(
+        scoring.half_life_short < scoring.half_life_long,
+        &["scoring.half_life_short", "scoring.half_life_long"],
+        || {
+            format!(
+                "half_life_short ({}) is not shorter than half_life_long ({})",
+                scoring.half_life_short, scoring.half_life_long
+            )
+        },
+    );
+}
