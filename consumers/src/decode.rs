@@ -222,8 +222,8 @@ impl Decoder {
             kind_names: config.kinds.names.clone(),
             scenarios,
             attributes: config.state.attributes.iter().map(|name| (name.clone(), SlotId::of(name))).collect(),
-            max_ahead_ms: config.state.max_ahead.as_millis(),
-            record_max: usize::try_from(config.step.record_max.get()).unwrap_or(usize::MAX),
+            max_ahead_ms: config.state.max_ahead.millis(),
+            record_max: config.step.record_max.as_usize(),
             other: ScenarioId::of("other"),
         }
     }
@@ -287,7 +287,7 @@ impl Decoder {
             None => None,
             Some(Ttl::Milliseconds(ms)) if ms >= 0 => Some(ms),
             Some(Ttl::Milliseconds(ms)) => return Err(Reject::new("bad_value", format!("standing.ttl {ms} is negative"))),
-            Some(Ttl::Span(span)) => Some(span.as_millis()),
+            Some(Ttl::Span(span)) => Some(span.millis()),
         };
         Ok(DecodedRequest {
             scenario: self.scenario(&record.scenario),

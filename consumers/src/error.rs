@@ -1,0 +1,125 @@
+//! What can go wrong in the fast loop, and what a worker does about it.
+
+use headwater_config::Topic;
+
+use crate::log::{CommitError, LogError, TopicPartition};
+
+/// What a worker does about an error. The whole failure policy is [`Error::reaction`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// The world may heal: pause, take back what is not committed, go on from the last committed positions.
+    Retry,
+    /// Our copy is not to be trusted: drop the partition's store and restore it from the changelog.
+    Restore,
+    /// Somebody else is us now: let everything go, commit nothing, say who.
+    Release,
+    /// Nobody here can decide: stop with a non-zero code, wake a person.
+    Stop,
+}
+
+impl Reaction {
+    /// The reaction as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Restore => "restore",
+            Self::Release => "release",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What can go wrong in the fast loop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A transaction was not committed, or nobody knows.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A partition's state failed.
+    #[error("state of partition {partition}")]
+    State {
+        /// The partition.
+        partition: i32,
+        /// Why.
+        #[source]
+        source: headwater_state::Error,
+    },
+    /// A topic is not as it must be.
+    #[error("topic `{name}`: {reason}")]
+    Topic {
+        /// Its name.
+        name: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The changelog and the group's committed position disagree: one of them is not ours.
+    #[error(
+        "partition {partition} of {topic:?}: the changelog reflects the input up to {changelog}, the group has committed {group}; \
+         one of them was changed by somebody else (offsets reset? changelog or topic made anew?)"
+    )]
+    Disagreement {
+        /// The input topic.
+        topic: Topic,
+        /// The partition.
+        partition: i32,
+        /// Next offset by the changelog.
+        changelog: i64,
+        /// Next offset by the group.
+        group: i64,
+    },
+    /// An input topic ends before the position that was already read.
+    #[error(
+        "partition {} of {:?} ends at {next}, and {position} was read already: the topic was made anew; \
+         give this daemon a new `instance.prefix` or `kafka.group`, or restore the topic", at.partition, at.topic
+    )]
+    Recreated {
+        /// Which.
+        at: TopicPartition,
+        /// Where it ends.
+        next: i64,
+        /// What was read.
+        position: i64,
+    },
+    /// A record of an internal topic is not what was written.
+    #[error("{:?} partition {} offset {offset}: {reason}", at.topic, at.partition)]
+    Internal {
+        /// Where.
+        at: TopicPartition,
+        /// Which record.
+        offset: i64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The thread that writes to the store is gone.
+    #[error("the store's writer stopped")]
+    Writer,
+}
+
+impl Error {
+    /// What to do about it. Every case is named, none defaults.
+    #[must_use]
+    pub const fn reaction(&self) -> Reaction {
+        use headwater_state::{Error as State, StoreError};
+        match self {
+            Self::Log(LogError::Unavailable { .. } | LogError::OutOfRange { .. })
+            | Self::Commit(CommitError::Aborted(_) | CommitError::Unknown(_)) => Reaction::Retry,
+            Self::Log(LogError::Fenced { .. }) | Self::Commit(CommitError::Fenced(_)) => Reaction::Release,
+            Self::State { source: State::Damaged { .. } | State::Store(StoreError::Broken { .. }), .. } => Reaction::Restore,
+            Self::Log(
+                LogError::NoTopic { .. } | LogError::Refused { .. } | LogError::Io { .. } | LogError::Damaged { .. },
+            )
+            | Self::State {
+                source: State::Changelog { .. } | State::Store(StoreError::Io { .. } | StoreError::Locked { .. }),
+                ..
+            }
+            | Self::Topic { .. }
+            | Self::Disagreement { .. }
+            | Self::Recreated { .. }
+            | Self::Internal { .. }
+            | Self::Writer => Reaction::Stop,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The fast loop's metrics. Names and labels are the constants below; `docs/metrics.md` lists them, and a test holds the two together.
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Handles to every metric of this crate.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Event time of what caused a score, to its publication, by scenario.
+    pub freshness: HistogramVec,
+    /// Time of a step's stages: poll, step, send, commit, apply.
+    pub step_seconds: HistogramVec,
+    /// Records polled, by topic.
+    pub polled: IntCounterVec,
+    /// Records that became dead letters, by topic and reason.
+    pub dead_lettered: IntCounterVec,
+    /// Records in a partition that their key does not belong to, by topic.
+    pub misplaced: IntCounterVec,
+    /// Records lost to retention before they were read, by topic.
+    pub gap: IntCounterVec,
+    /// Records behind the end of the input, by topic and partition.
+    pub lag: IntGaugeVec,
+    /// Errors by reaction.
+    pub errors: IntCounterVec,
+    /// Steps committed.
+    pub steps: IntCounter,
+    /// Behaviors folded.
+    pub folded: IntCounterVec,
+    /// Behaviors not folded, by reason: duplicate, late.
+    pub dropped: IntCounterVec,
+    /// Behaviors that were late and counted all the same.
+    pub late_kept: IntCounter,
+    /// Entries forgotten by retention.
+    pub forgotten: IntCounter,
+    /// Newest event time, by partition.
+    pub watermark: IntGaugeVec,
+    /// Score requests by outcome.
+    pub requests: IntCounterVec,
+    /// Candidates scored, by scenario.
+    pub scores: IntCounterVec,
+    /// Changelog records and bytes.
+    pub changelog_records: IntCounter,
+    /// Bytes of keys and values sent to the changelog.
+    pub changelog_bytes: IntCounter,
+    /// Partitions owned, by state: working, restoring.
+    pub partitions: IntGaugeVec,
+    /// Changelog records still to be applied, by partition.
+    pub restore_remaining: IntGaugeVec,
+    /// Lookups of users by outcome: hit, miss.
+    pub cache_lookups: IntCounterVec,
+    /// Users dropped from memory.
+    pub cache_evictions: IntCounter,
+    /// Bytes of users in memory, by partition.
+    pub memory_bytes: IntGaugeVec,
+    /// Values written back to the store.
+    pub written_back: IntCounter,
+    /// Time of a write-back.
+    pub write_back_seconds: Histogram,
+    /// Items in the table.
+    pub items: IntGauge,
+}
+
+const FAST: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const FRESH: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0, 7200.0];
+
+impl Metrics {
+    /// Makes and registers every metric.
+    ///
+    /// # Errors
+    /// If the registry has one of that name already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let items = IntGauge::new("headwater_state_items", "Items in the item table.")?;
+        registry.register(Box::new(items.clone()))?;
+        let write_back_seconds = Histogram::with_opts(
+            HistogramOpts::new("headwater_state_write_back_seconds", "Time of a write-back to the store.")
+                .buckets(FAST.to_vec()),
+        )?;
+        registry.register(Box::new(write_back_seconds.clone()))?;
+        Ok(Self {
+            freshness: histograms(
+                "headwater_consumers_freshness_seconds",
+                "From the event time of what caused a score to its publication.",
+                &["scenario"],
+                &FRESH,
+            )?,
+            step_seconds: histograms(
+                "headwater_consumers_step_seconds",
+                "Time of a step's stages.",
+                &["stage"],
+                &FAST,
+            )?,
+            polled: counters("headwater_consumers_records_polled_total", "Records polled.", &["topic"])?,
+            dead_lettered: counters(
+                "headwater_consumers_records_dead_lettered_total",
+                "Records that could not be read, and are dead letters now.",
+                &["topic", "reason"],
+            )?,
+            misplaced: counters(
+                "headwater_consumers_records_misplaced_total",
+                "Records in a partition that their key does not belong to.",
+                &["topic"],
+            )?,
+            gap: counters(
+                "headwater_consumers_records_gap_total",
+                "Records that the log's retention deleted before they were read.",
+                &["topic"],
+            )?,
+            lag: gauges("headwater_consumers_lag_records", "Records behind the end of the input.", &["topic", "partition"])?,
+            errors: counters("headwater_consumers_errors_total", "Errors, by what was done about them.", &["reaction"])?,
+            steps: counter("headwater_consumers_steps_total", "Steps committed.")?,
+            folded: counters("headwater_state_behaviors_folded_total", "Behaviors counted in state.", &["scenario"])?,
+            dropped: counters("headwater_state_behaviors_dropped_total", "Behaviors not counted.", &["reason"])?,
+            late_kept: counter("headwater_state_behaviors_late_kept_total", "Behaviors that were late and counted.")?,
+            forgotten: counter("headwater_state_entries_forgotten_total", "Entries of history forgotten by retention.")?,
+            watermark: gauges(
+                "headwater_state_watermark_timestamp_seconds",
+                "Newest event time of a partition.",
+                &["partition"],
+            )?,
+            requests: counters("headwater_consumers_requests_total", "Score requests by outcome.", &["outcome"])?,
+            scores: counters("headwater_model_scores_total", "Candidates scored.", &["scenario", "role"])?,
+            changelog_records: counter("headwater_consumers_changelog_records_total", "Records sent to the changelog.")?,
+            changelog_bytes: counter(
+                "headwater_consumers_changelog_bytes_total",
+                "Bytes of keys and values sent to the changelog.",
+            )?,
+            partitions: gauges("headwater_consumers_partitions", "Partitions owned, by state.", &["state"])?,
+            restore_remaining: gauges(
+                "headwater_state_restore_remaining_records",
+                "Changelog records still to be applied.",
+                &["partition"],
+            )?,
+            cache_lookups: counters("headwater_state_cache_lookups_total", "Lookups of users in memory.", &["outcome"])?,
+            cache_evictions: counter("headwater_state_cache_evictions_total", "Users dropped from memory.")?,
+            memory_bytes: gauges("headwater_state_memory_bytes", "Users in memory.", &["partition"])?,
+            written_back: counter("headwater_state_values_written_back_total", "Values written back to the store.")?,
+            write_back_seconds,
+            items,
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! Restoring: making partitions what the log says they are, beside those that work.
+//!
+//! For each partition: the group's stable committed positions first, then the end of its changelog and of its item state, then all records
+//! between what the store reflects and those ends. Then reading begins at the position that the changelog carries, and it must be the
+//! group's. The store tells how far it has come, so only the difference is read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use headwater_config::Topic;
+
+use crate::error::Error;
+use crate::log::{Log, LogError, Member, PollLimit, Reader, RecordBatch, Start, TopicPartition};
+use crate::metrics::Metrics;
+use crate::step::Owned;
+use headwater_state::Timestamp;
+
+/// Records applied in one turn: what works beside a restore waits for about this long.
+const RECORDS_A_TURN: usize = 20_000;
+
+/// The topics whose partition is read with that of the behaviors.
+const INPUTS: [Topic; 3] = [Topic::Behaviors, Topic::ScoreRequests, Topic::ItemDeltas];
+
+/// Partitions that are being restored.
+pub(crate) struct Restorer {
+    reader: Box<dyn Reader>,
+    batch: RecordBatch,
+    waiting: BTreeMap<i32, Restoring>,
+}
+
+impl std::fmt::Debug for Restorer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Restorer").field("waiting", &self.waiting.keys()).finish_non_exhaustive()
+    }
+}
+
+struct Restoring {
+    owned: Owned,
+    /// Where changelog and item state end, once they are known; reading has begun then.
+    ends: Option<[i64; 2]>,
+    /// How far both have been applied.
+    at: [i64; 2],
+    committed: Vec<Option<i64>>,
+}
+
+const FOLLOWED: [Topic; 2] = [Topic::Changelog, Topic::ItemState];
+
+impl Restorer {
+    pub(crate) fn new(reader: Box<dyn Reader>) -> Self {
+        Self { reader, batch: RecordBatch::default(), waiting: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many records each partition still lacks.
+    pub(crate) fn remaining(&self) -> Vec<(i32, i64)> {
+        self.waiting
+            .iter()
+            .map(|(number, waiting)| {
+                let lacking = waiting.ends.map_or(0, |ends| (0..2).map(|which| (ends[which] - waiting.at[which]).max(0)).sum());
+                (*number, lacking)
+            })
+            .collect()
+    }
+
+    pub(crate) fn add(&mut self, owned: Owned) {
+        let at = [owned.users.position().changelog, owned.statistics.position];
+        self.waiting.insert(owned.number, Restoring { owned, ends: None, at, committed: Vec::new() });
+    }
+
+    /// Forgets a partition that is no longer ours.
+    pub(crate) fn cancel(&mut self, number: i32) -> Result<(), LogError> {
+        if self.waiting.remove(&number).is_some_and(|waiting| waiting.ends.is_some()) {
+            self.unassign(number)?;
+        }
+        Ok(())
+    }
+
+    /// After a failure: ends and positions are to be asked again.
+    pub(crate) fn begin_again(&mut self) {
+        for waiting in self.waiting.values_mut() {
+            waiting.ends = None;
+        }
+    }
+
+    /// Applies some records; gives the partitions that are done, reading already.
+    pub(crate) fn advance(
+        &mut self,
+        log: &dyn Log,
+        member: &mut dyn Member,
+        now: Timestamp,
+        metrics: &Metrics,
+    ) -> Result<Vec<Owned>, Error> {
+        for (number, waiting) in &mut self.waiting {
+            if waiting.ends.is_none() {
+                let of = INPUTS.map(|topic| TopicPartition::new(topic, *number));
+                waiting.committed = member.committed(&of)?;
+                let mut ends = [0; 2];
+                for (which, topic) in FOLLOWED.into_iter().enumerate() {
+                    let at = TopicPartition::new(topic, *number);
+                    let extent = log.extent(at)?;
+                    ends[which] = extent.next;
+                    if waiting.at[which] > extent.next {
+                        let name = format!("{topic:?} partition {number}");
+                        let reason = format!(
+                            "ends at {}, and the local copy reflects it up to {}: it was made anew; remove the state folder",
+                            extent.next, waiting.at[which]
+                        );
+                        return Err(Error::Topic { name, reason });
+                    }
+                    let start = if waiting.at[which] < extent.first { Start::Beginning } else { Start::At(waiting.at[which]) };
+                    if ends[which] > waiting.at[which] {
+                        self.reader.assign(at, start)?;
+                    }
+                }
+                waiting.ends = Some(ends);
+            }
+        }
+        if self.remaining().iter().any(|(_, lacking)| *lacking > 0) {
+            let limit = PollLimit { records: RECORDS_A_TURN, bytes: 16 << 20, wait: Duration::from_millis(20) };
+            self.reader.poll(limit, &mut self.batch)?;
+            self.apply()?;
+            self.write_back(now)?;
+        }
+        for (number, lacking) in self.remaining() {
+            metrics.restore_remaining.with_label_values(&[&number.to_string()]).set(lacking);
+        }
+        let done: Vec<i32> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.ends.is_some_and(|ends| waiting.at[0] >= ends[0] && waiting.at[1] >= ends[1]))
+            .map(|(number, _)| *number)
+            .collect();
+        let mut ready = Vec::new();
+        for number in done {
+            self.unassign(number)?;
+            let mut waiting = self.waiting.remove(&number).expect("invariant: found just now");
+            waiting.owned.users.restored_to(waiting.at[0]);
+            waiting.owned.statistics.position = waiting.at[1];
+            let started = start(&mut waiting, log, member, metrics);
+            if let Err(error) = started {
+                // Still ours: to be asked again after the recovery.
+                self.add(waiting.owned);
+                return Err(error);
+            }
+            ready.push(waiting.owned);
+        }
+        Ok(ready)
+    }
+
+    fn apply(&mut self) -> Result<(), Error> {
+        for record in self.batch.iter() {
+            let number = record.at.partition;
+            let Some(waiting) = self.waiting.get_mut(&number) else { continue };
+            let Some(which) = FOLLOWED.iter().position(|topic| *topic == record.at.topic) else { continue };
+            if record.offset < waiting.at[which] {
+                continue;
+            }
+            let key = record.key.unwrap_or_default();
+            if which == 0 {
+                waiting
+                    .owned
+                    .users
+                    .apply(key, record.value)
+                    .map_err(|source| Error::State { partition: number, source })?;
+            } else {
+                waiting.owned.statistics.apply(key, record.value).map_err(|damage| Error::Internal {
+                    at: record.at,
+                    offset: record.offset,
+                    reason: damage.to_string(),
+                })?;
+            }
+            waiting.at[which] = record.offset + 1;
+        }
+        for (of, position) in self.batch.ends() {
+            let Some(waiting) = self.waiting.get_mut(&of.partition) else { continue };
+            if let Some(which) = FOLLOWED.iter().position(|topic| *topic == of.topic) {
+                waiting.at[which] = waiting.at[which].max(*position);
+            }
+        }
+        Ok(())
+    }
+
+    /// A long restore is written back on its way, so that memory stays bounded and a crash does not begin it again.
+    fn write_back(&mut self, now: Timestamp) -> Result<(), Error> {
+        for (number, waiting) in &mut self.waiting {
+            let users = &mut waiting.owned.users;
+            if users.wants_write_back(u64::MAX) {
+                users.restored_to(waiting.at[0]);
+                let written = users.write_back(now).run();
+                users.written(written).map_err(|source| Error::State { partition: *number, source })?;
+            }
+            users.evict();
+        }
+        Ok(())
+    }
+
+    fn unassign(&mut self, number: i32) -> Result<(), LogError> {
+        for topic in FOLLOWED {
+            self.reader.unassign(TopicPartition::new(topic, number))?;
+        }
+        Ok(())
+    }
+}
+
+/// Begins reading a restored partition's inputs where the changelog says.
+fn start(waiting: &mut Restoring, log: &dyn Log, member: &mut dyn Member, metrics: &Metrics) -> Result<(), Error> {
+    let number = waiting.owned.number;
+    let mut at = Vec::new();
+    for (place, topic) in INPUTS.into_iter().enumerate() {
+        let of = TopicPartition::new(topic, number);
+        let ours = waiting.owned.users.position().input(topic);
+        let group = waiting.committed.get(place).copied().flatten();
+        let position = match (ours, group) {
+            // Expired offsets of the group never fall back to a reset: the changelog's position rules.
+            (Some(ours), None) => Some(ours),
+            (Some(changelog), Some(group)) if changelog != group => {
+                return Err(Error::Disagreement { topic, partition: number, changelog, group });
+            }
+            (None, Some(group)) => {
+                return Err(Error::Disagreement { topic, partition: number, changelog: 0, group });
+            }
+            (ours, _) => ours,
+        };
+        let extent = log.extent(of)?;
+        let from = match position {
+            None => Start::Beginning,
+            Some(position) if position > extent.next => {
+                return Err(Error::Recreated { at: of, next: extent.next, position });
+            }
+            Some(position) if position < extent.first => {
+                let lost = extent.first - position;
+                tracing::error!(topic = topic.key(), partition = number, lost, "records deleted by retention before they were read");
+                metrics.gap.with_label_values(&[topic.key()]).inc_by(lost as u64);
+                Start::At(extent.first)
+            }
+            Some(position) => Start::At(position),
+        };
+        at.push((of, from));
+    }
+    member.start(&at)?;
+    Ok(())
+}

@@ -1,0 +1,491 @@
+//! A worker: one member of the group and the partitions it owns, start to end on one thread.
+//!
+//! A turn polls, computes a step, and commits it; while a transaction's records are on their way the next step is computed already, over
+//! state that is not committed yet. The order of commit is the design: the world first, our own copy second. Whoever crashes in
+//! between finds the changelog ahead of the store and applies the difference; the other order would leave the store ahead of a transaction
+//! that never was, and count its records twice (`STATE-1`).
+//!
+//! After any failure there is one way: take back what is not committed, ask the log what really happened, apply the changelog's difference,
+//! go on from there ([`crate::restore`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_config::{Config, Topic};
+use headwater_state::{Partition, Statistics, StoreError, Stores, Timestamp};
+
+use crate::error::{Error, Reaction};
+use crate::log::{Log, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition};
+use crate::metrics::Metrics;
+use crate::restore::Restorer;
+use crate::step::{Owned, Pipeline, SharedItems, StepOutput};
+use crate::write_back::Writer;
+
+/// What a worker needs from its host: the time, and salts for new users.
+pub trait World: Send {
+    /// Now, Unix milliseconds: for deadlines, timers and freshness, never for features.
+    fn now(&mut self) -> Timestamp;
+
+    /// Sixteen random bytes.
+    fn salt(&mut self) -> [u8; 16];
+}
+
+/// What a worker tells the outside after each turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Partitions that work.
+    pub working: Vec<i32>,
+    /// Partitions that are being restored, and how many changelog records they still lack.
+    pub restoring: Vec<(i32, i64)>,
+    /// What the worker is waiting for, if it is.
+    pub trouble: Option<String>,
+}
+
+/// A step whose records are on their way.
+#[derive(Debug)]
+struct Pending {
+    membership: Membership,
+    positions: Vec<(TopicPartition, i64)>,
+    changed: Vec<(i32, bool)>,
+    causes: Vec<(headwater_state::ScenarioId, Timestamp)>,
+}
+
+/// One member and its partitions.
+pub struct Worker {
+    log: Arc<dyn Log>,
+    stores: Arc<dyn Stores>,
+    member: Box<dyn Member>,
+    pipeline: Pipeline,
+    items: SharedItems,
+    world: Box<dyn World>,
+    restorer: Restorer,
+    writer: Writer,
+    owned: BTreeMap<i32, Owned>,
+    /// Revoked partitions, to be given back once nothing is pending.
+    leaving: Vec<i32>,
+    pending: Option<Pending>,
+    batch: RecordBatch,
+    output: StepOutput,
+    limits: Limits,
+    last_write_back: BTreeMap<i32, Timestamp>,
+    trouble: Option<String>,
+    /// A recovery that did not come to its end: to be tried again before anything else.
+    recovering: bool,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("owned", &self.owned.keys()).field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Limits {
+    records: usize,
+    bytes: usize,
+    wait: Duration,
+    write_back_ms: i64,
+    settings: headwater_state::Settings,
+    workers: usize,
+}
+
+/// Changelog records after which a partition is written back, however young it is: what a crash makes us apply again, at about a
+/// million a second.
+const REPLAY_RECORDS_MAX: u64 = 500_000;
+
+impl Worker {
+    /// A worker with a member of its own.
+    pub fn new(
+        config: &Config,
+        log: Arc<dyn Log>,
+        stores: Arc<dyn Stores>,
+        member: Box<dyn Member>,
+        pipeline: Pipeline,
+        items: SharedItems,
+        world: Box<dyn World>,
+    ) -> Result<Self, Error> {
+        let restorer = Restorer::new(log.reader()?);
+        let writer = Writer::new(pipeline.metrics().clone());
+        Ok(Self {
+            restorer,
+            writer,
+            log,
+            stores,
+            member,
+            pipeline,
+            items,
+            world,
+            owned: BTreeMap::new(),
+            leaving: Vec::new(),
+            pending: None,
+            batch: RecordBatch::default(),
+            output: StepOutput::default(),
+            limits: Limits {
+                records: config.step.records_max,
+                bytes: config.step.bytes_max.as_usize(),
+                wait: config.step.wait.duration(),
+                write_back_ms: config.state.write_back.millis(),
+                settings: settings_of(config, 1),
+                workers: config.instance.workers,
+            },
+            last_write_back: BTreeMap::new(),
+            trouble: None,
+            recovering: false,
+        })
+    }
+
+    /// Runs write-backs on the worker's own thread: for simulations, which must be the same every time.
+    #[must_use]
+    pub fn with_write_backs_inline(mut self) -> Self {
+        self.writer = Writer::inline(self.pipeline.metrics().clone());
+        self
+    }
+
+    /// One turn: poll, step, commit. An error has been reacted to already where the reaction is to go on; what comes out must end
+    /// the worker.
+    pub fn turn(&mut self) -> Result<(), Error> {
+        match self.try_turn() {
+            Ok(()) => {
+                self.trouble = None;
+                Ok(())
+            }
+            Err(error) => self.react(error),
+        }
+    }
+
+    fn try_turn(&mut self) -> Result<(), Error> {
+        if self.recovering {
+            self.recover()?;
+        }
+        let busy = self.pending.is_some() || !self.restorer.is_idle();
+        let wait = if busy { Duration::ZERO } else { self.limits.wait };
+        let limit = PollLimit { records: self.limits.records, bytes: self.limits.bytes, wait };
+        let rebalance = {
+            let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["poll"]).start_timer();
+            self.member.poll(limit, &mut self.batch)?
+        };
+        self.rebalance(&rebalance)?;
+        self.compute()?;
+        self.commit_pending()?;
+        self.send()?;
+        if !self.leaving.is_empty() {
+            self.commit_pending()?;
+            self.give_back()?;
+        }
+        self.restore()?;
+        self.write_back()
+    }
+
+    /// Commits what is pending, writes everything back, and leaves the group; with `forever`, its partitions move at once.
+    pub fn stop(mut self, forever: bool) -> Result<(), Error> {
+        self.commit_pending()?;
+        for number in self.owned.keys().copied().collect::<Vec<_>>() {
+            self.flush(number)?;
+        }
+        self.member.leave(forever)?;
+        Ok(())
+    }
+
+    /// What is to be told of it.
+    pub fn status(&self) -> Status {
+        Status {
+            working: self.owned.keys().copied().collect(),
+            restoring: self.restorer.remaining(),
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// A partition that works here, for those who look at state.
+    pub fn partition(&mut self, number: i32) -> Option<&mut Partition> {
+        self.owned.get_mut(&number).map(|owned| &mut owned.users)
+    }
+
+    /// The partitions that work here.
+    pub fn partitions(&self) -> impl Iterator<Item = i32> {
+        self.owned.keys().copied()
+    }
+
+    // ------------------------------------------------------------------------------------------------ a step
+
+    fn compute(&mut self) -> Result<(), Error> {
+        self.output.clear();
+        let now = self.world.now();
+        let due = self.owned.values().any(|owned| owned.users.due(now).next().is_some());
+        if self.batch.is_empty() && !due {
+            return Ok(());
+        }
+        let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["step"]).start_timer();
+        let items = self.items.read();
+        let world = &mut self.world;
+        self.pipeline.step(&self.batch, &mut self.owned, &items, now, &mut || world.salt(), &mut self.output)
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["send"]).start_timer();
+        let mut headers = Vec::new();
+        for record in self.output.immediate.iter() {
+            headers.clear();
+            headers.extend(record.headers.iter().map(|(name, value)| (name, value.unwrap_or_default())));
+            self.member.send_now(Outgoing { to: record.at, key: record.key, value: record.value, headers: &headers })?;
+        }
+        self.member.begin()?;
+        for record in self.output.transactional.iter() {
+            headers.clear();
+            headers.extend(record.headers.iter().map(|(name, value)| (name, value.unwrap_or_default())));
+            self.member.send(Outgoing { to: record.at, key: record.key, value: record.value, headers: &headers })?;
+        }
+        self.pending = Some(Pending {
+            membership: self.batch.membership(),
+            positions: std::mem::take(&mut self.output.positions),
+            changed: std::mem::take(&mut self.output.changed),
+            causes: std::mem::take(&mut self.output.causes),
+        });
+        Ok(())
+    }
+
+    fn commit_pending(&mut self) -> Result<(), Error> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let metrics = self.pipeline.metrics().clone();
+        let committed = {
+            let _timer = metrics.step_seconds.with_label_values(&["commit"]).start_timer();
+            self.member.commit(pending.membership, &pending.positions)?
+        };
+        let next = |topic, number| {
+            let at = TopicPartition::new(topic, number);
+            committed.next.iter().find(|(other, _)| *other == at).map(|(_, next)| *next)
+        };
+        for (number, has_statistics) in &pending.changed {
+            let Some(owned) = self.owned.get_mut(number) else { continue };
+            let changelog = next(Topic::Changelog, *number).unwrap_or(owned.users.position().changelog);
+            owned.users.committed(changelog);
+            let item_state = if *has_statistics { next(Topic::ItemState, *number) } else { None };
+            owned.statistics.committed(item_state);
+        }
+        metrics.steps.inc();
+        let now = self.world.now();
+        for (scenario, time) in &pending.causes {
+            let name = self.pipeline.scenario_name(*scenario);
+            metrics.freshness.with_label_values(&[name]).observe(now.since(*time) as f64 / 1000.0);
+            metrics.folded.with_label_values(&[name]).inc();
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------- partitions
+
+    fn rebalance(&mut self, rebalance: &Rebalance) -> Result<(), Error> {
+        if rebalance.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(assigned = ?rebalance.assigned, revoked = ?rebalance.revoked, lost = ?rebalance.lost, "partitions moved");
+        for number in &rebalance.lost {
+            self.writer.wait(*number, &mut self.owned)?;
+            self.owned.remove(number);
+            self.restorer.cancel(*number)?;
+            self.leaving.retain(|leaving| leaving != number);
+        }
+        if !rebalance.lost.is_empty() {
+            // What is pending may hold records of them: nothing of it may be committed.
+            self.recover()?;
+        }
+        self.leaving.extend(&rebalance.revoked);
+        for number in &rebalance.assigned {
+            self.begin_restore(*number, Statistics::default())?;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) -> Result<(), Error> {
+        let leaving = std::mem::take(&mut self.leaving);
+        for number in &leaving {
+            self.flush(*number)?;
+            self.owned.remove(number);
+            self.restorer.cancel(*number)?;
+        }
+        self.member.release(&leaving)?;
+        Ok(())
+    }
+
+    fn begin_restore(&mut self, number: i32, statistics: Statistics) -> Result<(), Error> {
+        let owned = self.open(number, statistics)?;
+        self.restorer.add(owned);
+        Ok(())
+    }
+
+    /// Opens a partition's store; one whose bytes are damaged is made again.
+    fn open(&mut self, number: i32, statistics: Statistics) -> Result<Owned, Error> {
+        let state = |source| Error::State { partition: number, source };
+        let settings = settings_of_share(&self.limits.settings, self.owned.len() + 1, self.limits.workers);
+        let open = |stores: &dyn Stores| {
+            let store = stores.open(number).map_err(|error| state(error.into()))?;
+            Partition::open(store, settings).map_err(state)
+        };
+        let users = match open(&*self.stores) {
+            Err(error) if error.reaction() == Reaction::Restore => {
+                tracing::warn!(partition = number, error = &error as &dyn std::error::Error, "store made again");
+                self.stores.remove(number).map_err(|error| state(error.into()))?;
+                open(&*self.stores)?
+            }
+            other => other?,
+        };
+        Ok(Owned { number, users, statistics })
+    }
+
+    fn restore(&mut self) -> Result<(), Error> {
+        if self.restorer.is_idle() {
+            return Ok(());
+        }
+        let ready = self.restorer.advance(&*self.log, &mut *self.member, self.world.now(), self.pipeline.metrics())?;
+        for owned in ready {
+            tracing::info!(partition = owned.number, "partition restored");
+            self.last_write_back.insert(owned.number, self.world.now());
+            self.owned.insert(owned.number, owned);
+        }
+        self.share_memory();
+        Ok(())
+    }
+
+    fn share_memory(&mut self) {
+        let settings = settings_of_share(&self.limits.settings, self.owned.len(), self.limits.workers);
+        for owned in self.owned.values_mut() {
+            owned.users.set_settings(settings);
+        }
+    }
+
+    // --------------------------------------------------------------------------------------- recovery
+
+    /// Does what the error asks for; gives it back where that is to stop.
+    fn react(&mut self, error: Error) -> Result<(), Error> {
+        let reaction = error.reaction();
+        self.pipeline.metrics().errors.with_label_values(&[reaction.label()]).inc();
+        match reaction {
+            Reaction::Stop | Reaction::Release => return Err(error),
+            Reaction::Retry => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "going back to the last commit");
+            }
+            Reaction::Restore => {
+                if let Error::State { partition, .. } = &error {
+                    tracing::warn!(partition, error = &error as &dyn std::error::Error, "store made again");
+                    self.writer.wait(*partition, &mut self.owned).or_else(keep_going)?;
+                    self.owned.remove(partition);
+                    self.stores
+                        .remove(*partition)
+                        .map_err(|error| Error::State { partition: *partition, source: error.into() })?;
+                    self.begin_restore(*partition, Statistics::default())?;
+                }
+            }
+        }
+        self.trouble = Some(error.to_string());
+        match self.recover() {
+            Ok(()) => Ok(()),
+            // The host's pause between turns is the back-off.
+            Err(error) if error.reaction() == Reaction::Retry => {
+                self.trouble = Some(error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the last turn ran into trouble: the host pauses before the next.
+    pub fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Takes back everything that is not known to be committed, and restores from the log's truth.
+    fn recover(&mut self) -> Result<(), Error> {
+        self.recovering = true;
+        self.pending = None;
+        self.output.clear();
+        // First state goes back: whatever fails after this, nothing half done is left in memory.
+        for number in self.owned.keys().copied().collect::<Vec<_>>() {
+            self.writer.wait(number, &mut self.owned).or_else(keep_going)?;
+            let Some(mut owned) = self.owned.remove(&number) else { continue };
+            owned.users.discard().map_err(|source| Error::State { partition: number, source })?;
+            owned.statistics.discard();
+            self.restorer.add(owned);
+        }
+        self.restorer.begin_again();
+        self.member.recover()?;
+        self.recovering = false;
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------ the store
+
+    fn write_back(&mut self) -> Result<(), Error> {
+        self.writer.collect(&mut self.owned)?;
+        let now = self.world.now();
+        let mut due: Vec<i32> = Vec::new();
+        for (number, owned) in &mut self.owned {
+            let counts = owned.users.take_counts();
+            let metrics = self.pipeline.metrics();
+            metrics.cache_lookups.with_label_values(&["hit"]).inc_by(counts.hits);
+            metrics.cache_lookups.with_label_values(&["miss"]).inc_by(counts.misses);
+            metrics.cache_evictions.inc_by(counts.evictions);
+            metrics.memory_bytes.with_label_values(&[&number.to_string()]).set(owned.users.memory() as i64);
+            let last = self.last_write_back.entry(*number).or_insert(now);
+            let aged = now.since(*last) >= self.limits.write_back_ms && owned.users.is_dirty() && !owned.users.is_writing();
+            if aged || owned.users.wants_write_back(REPLAY_RECORDS_MAX) {
+                due.push(*number);
+            }
+        }
+        if !due.is_empty() {
+            // Only what is committed may reach the store: for this once the pipeline is drained.
+            self.commit_pending()?;
+            // One partition a turn: their bursts do not add up.
+            let number = due[0];
+            if let Some(owned) = self.owned.get_mut(&number) {
+                self.last_write_back.insert(number, now);
+                self.writer.start(number, owned.users.write_back(now))?;
+            }
+        }
+        for owned in self.owned.values_mut() {
+            owned.users.evict();
+        }
+        Ok(())
+    }
+
+    /// Writes a partition back and waits for it.
+    fn flush(&mut self, number: i32) -> Result<(), Error> {
+        self.writer.wait(number, &mut self.owned)?;
+        let now = self.world.now();
+        if let Some(owned) = self.owned.get_mut(&number).filter(|owned| owned.users.is_dirty()) {
+            self.writer.start(number, owned.users.write_back(now))?;
+            self.writer.wait(number, &mut self.owned)?;
+        }
+        Ok(())
+    }
+}
+
+/// A store that fails while its changes are thrown away anyway is found again when it is opened.
+fn keep_going(error: Error) -> Result<(), Error> {
+    match error.reaction() {
+        Reaction::Restore => Ok(()),
+        Reaction::Retry | Reaction::Release | Reaction::Stop => Err(error),
+    }
+}
+
+/// The state's settings, for one partition among `partitions` of this instance.
+pub fn settings_of(config: &Config, partitions: usize) -> headwater_state::Settings {
+    headwater_state::Settings {
+        recent_max: config.state.recent,
+        memory: config.state.memory.as_usize() / partitions.max(1),
+        keys_max: config.state.keys_max.map_or(0, |keys| u32::try_from(keys).unwrap_or(u32::MAX)),
+        allowed_lateness_ms: config.state.allowed_lateness.millis(),
+        drop_late: config.state.late == headwater_config::Late::Drop,
+    }
+}
+
+fn settings_of_share(whole: &headwater_state::Settings, partitions: usize, workers: usize) -> headwater_state::Settings {
+    headwater_state::Settings { memory: whole.memory / (partitions.max(1) * workers.max(1)), ..*whole }
+}
+
+/// A store error as a partition's.
+pub(crate) fn store_error(partition: i32, error: StoreError) -> Error {
+    Error::State { partition, source: error.into() }
+}
