@@ -156,6 +156,22 @@ fn all_faults_are_told_together() {
     );
 }
 
+/// Goal: a fault in a table that has no default is one fault, though the table cannot be repaired. Method: a task of the
+/// user's own with one wrong field, and one with two.
+#[test]
+fn one_mistake_is_told_once() {
+    let task = |fields: &str| complaint(&format!("[tasks.like]\n{fields}\n"));
+    assert_eq!(
+        task("positive = 1\ntrials = [\"view\"]\nscenarios = []"),
+        "tasks.like.positive (line 2): wanted an array, found 1"
+    );
+    assert_eq!(
+        task("positive = 1\ntrials = 2\nscenarios = []"),
+        "tasks.like.positive (line 2): wanted an array, found 1\n\
+         tasks.like.trials (line 3): wanted an array, found 2"
+    );
+}
+
 /// Goal: mistakes of syntax are told with their lines, all of them, and a thousand faults end. Method: golden; a file of
 /// unknown keys.
 #[test]

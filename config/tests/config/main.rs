@@ -3,6 +3,7 @@
 //! Before it, nothing; it uses the crate's public interface alone. Complaints are golden: their words are the product.
 
 mod complaints;
+mod docs;
 mod layers;
 mod mapping;
 mod rules;
