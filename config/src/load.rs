@@ -18,12 +18,22 @@ use crate::validate::{Violation, validate};
 use crate::{DEFAULTS, environment};
 
 /// What a configuration is made of, besides the defaults. Later files go over earlier ones, the environment over all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Sources<'a> {
     /// TOML files. One that cannot be read is an error.
     pub files: &'a [PathBuf],
     /// Variables, such as `std::env::vars_os()`: those whose names begin with `HEADWATER__` are keys.
     pub environment: &'a [(OsString, OsString)],
+}
+
+impl fmt::Debug for Sources<'_> {
+    /// Less the environment: passwords may be in it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Sources")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A configuration, and where each of its values was written.
@@ -115,11 +125,11 @@ fn merge(layers: Vec<Node>, variables: &[(OsString, OsString)]) -> Result<Loaded
     let defaults = defaults();
     let mut tree = defaults.clone();
     for layer in layers {
-        tree.lay_file(layer);
+        tree.lay_file(layer, &defaults);
     }
     let (layers, mut problems) = environment::layers(variables, &defaults);
     for layer in layers {
-        tree.lay(layer);
+        tree.lay(layer, Some(&defaults));
     }
 
     let Decoded {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-/// A length of time, to the microsecond: `"250ms"`, `"10s"`, `"15m"`, `"12h"`, `"30d"`. At most a century or so of days:
-/// what does not fit 64 bits of microseconds as a signed number is refused.
+/// A length of time, to the microsecond: `"250ms"`, `"10s"`, `"15m"`, `"12h"`, `"30d"`; at most a hundred
+/// years when it is read from text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     micros: u64,

@@ -21,8 +21,8 @@ choice! {
     }
 }
 
-/// What it takes to change `key`, such as `state.memory`; none where there is no such key. In tables whose keys are the
-/// user's own (`tasks`, `kafka.client`, `source.behaviors.kinds`) each key has the class of its table.
+/// What it takes to change `key`, such as `state.memory`: its own mark, or that of the innermost table around it that has
+/// one, which is how keys of the user's own (`tasks.*`, `kafka.client.*`) have theirs. None where nothing is marked.
 #[must_use]
 pub fn reload_class(key: &str) -> Option<ReloadClass> {
     static MARKS: LazyLock<BTreeMap<String, ReloadClass>> = LazyLock::new(|| marks(DEFAULTS));

@@ -168,7 +168,7 @@ impl<'a> Lines<'a> {
             // The key's line: that of a value may be lines below it, and a table's is wherever its last header stands.
             let origin = self.at(key.span().start);
             let value = self.value(value.get_ref()).map_err(|problem| Problem {
-                origin: Some(origin.clone()),
+                origin: problem.origin.or_else(|| Some(origin.clone())),
                 ..problem
             })?;
             nodes.insert(key.get_ref().to_string(), Node { origin, value });
@@ -279,26 +279,33 @@ impl Node {
     }
 
     /// Lays a layer of text over this one: tables key by key, everything else (arrays too) replaced, `[tasks]` replaced
-    /// whole.
-    pub(crate) fn lay_file(&mut self, over: Self) {
+    /// whole. `defaults` says what is a table and what is not.
+    pub(crate) fn lay_file(&mut self, over: Self, defaults: &Self) {
         if over.at(&[REPLACED_WHOLE]).is_some() {
             self.remove(&[REPLACED_WHOLE.to_owned()]);
         }
-        self.lay(over);
+        self.lay(over, Some(defaults));
     }
 
-    /// Lays a tree over this one, key by key.
-    pub(crate) fn lay(&mut self, over: Self) {
+    /// Lays a tree over this one, key by key. What should be a table and is none, or the other way round, stays visible
+    /// whatever is laid over it: it is a mistake to be told.
+    pub(crate) fn lay(&mut self, over: Self, default: Option<&Self>) {
+        let is_misshapen =
+            default.is_some_and(|node| node.table().is_some() != self.table().is_some());
         match (&mut self.value, over.value) {
             (Value::Table(below), Value::Table(above)) => {
+                // Who says something of a table last is whom to ask about what is not in it.
+                self.origin = over.origin;
                 for (key, node) in above {
                     if let Some(old) = below.get_mut(&key) {
-                        old.lay(node);
+                        let default = default.and_then(|node| node.table()?.get(&key));
+                        old.lay(node, default);
                     } else {
                         below.insert(key, node);
                     }
                 }
             }
+            (Value::Table(_), _) | (_, Value::Table(_)) if is_misshapen => {}
             (_, value) => {
                 *self = Self {
                     origin: over.origin,

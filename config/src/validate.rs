@@ -7,7 +7,6 @@ mod names;
 mod source;
 
 use std::fmt::Display;
-use std::ops::RangeInclusive;
 
 use crate::kafka::owner_of;
 use crate::log::LogKind;
@@ -52,16 +51,9 @@ impl Rules {
         }
     }
 
-    fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
-        if !range.contains(&value) {
-            self.refuse(
-                &[key],
-                format!(
-                    "{value} is not between {} and {}",
-                    range.start(),
-                    range.end()
-                ),
-            );
+    fn range<T: Copy + PartialOrd + Display>(&mut self, key: &str, value: T, (min, max): (T, T)) {
+        if value < min || value > max {
+            self.refuse(&[key], format!("{value} is not between {min} and {max}"));
         }
     }
 
@@ -120,24 +112,27 @@ fn instance(rules: &mut Rules, config: &Config) {
             || format!("\"{id}\" is not a name of at most 100 letters, digits, `.`, `_` and `-`"),
         );
     }
-    rules.range("instance.workers", instance.workers, 1..=256);
+    rules.range("instance.workers", instance.workers, (1, 256));
     let prefix = &instance.prefix;
-    rules.require(
-        prefix.len() <= 100 && prefix.chars().all(names::is_kafka_letter),
-        &["instance.prefix"],
-        || format!("\"{prefix}\" is not made of at most 100 letters, digits, `.`, `_` and `-`"),
-    );
+    rules.require(is_prefix(prefix), &["instance.prefix"], || {
+        format!("\"{prefix}\" is not made of at most 100 letters, digits, `.`, `_` and `-`")
+    });
     rules.require(config.log.retention.get() > 0, &["log.retention"], || {
         "0B keeps nothing: it must be more".to_owned()
     });
 }
 
+/// What may stand before a name on the brokers.
+fn is_prefix(prefix: &str) -> bool {
+    prefix.len() <= 100 && prefix.chars().all(names::is_kafka_letter)
+}
+
 fn kafka(rules: &mut Rules, config: &Config) {
     let kafka = &config.kafka;
-    if config.log.kind == LogKind::Kafka {
-        if let Err(reason) = names::brokers(&kafka.brokers) {
-            rules.refuse(&["kafka.brokers"], reason);
-        }
+    if config.log.kind == LogKind::Kafka
+        && let Err(reason) = names::brokers(&kafka.brokers)
+    {
+        rules.refuse(&["kafka.brokers"], reason);
     }
     rules.require(
         names::is_kafka_name(&kafka.group) && kafka.group.len() <= 100,
@@ -152,18 +147,18 @@ fn kafka(rules: &mut Rules, config: &Config) {
     rules.range(
         "kafka.session_timeout",
         kafka.session_timeout,
-        second..=Span::from_secs(1_800),
+        (second, Span::from_secs(1_800)),
     );
     // What a dead daemon left open hides its outputs from every read_committed reader for as long.
     rules.range(
         "kafka.transaction_timeout",
         kafka.transaction_timeout,
-        second..=Span::from_secs(10),
+        (second, Span::from_secs(10)),
     );
     rules.range(
         "kafka.operation_timeout",
         kafka.operation_timeout,
-        second..=Span::from_secs(600),
+        (second, Span::from_secs(600)),
     );
     // Whoever takes over a partition would find its dead owner's transaction open, and wait for it.
     rules.require(
@@ -193,7 +188,7 @@ fn topics(rules: &mut Rules, config: &Config) {
         let name = config.topic_name(topic);
         if config.topics.configured(topic).is_empty() {
             rules.refuse(&[&key], "it is empty: a topic must have a name");
-        } else if !names::is_kafka_name(&name) {
+        } else if is_prefix(&config.instance.prefix) && !names::is_kafka_name(&name) {
             rules.refuse(
                 &[&key, "instance.prefix"],
                 format!(
@@ -225,16 +220,16 @@ fn topics(rules: &mut Rules, config: &Config) {
         }
     }
     let topics = &config.topics;
-    rules.range("topics.partitions", topics.partitions, 1..=10_000);
+    rules.range("topics.partitions", topics.partitions, (1, 10_000));
     rules.range(
         "topics.replication_factor",
         topics.replication_factor,
-        1..=32,
+        (1, 32),
     );
     rules.range(
         "topics.min_insync_replicas",
         topics.min_insync_replicas,
-        1..=32,
+        (1, 32),
     );
     rules.require(
         topics.min_insync_replicas <= topics.replication_factor,
@@ -256,13 +251,13 @@ fn state(rules: &mut Rules, config: &Config) {
     rules.range(
         "state.memory",
         state.memory,
-        Bytes::new(1 << 20)..=Bytes::new(1 << 50),
+        (Bytes::new(1 << 20), Bytes::new(1 << 50)),
     );
-    rules.range("state.recent", state.recent, 1..=4_096);
+    rules.range("state.recent", state.recent, (1, 4_096));
     rules.range(
         "state.write_back",
         state.write_back,
-        Span::from_millis(1)..=Span::from_secs(600),
+        (Span::from_millis(1), Span::from_secs(600)),
     );
     rules.positive("state.allowed_lateness", state.allowed_lateness);
     rules.positive("state.copy_age_max", state.copy_age_max);
@@ -337,12 +332,12 @@ fn tasks(rules: &mut Rules, config: &Config) {
 
 fn step(rules: &mut Rules, config: &Config) {
     let step = &config.step;
-    rules.range("step.records_max", step.records_max, 1..=100_000);
-    rules.range("step.candidates_max", step.candidates_max, 1..=100_000);
-    rules.range("step.wait", step.wait, Span::ZERO..=Span::from_secs(1));
+    rules.range("step.records_max", step.records_max, (1, 100_000));
+    rules.range("step.candidates_max", step.candidates_max, (1, 100_000));
+    rules.range("step.wait", step.wait, (Span::ZERO, Span::from_secs(1)));
     rules.positive("step.request_max_age", step.request_max_age);
-    let record = Bytes::new(1 << 10)..=Bytes::new(1 << 30);
-    rules.range("step.record_max", step.record_max, record.clone());
+    let record = (Bytes::new(1 << 10), Bytes::new(1 << 30));
+    rules.range("step.record_max", step.record_max, record);
     rules.range("step.answer_max", step.answer_max, record);
     rules.require(
         step.record_max <= step.bytes_max,
@@ -358,7 +353,7 @@ fn step(rules: &mut Rules, config: &Config) {
 
 fn scoring(rules: &mut Rules, config: &Config) {
     let scoring = &config.scoring;
-    rules.range("scoring.standing_max", scoring.standing_max, 0..=1_000);
+    rules.range("scoring.standing_max", scoring.standing_max, (0, 1_000));
     rules.positive("scoring.standing_ttl_max", scoring.standing_ttl_max);
     rules.positive("scoring.half_life_short", scoring.half_life_short);
     rules.require(

@@ -2,7 +2,7 @@
 //!
 //! Before it, serde finds that a value is not what a type wants; after it, `decode` makes a [`crate::Problem`] of it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::de::{Error, Expected, Unexpected};
 
@@ -85,7 +85,9 @@ impl Fault {
                     place.push('.');
                     place.push_str(key);
                 }
-                Turn::Index(index) => place.push_str(&format!("[{index}]")),
+                Turn::Index(index) => {
+                    write!(place, "[{index}]").expect("invariant: a string can grow");
+                }
             }
         }
         if let What::Missing(field) = self.what {

@@ -1,0 +1,224 @@
+//! Rules between keys: each is broken once, and the complaint names the key that somebody wrote.
+
+use headwater_config::Config;
+
+use crate::complaint;
+
+/// What breaks one rule, and what is said of it.
+const BROKEN: &[(&str, &str)] = &[
+    (
+        "[instance]\nid = \"a b\"\n",
+        "instance.id (line 2): \"a b\" is not a name of at most 100 letters, digits, `.`, `_` and `-`",
+    ),
+    (
+        "[instance]\nworkers = 0\n",
+        "instance.workers (line 2): 0 is not between 1 and 256",
+    ),
+    (
+        "[instance]\nprefix = \"ä\"\n[topics]\n",
+        "instance.prefix (line 2): \"ä\" is not made of at most 100 letters, digits, `.`, `_` and `-`",
+    ),
+    (
+        "[log]\nretention = \"0B\"\n",
+        "log.retention (line 2): 0B keeps nothing: it must be more",
+    ),
+    (
+        "[kafka]\nbrokers = \"\"\n",
+        "kafka.brokers (line 2): it is empty: name a broker, such as \"127.0.0.1:9092\"",
+    ),
+    (
+        "[kafka]\nbrokers = \"a:9092,,b\"\n",
+        "kafka.brokers (line 2): \"\" is not a broker such as \"host:9092\"",
+    ),
+    (
+        "[kafka]\nbrokers = \"a:99999\"\n",
+        "kafka.brokers (line 2): \"a:99999\" is not a broker such as \"host:9092\"",
+    ),
+    (
+        "[kafka]\ngroup = \"\"\n",
+        "kafka.group (line 2): \"\" is not a name of 1 to 100 letters, digits, `.`, `_` and `-`",
+    ),
+    (
+        "[kafka]\noperation_timeout = \"0s\"\n",
+        "kafka.operation_timeout (line 2): 0s is not between 1s and 10m",
+    ),
+    (
+        "[kafka]\ntransaction_timeout = \"11s\"\nsession_timeout = \"1m\"\n",
+        "kafka.transaction_timeout (line 2): 11s is not between 1s and 10s",
+    ),
+    (
+        "[kafka]\nsession_timeout = \"6s\"\n",
+        "kafka.session_timeout (line 2): transaction_timeout (10s) is longer than session_timeout (6s): a partition would move while its dead owner's transaction is still open",
+    ),
+    (
+        "[kafka.client]\nacks = 1\n",
+        "kafka.client.acks (line 2): this property is Headwater's: it is always all",
+    ),
+    (
+        "[kafka.client]\n\"transactional.id\" = \"x\"\n",
+        "kafka.client.transactional.id (line 2): this property is Headwater's: set `instance.prefix`, `kafka.group` and `instance.id`",
+    ),
+    (
+        "[topics]\nitems = \"\"\n",
+        "topics.items (line 2): it is empty: a topic must have a name",
+    ),
+    (
+        "[topics]\nitems = \"a/b\"\n",
+        "topics.items (line 2): \"a/b\" is not the name of a topic: 1 to 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..`",
+    ),
+    (
+        "[topics]\nitems = \"headwater.behaviors\"\n",
+        "topics.items (line 2): items and behaviors are both \"headwater.behaviors\": each topic has its own records",
+    ),
+    (
+        "[topics]\nitems = \"headwater_behaviors\"\n",
+        "topics.items (line 2): items (\"headwater_behaviors\") and behaviors (\"headwater.behaviors\") differ by `.` and `_` alone, which brokers refuse",
+    ),
+    (
+        "[topics]\npartitions = 0\n",
+        "topics.partitions (line 2): 0 is not between 1 and 10000",
+    ),
+    (
+        "[topics]\nmin_insync_replicas = 2\n",
+        "topics.min_insync_replicas (line 2): min_insync_replicas (2) is more than replication_factor (1): nothing could ever be written",
+    ),
+    (
+        "[state]\npath = \"\"\n",
+        "state.path (line 2): it is empty: the store must lie somewhere",
+    ),
+    (
+        "[state]\nmemory = \"4KiB\"\n",
+        "state.memory (line 2): 4KiB is not between 1MiB and 1024TiB",
+    ),
+    (
+        "[state]\nrecent = 4097\n",
+        "state.recent (line 2): 4097 is not between 1 and 4096",
+    ),
+    (
+        "[state]\nwrite_back = \"0s\"\n",
+        "state.write_back (line 2): 0s is not between 1ms and 10m",
+    ),
+    (
+        "[state]\nallowed_lateness = \"0d\"\n",
+        "state.allowed_lateness (line 2): 0s is no time at all: it must be more",
+    ),
+    (
+        "[state]\nattributes = [\"item\"]\n",
+        "state.attributes (line 2): the item has its key-vectors always: it is no attribute",
+    ),
+    (
+        "[state]\nattributes = [\"a\", \"a\", \"\"]\n",
+        "state.attributes (line 2): \"a\" stands twice\nstate.attributes (line 2): name 3 is empty",
+    ),
+    (
+        "[kinds]\nimpressions = [\"glance\"]\n",
+        "kinds.impressions (line 2): kind \"glance\" is not in kinds.names",
+    ),
+    (
+        "[kinds]\nnames = [\"impression\", \"click\", \"like\"]\n",
+        "kinds.names (line 2): kind \"purchase\" is not in kinds.names",
+    ),
+    (
+        "[scenarios]\nnames = [\"other\"]\n",
+        "scenarios.names (line 2): \"other\" stands for all scenarios that are not named here",
+    ),
+    (
+        "[tasks]\n",
+        "tasks (line 1): 0 tasks: there must be 1 to 32",
+    ),
+    (
+        "[tasks.\"a b\"]\npositive = [\"click\"]\ntrials = []\nscenarios = [\"feed\"]\n",
+        "tasks.a b (line 1): \"a b\" is not a name of 1 to 64 letters, digits, `_` and `-`\n\
+          tasks.a b.scenarios (line 4): scenario \"feed\" of task a b is not in scenarios.names\n\
+          tasks.a b.trials (line 3): it is empty: a rate needs kinds to count",
+    ),
+    (
+        "[step]\ncandidates_max = 0\n",
+        "step.candidates_max (line 2): 0 is not between 1 and 100000",
+    ),
+    (
+        "[step]\nwait = \"2s\"\n",
+        "step.wait (line 2): 2s is not between 0s and 1s",
+    ),
+    (
+        "[step]\nrecord_max = \"32MiB\"\n",
+        "step.record_max (line 2): bytes_max (16MiB) is less than record_max (32MiB): a step could not hold one record",
+    ),
+    (
+        "[step]\nanswer_max = \"1B\"\n",
+        "step.answer_max (line 2): 1B is not between 1KiB and 1GiB",
+    ),
+    (
+        "[scoring]\nhalf_life_long = \"1h\"\n",
+        "scoring.half_life_long (line 2): half_life_short (12h) is not shorter than half_life_long (1h)",
+    ),
+    (
+        "[scoring]\nstanding_max = 1001\n",
+        "scoring.standing_max (line 2): 1001 is not between 0 and 1000",
+    ),
+];
+
+/// Goal: every rule refuses what breaks it, and names the key. Method: golden, each rule broken once alone.
+#[test]
+fn every_rule_refuses_what_breaks_it() {
+    for (text, said) in BROKEN {
+        assert_eq!(complaint(text), *said, "{text}");
+    }
+}
+
+/// Goal: limits of lists and names hold at their edges. Method: 64 and 65 kinds; names of 256 and 257 bytes.
+#[test]
+fn lists_and_names_have_limits() {
+    let kinds = |count: usize| {
+        let mut names: Vec<_> = ["impression", "click", "like", "purchase"]
+            .map(str::to_owned)
+            .into();
+        names.extend((4..count).map(|n| format!("kind{n}")));
+        format!("[kinds]\nnames = {names:?}\n")
+    };
+    assert_eq!(complaint(&kinds(64)), "nothing is wrong");
+    assert_eq!(
+        complaint(&kinds(65)),
+        "kinds.names (line 2): 65 names: at most 64 are allowed"
+    );
+    let scenario = |bytes: usize| format!("[scenarios]\nnames = [\"{}\"]\n", "s".repeat(bytes));
+    assert_eq!(complaint(&scenario(256)), "nothing is wrong");
+    assert_eq!(
+        complaint(&scenario(257)),
+        "scenarios.names (line 2): name 1 has 257 bytes: at most 256 are allowed"
+    );
+}
+
+/// Goal: without Kafka no broker is needed, and brokers are written in every usual way. Method: examples.
+#[test]
+fn brokers_are_needed_by_kafka_alone() {
+    assert_eq!(
+        complaint("[log]\nkind = \"embedded\"\n[kafka]\nbrokers = \"\"\n"),
+        "nothing is wrong"
+    );
+    for brokers in [
+        "a",
+        "a:9092",
+        "a:9092, b:9093",
+        "[::1]:9092",
+        "[::1]",
+        "SSL://a:9092",
+    ] {
+        assert_eq!(
+            complaint(&format!("[kafka]\nbrokers = \"{brokers}\"\n")),
+            "nothing is wrong",
+            "{brokers}"
+        );
+    }
+}
+
+/// Goal: a configuration that was changed in code is held against the same rules. Method: break one.
+#[test]
+fn a_changed_configuration_can_be_checked() {
+    let mut config = Config::default_config();
+    config.state.recent = 0;
+    assert_eq!(
+        config.check().unwrap_err().to_string(),
+        "state.recent: 0 is not between 1 and 4096"
+    );
+}
