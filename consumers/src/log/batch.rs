@@ -81,8 +81,10 @@ impl RecordBatch {
         let value = put(value);
         let before = self.bytes.len();
         for (name, value) in headers {
-            self.bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
-            self.bytes.extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_le_bytes());
+            self.bytes
+                .extend_from_slice(&(name.len() as u32).to_le_bytes());
+            self.bytes
+                .extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_le_bytes());
             self.bytes.extend_from_slice(name.as_bytes());
             self.bytes.extend_from_slice(value.unwrap_or_default());
         }
@@ -200,12 +202,24 @@ mod tests {
     fn records_come_back_as_they_were_pushed() {
         let mut batch = RecordBatch::default();
         let at = TopicPartition::new(Topic::Behaviors, 3);
-        batch.push(at, (7, 11), Some(b"k"), None, [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b""))]);
+        batch.push(
+            at,
+            (7, 11),
+            Some(b"k"),
+            None,
+            [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b""))],
+        );
         batch.push(at, (9, -1), None, Some(b""), []);
         let first = batch.get(0);
-        assert_eq!((first.offset, first.timestamp, first.key, first.value), (7, 11, Some(&b"k"[..]), None));
+        assert_eq!(
+            (first.offset, first.timestamp, first.key, first.value),
+            (7, 11, Some(&b"k"[..]), None)
+        );
         let headers: Vec<_> = first.headers.iter().collect();
-        assert_eq!(headers, [("a", Some(&b"1"[..])), ("b", None), ("a", Some(&b""[..]))]);
+        assert_eq!(
+            headers,
+            [("a", Some(&b"1"[..])), ("b", None), ("a", Some(&b""[..]))]
+        );
         assert_eq!(first.headers.get("a"), Some(&b""[..]));
         let second = batch.get(1);
         assert_eq!((second.key, second.value), (None, Some(&b""[..])));
