@@ -18,6 +18,7 @@ use std::time::Duration;
 use headwater_config::Topic;
 
 mod batch;
+pub mod kafka;
 pub use batch::{Header, Headers, Record, RecordBatch};
 
 /// A partition of a topic.
