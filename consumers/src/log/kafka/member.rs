@@ -63,7 +63,7 @@ impl KafkaMember {
     }
 
     /// Everything that a commit does before it decides.
-    fn prepare(&mut self, membership: Membership, positions: &[(TopicPartition, i64)]) -> Result<&mut Sink, Failed> {
+    fn prepare(&mut self, membership: Membership, positions: &[(TopicPartition, i64)]) -> Result<(), Failed> {
         const DOING: &str = "committing";
         let (Some(sink), Some(_)) = (&mut self.sink, self.open) else {
             return Err(Failed::Abort(error::unavailable(DOING, OrderError::NoTransaction)));
@@ -72,15 +72,18 @@ impl KafkaMember {
         if let Some(immediate) = &self.immediate {
             immediate.drain().map_err(Failed::Abort)?;
         }
-        let metadata = self.group.vouch(membership, positions).map_err(Failed::Abort)?;
+        let metadata = match positions {
+            [] => None,
+            positions => Some(self.group.vouch(membership, positions).map_err(Failed::Abort)?),
+        };
         sink.drain().map_err(|error| match error {
             LogError::Fenced { .. } => Failed::Fenced(error),
             other => Failed::Abort(other),
         })?;
-        if !positions.is_empty() {
+        if let Some(metadata) = metadata {
             sink.send_positions(positions, metadata)?;
         }
-        Ok(sink)
+        Ok(())
     }
 
     /// Whether the brokers have aborted the open transaction by themselves. They tell it by the same codes as fencing.
@@ -160,7 +163,7 @@ impl Member for KafkaMember {
         membership: Membership,
         positions: &[(TopicPartition, i64)],
     ) -> Result<Committed, CommitError> {
-        let prepared = self.prepare(membership, positions).map(|_| ());
+        let prepared = self.prepare(membership, positions);
         let decided = match (&prepared, &self.sink) {
             (Ok(()), Some(sink)) => sink.commit(),
             _ => prepared,
