@@ -32,6 +32,7 @@ mod decode;
 mod environment;
 mod error;
 mod instance;
+mod items;
 mod kafka;
 mod kinds;
 mod load;
@@ -67,6 +68,7 @@ pub use load::{Loaded, Origins, Sources};
 pub use log::{LogConfig, LogKind};
 pub use quantity::{Bytes, Ratio, Span};
 pub use reload::{ReloadClass, reload_class};
+pub use items::ItemsConfig;
 pub use scenarios::ScenariosConfig;
 pub use scoring::{OnBehavior, ScoringConfig};
 pub use secret::Secret;
@@ -104,6 +106,8 @@ pub struct Config {
     pub tasks: BTreeMap<String, TaskConfig>,
     /// Scenarios known by name.
     pub scenarios: ScenariosConfig,
+    /// What of items is read.
+    pub items: ItemsConfig,
     /// Limits of one step.
     pub step: StepConfig,
     /// What is scored, and how often.

@@ -24,4 +24,6 @@ pub struct StepConfig {
     pub record_max: Bytes,
     /// An answer above this is split. 1 KiB to 1 GiB.
     pub answer_max: Bytes,
+    /// Headers of a request that its answers carry on. At most 16.
+    pub pass_headers: Vec<String>,
 }

@@ -20,6 +20,7 @@ use headwater_config::Topic;
 mod batch;
 pub mod conformance;
 pub mod local;
+pub mod kafka;
 pub use batch::{Header, Headers, Record, RecordBatch};
 
 /// A partition of a topic.

@@ -1,0 +1,169 @@
+//! The log in Apache Kafka, by librdkafka. Before it stand the brokers; after it, `worker` (a [`Member`] each), restores and
+//! followers ([`Reader`]) and the command line ([`Producer`]).
+//!
+//! A member is three clients: one that is in the group and reads nothing ([`group`]), one that reads the partitions it is told to
+//! and is in no group ([`source`]), and the transactional producer ([`sink`]). So a rebalance never touches what is being read:
+//! partitions of all topics come and go by `start` and `release` alone, and librdkafka's state of the group and its state of
+//! fetching cannot disagree.
+//!
+//! It promises what [`super`] promises. What librdkafka does by itself and must not do here (commit offsets, reset positions,
+//! assign partitions, wait 100 ms) is switched off by settings that `[kafka.client]` cannot change ([`client`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_config::Topic;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use self::client::{Logging, Names};
+use super::{
+    Created, Extent, Log, LogError, Member, Producer, Reader, TopicFacts, TopicPartition, TopicSpec,
+};
+
+mod admin;
+mod client;
+mod error;
+mod group;
+mod member;
+mod producer;
+mod reader;
+mod sink;
+mod source;
+mod wake;
+
+/// Where the brokers are and how to behave there.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// `host:port` of some brokers, separated by commas.
+    pub bootstrap: String,
+    /// The consumer group, with the prefix already before it. Transactional ids and group instance ids are
+    /// `<group>-<instance>-<worker>`.
+    pub group: String,
+    /// The name on the brokers of each topic, with the prefix already before it.
+    pub topics: BTreeMap<Topic, String>,
+    /// How long a member that is silent keeps its partitions.
+    pub session_timeout: Duration,
+    /// How long a transaction may be open before the brokers abort it; until then readers wait for it.
+    pub transaction_timeout: Duration,
+    /// How long one call may take before it is [`LogError::Unavailable`].
+    pub operation_timeout: Duration,
+    /// Whether members send records outside of their transactions too (`at-least-once`), so that the second producer is
+    /// there from the start. If not, the first `send_now` makes it.
+    pub send_now: bool,
+    /// Client properties of librdkafka, passed on as they are; those that the guarantees rest on are refused.
+    pub client: BTreeMap<String, String>,
+}
+
+/// Shows the names of the client properties and not their values: passwords are among them.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("KafkaSettings")
+            .field("bootstrap", &self.bootstrap)
+            .field("group", &self.group)
+            .field("topics", &self.topics)
+            .field("session_timeout", &self.session_timeout)
+            .field("transaction_timeout", &self.transaction_timeout)
+            .field("operation_timeout", &self.operation_timeout)
+            .field("send_now", &self.send_now)
+            .field("client", &self.client.keys())
+            .finish()
+    }
+}
+
+/// The log in Apache Kafka.
+#[derive(Clone)]
+pub struct KafkaLog {
+    shared: Arc<Shared>,
+}
+
+/// What all clients of one log have in common.
+struct Shared {
+    settings: KafkaSettings,
+    names: Arc<Names>,
+    /// Asks for metadata and offsets; reads nothing.
+    asking: BaseConsumer<Logging>,
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("KafkaLog").field(&self.shared.settings).finish()
+    }
+}
+
+impl KafkaLog {
+    /// Checks the settings and that the brokers answer.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] for settings that librdkafka or the brokers do not accept, [`LogError::Unavailable`] if no broker
+    /// answers within the operation timeout.
+    pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+        let names = Arc::new(Names::new(&settings.topics)?);
+        let asking = client::asking(&settings)?;
+        let shared = Shared { settings, names, asking };
+        shared
+            .asking
+            .fetch_metadata(Some(shared.names.of(Topic::Behaviors)), shared.settings.operation_timeout)
+            .map_err(|error| shared.explain("connecting to the brokers", error))?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    /// The error of a call of the asking client. What is behind a transport failure (a wrong password, a certificate) comes
+    /// by another way than the call's result, so that is looked at first.
+    fn explain(&self, doing: &'static str, error: rdkafka::error::KafkaError) -> LogError {
+        while self.asking.poll(Duration::ZERO).is_some() {}
+        let error = self.asking.context().refusal().unwrap_or(error);
+        error::of(doing, error, "")
+    }
+
+    /// The transactional id and group instance id of a worker.
+    fn identity(&self, instance: &str, worker: usize) -> String {
+        format!("{}-{instance}-{worker}", self.settings.group)
+    }
+}
+
+impl Log for KafkaLog {
+    fn describe(&self, topic: Topic) -> Result<Option<TopicFacts>, LogError> {
+        admin::describe(&self.shared, topic)
+    }
+
+    fn create(&self, spec: &TopicSpec) -> Result<Created, LogError> {
+        admin::create(&self.shared, spec)
+    }
+
+    fn extent(&self, of: TopicPartition) -> Result<Extent, LogError> {
+        let shared = &self.shared;
+        let name = shared.names.of(of.topic);
+        match shared.asking.fetch_watermarks(name, of.partition, shared.settings.operation_timeout) {
+            Ok((first, next)) => Ok(Extent { first, next }),
+            Err(error) if error::is_unknown_topic(&error) => {
+                Err(LogError::NoTopic { name: name.to_owned() })
+            }
+            Err(error) => Err(shared.explain("asking for a partition's offsets", error)),
+        }
+    }
+
+    fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {
+        let identity = self.shared.identity(instance, worker);
+        Ok(Box::new(member::KafkaMember::new(Arc::clone(&self.shared), identity)?))
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(reader::KafkaReader::new(Arc::clone(&self.shared))))
+    }
+
+    fn producer(&self) -> Result<Box<dyn Producer>, LogError> {
+        Ok(Box::new(producer::KafkaProducer::new(&self.shared)?))
+    }
+
+    fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
+        let identities: BTreeSet<String> = admin::members_of(&self.shared, instance)?;
+        for identity in identities {
+            group::Group::join(&self.shared, &identity, None)?.leave_group(self.shared.settings.operation_timeout)?;
+        }
+        Ok(())
+    }
+}

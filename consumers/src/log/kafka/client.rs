@@ -1,0 +1,312 @@
+//! The settings of each kind of client, where their log lines go, and the names of the topics.
+//!
+//! Defaults of ours come first, then `[kafka.client]`, then what the guarantees rest on: the last cannot be changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_config::Topic;
+use parking_lot::Mutex;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientContext, Statistics};
+
+use super::error::{self, SettingError};
+use super::{KafkaSettings, Shared};
+use crate::log::{LogError, TopicPartition};
+
+/// Properties that cannot be passed through: delivery, positions and fencing are promised by them.
+const OURS: [&str; 17] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.report.only.error",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "request.required.acks",
+    "transactional.id",
+];
+
+/// Parts of property names whose values are never shown.
+const SECRET: [&str; 6] = ["password", "secret", "key.pem", "jaas", "token", "sasl.oauthbearer.config"];
+
+/// Our defaults for all clients; `[kafka.client]` can change them.
+const DEFAULTS: [(&str, &str); 6] = [
+    // A broker that restarts is found again soon (10 s by default).
+    ("reconnect.backoff.ms", "50"),
+    ("reconnect.backoff.max.ms", "1000"),
+    // What the brokers ask to be tried again, a transaction after the last one above all, is tried again soon (100 ms by
+    // default: that is what a `send_offsets` that meets the markers of the last commit costs).
+    ("retry.backoff.ms", "5"),
+    ("retry.backoff.max.ms", "500"),
+    ("socket.nagle.disable", "true"),
+    ("socket.keepalive.enable", "true"),
+];
+
+/// Our defaults for clients that read.
+const READING: [(&str, &str); 6] = [
+    // The brokers answer at the first byte. An idle fetch is renewed ten times a second, so that a partition that is
+    // started while all others are idle waits no longer than that (500 ms by default).
+    ("fetch.wait.max.ms", "100"),
+    ("fetch.error.backoff.ms", "50"),
+    // When the queue was full, look again soon (1 s by default).
+    ("fetch.queue.backoff.ms", "5"),
+    ("queued.min.messages", "200000"),
+    // The bound of memory: one queue a client, and one fetch above it.
+    ("queued.max.messages.kbytes", "32768"),
+    ("fetch.message.max.bytes", "4194304"),
+];
+
+/// Our defaults for clients that write.
+const WRITING: [(&str, &str); 4] = [
+    ("linger.ms", "1"),
+    ("queue.buffering.max.messages", "500000"),
+    ("queue.buffering.max.kbytes", "131072"),
+    ("compression.type", "lz4"),
+];
+
+/// The properties that every client starts from.
+fn config(settings: &KafkaSettings, more: &[(&str, &str)]) -> Result<ClientConfig, LogError> {
+    if let Some(key) = settings.client.keys().find(|key| OURS.contains(&key.as_str())) {
+        return Err(LogError::Refused {
+            doing: "applying [kafka.client]",
+            source: Box::new(SettingError::Ours { key: key.clone() }),
+        });
+    }
+    let mut config = ClientConfig::new();
+    for (key, value) in DEFAULTS.iter().chain(more) {
+        config.set(*key, *value);
+    }
+    for (key, value) in &settings.client {
+        config.set(key, value);
+    }
+    config
+        .set("bootstrap.servers", &settings.bootstrap)
+        .set_log_level(RDKafkaLogLevel::Info);
+    Ok(config)
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+fn create<C, T>(settings: &KafkaSettings, config: &ClientConfig, context: C) -> Result<T, LogError>
+where
+    C: ClientContext,
+    T: FromClientConfigAndContext<C>,
+{
+    config.create_with_context(context).map_err(|error| {
+        // librdkafka's words about a client that it does not make may hold the value that it did not like.
+        let error = match error {
+            KafkaError::ClientCreation(words) => KafkaError::ClientCreation(Logging::new(settings, "").scrub(&words)),
+            other => other,
+        };
+        error::of("making a Kafka client", error, "")
+    })
+}
+
+/// A client for questions, outside of the group.
+pub(super) fn asking(settings: &KafkaSettings) -> Result<BaseConsumer<Logging>, LogError> {
+    let mut config = config(settings, &READING)?;
+    config
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("client.id", &settings.group);
+    create(settings, &config, Logging::new(settings, &settings.group))
+}
+
+/// The offset after the last record of a partition, committed or not.
+pub(super) fn high_watermark(shared: &Shared, at: TopicPartition) -> Result<i64, LogError> {
+    let mut config = config(&shared.settings, &READING)?;
+    config.set("isolation.level", "read_uncommitted").set("client.id", &shared.settings.group);
+    let context = Logging::new(&shared.settings, &shared.settings.group);
+    let asking: BaseConsumer<Logging> = create(&shared.settings, &config, context)?;
+    asking
+        .fetch_watermarks(shared.names.of(at.topic), at.partition, shared.settings.operation_timeout)
+        .map(|(_, next)| next)
+        .map_err(|error| error::of("asking for a partition's end", error, ""))
+}
+
+/// Properties of a client for admin operations.
+pub(super) fn admin<T: FromClientConfigAndContext<Logging>>(settings: &KafkaSettings) -> Result<T, LogError> {
+    let config = config(settings, &[])?;
+    create(settings, &config, Logging::new(settings, &settings.group))
+}
+
+/// A client that reads the partitions that it is told to. It names the group, without which librdkafka assigns nothing, but never
+/// joins it.
+pub(super) fn reading<C: ConsumerContext>(
+    settings: &KafkaSettings,
+    identity: &str,
+    ends: bool,
+    context: C,
+) -> Result<BaseConsumer<C>, LogError> {
+    let mut config = config(settings, &READING)?;
+    config
+        .set("client.id", format!("{identity}-reads"))
+        .set("group.id", &settings.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", if ends { "true" } else { "false" })
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "error");
+    create(settings, &config, context)
+}
+
+/// A client that is in the group and reads nothing.
+pub(super) fn grouped<C: ConsumerContext>(
+    settings: &KafkaSettings,
+    identity: &str,
+    context: C,
+) -> Result<BaseConsumer<C>, LogError> {
+    let mut config = config(settings, &READING)?;
+    let heartbeat = (settings.session_timeout / 4).min(Duration::from_secs(3));
+    config
+        .set("client.id", identity)
+        .set("group.id", &settings.group)
+        .set("group.instance.id", identity)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", millis(settings.session_timeout))
+        .set("heartbeat.interval.ms", millis(heartbeat))
+        .set("max.poll.interval.ms", millis(settings.session_timeout.max(Duration::from_secs(60))))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "error");
+    create(settings, &config, context)
+}
+
+/// A client that writes: in transactions if it has a transactional id, and in any case once and in order.
+pub(super) fn writing<C, T>(
+    settings: &KafkaSettings,
+    client_id: &str,
+    transactional_id: Option<&str>,
+    context: C,
+) -> Result<T, LogError>
+where
+    C: ClientContext,
+    T: FromClientConfigAndContext<C>,
+{
+    let mut config = config(settings, &WRITING)?;
+    config
+        .set("client.id", client_id)
+        .set("enable.idempotence", "true")
+        .set("acks", "all");
+    if let Some(id) = transactional_id {
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", millis(settings.transaction_timeout));
+    } else {
+        config.set("message.timeout.ms", millis(settings.operation_timeout));
+    }
+    create(settings, &config, context)
+}
+
+/// Where the log lines of a client go, and what it reported as an error.
+#[derive(Debug)]
+pub(super) struct Logging {
+    identity: String,
+    secrets: Vec<String>,
+    refusal: Mutex<Option<KafkaError>>,
+}
+
+impl Logging {
+    /// For the client of that name.
+    pub(super) fn new(settings: &KafkaSettings, identity: &str) -> Self {
+        let secrets = settings
+            .client
+            .iter()
+            .filter(|(key, value)| !value.is_empty() && SECRET.iter().any(|part| key.contains(part)))
+            .map(|(_, value)| value.clone())
+            .collect();
+        Self { identity: identity.to_owned(), secrets, refusal: Mutex::new(None) }
+    }
+
+    /// The last error that waiting will not heal, once.
+    pub(super) fn refusal(&self) -> Option<KafkaError> {
+        self.refusal.lock().take()
+    }
+
+    fn scrub(&self, line: &str) -> String {
+        self.secrets.iter().fold(line.to_owned(), |line, secret| line.replace(secret, "[redacted]"))
+    }
+}
+
+impl ClientContext for Logging {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // "Property X is a consumer property and will be ignored by this producer": one [kafka.client] serves all kinds.
+        if facility == "CONFWARN" {
+            return;
+        }
+        let (client, line) = (&self.identity, self.scrub(line));
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(target: "kafka", client, facility, "{line}");
+            }
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "kafka", client, facility, "{line}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "kafka", client, facility, "{line}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", client, facility, "{line}"),
+        }
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let (client, reason) = (&self.identity, self.scrub(reason));
+        tracing::debug!(target: "kafka", client, %error, "{reason}");
+        if error::code(&error).is_some_and(error::is_refusal) {
+            *self.refusal.lock() = Some(error);
+        }
+    }
+}
+
+impl ConsumerContext for Logging {}
+
+/// The names of the topics on the brokers, both ways.
+#[derive(Debug)]
+pub(super) struct Names(Vec<(Topic, Arc<str>)>);
+
+impl Names {
+    /// From the settings: every topic needs a name of its own.
+    pub(super) fn new(topics: &BTreeMap<Topic, String>) -> Result<Self, LogError> {
+        let refused = |error| LogError::Refused { doing: "reading the names of the topics", source: Box::new(error) };
+        let mut names: Vec<(Topic, Arc<str>)> = Vec::new();
+        for topic in Topic::ALL {
+            let name = topics
+                .get(&topic)
+                .filter(|name| !name.is_empty())
+                .ok_or_else(|| refused(SettingError::NoName { key: topic.key() }))?;
+            if let Some((other, _)) = names.iter().find(|(_, other)| **other == **name) {
+                return Err(refused(SettingError::SameName { one: other.key(), other: topic.key(), name: name.clone() }));
+            }
+            names.push((topic, Arc::from(name.as_str())));
+        }
+        Ok(Self(names))
+    }
+
+    /// The name of a topic.
+    pub(super) fn of(&self, topic: Topic) -> &str {
+        let place = self.0.iter().find(|(other, _)| *other == topic);
+        &place.expect("invariant: every topic has a name").1
+    }
+
+    /// The topic of that name.
+    pub(super) fn topic(&self, name: &str) -> Option<Topic> {
+        self.0.iter().find(|(_, other)| **other == *name).map(|(topic, _)| *topic)
+    }
+}

@@ -1,0 +1,115 @@
+//! What librdkafka's errors mean to us: heals by itself, never will, or somebody else is us.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::log::LogError;
+
+/// Why a client could not be made, without the values of its properties: passwords are among them.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SettingError {
+    #[error("client property `{key}` is not known to librdkafka or its value is not allowed")]
+    Property { key: String },
+    #[error("client property `{key}` cannot be set: exactly-once rests on it")]
+    Ours { key: String },
+    #[error("topics `{one}` and `{other}` have the same name `{name}`")]
+    SameName { one: &'static str, other: &'static str, name: String },
+    #[error("topic `{key}` has no name")]
+    NoName { key: &'static str },
+}
+
+/// Something that was done out of order, or with partitions that are not ours any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OrderError {
+    #[error("partition {partition} has moved since the records were polled")]
+    Moved { partition: i32 },
+    #[error("no transaction is open")]
+    NoTransaction,
+    #[error("the producer is to be recovered first")]
+    NotRecovered,
+    #[error("the brokers did not acknowledge within the operation timeout")]
+    Unacknowledged,
+    #[error("the queue of unsent records stayed full for the operation timeout")]
+    QueueFull,
+    #[error("the transaction was open for longer than the transaction timeout")]
+    TransactionTimedOut,
+}
+
+/// The code behind an error; admin operations included, whose code the library does not count as one.
+pub(super) fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) | KafkaError::Rebalance(code) | KafkaError::SetPartitionOffset(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Whether it says that somebody else has our identity (or, for producers, that the brokers timed our transaction out).
+pub(super) fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId)
+}
+
+/// Whether the topic or partition does not exist.
+pub(super) fn is_unknown_topic(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    )
+}
+
+/// Whether waiting will never help.
+pub(super) fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::SSL
+            | Code::IllegalSASLState
+            | Code::UnsupportedSASLMechanism
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::SecurityDisabled
+            | Code::MessageSizeTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidConfig
+            | Code::InvalidArgument
+            | Code::InvalidTopic
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::InvalidRequest
+            | Code::InvalidSessionTimeout
+            | Code::InvalidTransactionTimeout
+            | Code::InvalidRequiredAcks
+            | Code::InvalidRecord
+            | Code::InconsistentGroupProtocol
+            | Code::InvalidGroupId
+            | Code::PolicyViolation
+            | Code::UnsupportedVersion
+            | Code::UnsupportedFeature
+            | Code::UnsupportedCompressionType
+            | Code::NotImplemented
+    )
+}
+
+/// The error of something that was tried. `identity` is who we are there, for [`LogError::Fenced`].
+pub(super) fn of(doing: &'static str, error: KafkaError, identity: &str) -> LogError {
+    let error = match error {
+        KafkaError::ClientConfig(_, _, key, _) => {
+            return LogError::Refused { doing, source: Box::new(SettingError::Property { key }) };
+        }
+        error => error,
+    };
+    match code(&error) {
+        Some(code) if is_fenced(code) && !identity.is_empty() => LogError::Fenced { identity: identity.to_owned() },
+        Some(code) if is_refusal(code) => LogError::Refused { doing, source: Box::new(error) },
+        _ if matches!(error, KafkaError::ClientCreation(_) | KafkaError::Nul(_) | KafkaError::AdminOpCreation(_)) => {
+            LogError::Refused { doing, source: Box::new(error) }
+        }
+        _ => LogError::Unavailable { doing, source: Box::new(error) },
+    }
+}
+
+/// [`LogError::Unavailable`] for a reason of our own.
+pub(super) fn unavailable(doing: &'static str, reason: OrderError) -> LogError {
+    LogError::Unavailable { doing, source: Box::new(reason) }
+}

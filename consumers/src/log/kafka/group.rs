@@ -1,0 +1,313 @@
+//! Membership of the consumer group, and nothing else: this client is assigned no partition in librdkafka's sense and fetches
+//! nothing. What the group gives and takes is told to the member, which reads by [`super::source`].
+//!
+//! It promises that a partition that is asked back stays ours until [`Group::release`] (the brokers wait for it within the session
+//! timeout), and that [`Group::vouch`] gives group metadata only for partitions that have been ours without a gap since
+//! they were polled. The metadata is taken after each rebalance that a poll has told of; a later one that has not been
+//! told yet makes the brokers refuse it. It is never taken at commit: fresh metadata would be accepted for partitions that
+//! are no longer ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use headwater_config::Topic;
+use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
+
+use super::client::{self, Logging};
+use super::error::{self, OrderError};
+use super::wake::Wake;
+use super::{Shared, admin};
+use crate::log::{LogError, Membership, Rebalance, TopicPartition};
+
+/// A place in the group.
+pub(super) struct Group {
+    consumer: BaseConsumer<Rebalances>,
+    shared: Arc<Shared>,
+    identity: String,
+    /// Partitions that are ours, with the membership since which they have been.
+    owned: BTreeMap<i32, Membership>,
+    /// Partitions that are asked back and not yet released.
+    awaiting: BTreeSet<i32>,
+    membership: Membership,
+    metadata: Option<ConsumerGroupMetadata>,
+    /// An error that came together with a rebalance: for the next call.
+    stash: Option<LogError>,
+    /// We are fenced, for good.
+    fenced: bool,
+}
+
+impl Group {
+    /// Joins the group under that identity; the brokers answer while [`Group::serve`] is called.
+    pub(super) fn join(shared: &Arc<Shared>, identity: &str, wake: Option<&Arc<Wake>>) -> Result<Self, LogError> {
+        let context = Rebalances {
+            logging: Logging::new(&shared.settings, identity),
+            told: Mutex::default(),
+            leaving: AtomicBool::new(false),
+        };
+        let mut consumer = client::grouped(&shared.settings, identity, context)?;
+        if let Some(wake) = wake {
+            consumer.set_nonempty_callback(wake.callback());
+        }
+        consumer
+            .subscribe(&[shared.names.of(Topic::Behaviors)])
+            .map_err(|error| error::of("joining the group", error, identity))?;
+        Ok(Self {
+            consumer,
+            shared: Arc::clone(shared),
+            identity: identity.to_owned(),
+            owned: BTreeMap::new(),
+            awaiting: BTreeSet::new(),
+            membership: Membership::default(),
+            metadata: None,
+            stash: None,
+            fenced: false,
+        })
+    }
+
+    /// Serves what the brokers said since the last call; never waits.
+    pub(super) fn serve(&mut self) -> Result<Rebalance, LogError> {
+        if self.fenced {
+            return Err(LogError::Fenced { identity: self.identity.clone() });
+        }
+        if let Some(error) = self.stash.take() {
+            return Err(error);
+        }
+        let mut failure = None;
+        loop {
+            let before = self.consumer.context().served();
+            match self.consumer.poll(Duration::ZERO) {
+                None if self.consumer.context().served() == before => break,
+                None | Some(Ok(_)) => {}
+                Some(Err(error)) => failure = self.judge(error).or(failure),
+            }
+        }
+        let told = std::mem::take(&mut *self.consumer.context().told.lock());
+        if !told.changed {
+            return failure.map_or_else(|| Ok(Rebalance::default()), Err);
+        }
+        self.stash = failure;
+        Ok(self.follow(told))
+    }
+
+    /// Takes over what a rebalance changed.
+    fn follow(&mut self, told: Told) -> Rebalance {
+        self.membership.0 += 1;
+        self.metadata = self.consumer.group_metadata();
+        for partition in &told.rebalance.lost {
+            self.owned.remove(partition);
+            self.awaiting.remove(partition);
+        }
+        for partition in &told.rebalance.assigned {
+            self.owned.insert(*partition, self.membership);
+        }
+        self.awaiting.extend(&told.rebalance.revoked);
+        tracing::info!(
+            target: "kafka",
+            client = self.identity,
+            assigned = ?told.rebalance.assigned,
+            revoked = ?told.rebalance.revoked,
+            lost = ?told.rebalance.lost,
+            "rebalance"
+        );
+        told.rebalance
+    }
+
+    /// The membership as of the last poll.
+    pub(super) fn membership(&self) -> Membership {
+        self.membership
+    }
+
+    /// The metadata with which positions of these partitions can be committed, if they have been ours ever since they were polled
+    /// under `membership`.
+    pub(super) fn vouch(
+        &self,
+        membership: Membership,
+        positions: &[(TopicPartition, i64)],
+    ) -> Result<&ConsumerGroupMetadata, LogError> {
+        const DOING: &str = "committing positions";
+        for (at, _) in positions {
+            if self.owned.get(&at.partition).is_none_or(|since| *since > membership) {
+                return Err(error::unavailable(DOING, OrderError::Moved { partition: at.partition }));
+            }
+        }
+        let partition = positions.first().map_or(-1, |(at, _)| at.partition);
+        self.metadata.as_ref().ok_or_else(|| error::unavailable(DOING, OrderError::Moved { partition }))
+    }
+
+    /// Gives back partitions that were asked back. The brokers hear of it when the last of them is given.
+    pub(super) fn release(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        let mut any = false;
+        for partition in partitions {
+            any |= self.awaiting.remove(partition);
+            self.owned.remove(partition);
+        }
+        if !any || !self.awaiting.is_empty() {
+            return Ok(());
+        }
+        self.consumer
+            .incremental_unassign(&TopicPartitionList::new())
+            .map_err(|error| error::of("giving partitions back", error, &self.identity))
+    }
+
+    /// The committed positions, waiting out open transactions.
+    pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        const DOING: &str = "asking for committed positions";
+        let mut list = TopicPartitionList::with_capacity(of.len());
+        for at in of {
+            list.add_partition(self.shared.names.of(at.topic), at.partition);
+        }
+        let refused = |error| error::of(DOING, error, &self.identity);
+        let list = self
+            .consumer
+            .committed_offsets(list, self.shared.settings.operation_timeout)
+            .map_err(refused)?;
+        of.iter()
+            .map(|at| {
+                let found = list.find_partition(self.shared.names.of(at.topic), at.partition);
+                let found = found.expect("invariant: the answer has the partitions of the question");
+                found.error().map_err(refused)?;
+                Ok(match found.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                })
+            })
+            .collect()
+    }
+
+    /// Leaves the group for good: its partitions move at once.
+    pub(super) fn leave_group(mut self, within: Duration) -> Result<(), LogError> {
+        const DOING: &str = "leaving the group";
+        let deadline = Instant::now() + within;
+        let wait = Duration::from_millis(20);
+        // Who leaves must have joined: the brokers know the static member by the id that they gave to the last who joined.
+        while self.membership == Membership::default() && Instant::now() < deadline {
+            self.serve()?;
+            std::thread::park_timeout(wait);
+        }
+        self.consumer.context().leaving.store(true, Ordering::Release);
+        self.end_revocation();
+        // A static member that is closed stays in the group; one that unsubscribes leaves it.
+        self.consumer.unsubscribe();
+        loop {
+            self.serve()?;
+            if !admin::is_member(&self.shared, &self.identity)? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(error::unavailable(DOING, OrderError::Unacknowledged));
+            }
+            std::thread::park_timeout(wait);
+        }
+    }
+
+    /// librdkafka waits for the answer to a revocation before it does anything else, closing included.
+    fn end_revocation(&mut self) {
+        let unserved = !std::mem::take(&mut *self.consumer.context().told.lock()).rebalance.revoked.is_empty();
+        if unserved || !self.awaiting.is_empty() {
+            self.awaiting.clear();
+            if let Err(error) = self.consumer.incremental_unassign(&TopicPartitionList::new()) {
+                tracing::warn!(target: "kafka", client = self.identity, %error, "giving partitions back failed");
+            }
+        }
+    }
+
+    /// What an error event means, if anything: most are librdkafka's own business, and heal.
+    fn judge(&mut self, error: KafkaError) -> Option<LogError> {
+        const DOING: &str = "being a member of the group";
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        match error::code(&error)? {
+            Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+                Some(LogError::NoTopic { name: self.shared.names.of(Topic::Behaviors).to_owned() })
+            }
+            code if error::is_fenced(code) => {
+                self.fenced = true;
+                Some(error::of(DOING, error, &self.identity))
+            }
+            code if fatal || code == Code::AllBrokersDown || error::is_refusal(code) => {
+                Some(error::of(DOING, error, &self.identity))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.consumer.context().leaving.store(true, Ordering::Release);
+        self.end_revocation();
+    }
+}
+
+/// What the brokers said, until the next poll tells it.
+#[derive(Debug, Default)]
+struct Told {
+    rebalance: Rebalance,
+    changed: bool,
+    served: u64,
+}
+
+/// Takes the rebalances of a group's client. librdkafka calls it from within `poll`, and from within closing.
+struct Rebalances {
+    logging: Logging,
+    told: Mutex<Told>,
+    leaving: AtomicBool,
+}
+
+impl Rebalances {
+    fn served(&self) -> u64 {
+        self.told.lock().served
+    }
+}
+
+impl ConsumerContext for Rebalances {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        let nothing = TopicPartitionList::new();
+        let assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        // With an assignment of nothing, always: librdkafka only wants to hear that we have heard.
+        let answered = if assign {
+            consumer.incremental_assign(&nothing)
+        } else if consumer.assignment_lost() || self.leaving.load(Ordering::Acquire) {
+            let answered = consumer.incremental_unassign(&nothing);
+            let mut told = self.told.lock();
+            told.rebalance.assigned.retain(|partition| !numbers.contains(partition));
+            told.rebalance.revoked.retain(|partition| !numbers.contains(partition));
+            told.rebalance.lost.extend(&numbers);
+            answered
+        } else {
+            self.told.lock().rebalance.revoked.extend(&numbers);
+            Ok(())
+        };
+        let mut told = self.told.lock();
+        if assign {
+            told.rebalance.assigned.extend(&numbers);
+        }
+        told.changed = true;
+        told.served += 1;
+        if let Err(error) = answered {
+            tracing::warn!(target: "kafka", %error, "answering a rebalance failed");
+        }
+    }
+}
+
+impl ClientContext for Rebalances {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.told.lock().served += 1;
+        self.logging.log(level, facility, line);
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.logging.error(error, reason);
+    }
+}

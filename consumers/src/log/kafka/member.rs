@@ -1,0 +1,231 @@
+//! A member of the group: membership ([`Group`]), reading ([`Source`]) and transactions ([`Sink`]) as one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client;
+use super::error::{self, OrderError};
+use super::group::Group;
+use super::sink::{Failed, Sink};
+use super::source::Source;
+use super::wake::Wake;
+use super::Shared;
+use crate::log::{
+    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, Start,
+    TopicPartition,
+};
+
+/// A member of the group.
+pub(super) struct KafkaMember {
+    shared: Arc<Shared>,
+    identity: String,
+    group: Group,
+    source: Source,
+    wake: Arc<Wake>,
+    /// The transactional producer; `None` after a failed `recover`.
+    sink: Option<Sink>,
+    /// The producer of `send_now`.
+    immediate: Option<Sink>,
+    /// When the open transaction was opened.
+    open: Option<Instant>,
+}
+
+impl KafkaMember {
+    pub(super) fn new(shared: Arc<Shared>, identity: String) -> Result<Self, LogError> {
+        // The producer first: it waits until the predecessor's transaction is aborted, and fences it.
+        let sink = Sink::transactional(&shared, &identity)?;
+        let wake = Arc::new(Wake::default());
+        let source = Source::new(&shared, &identity, false, &wake)?;
+        let group = Group::join(&shared, &identity, Some(&wake))?;
+        let mut member = Self { shared, identity, group, source, wake, sink: Some(sink), immediate: None, open: None };
+        if member.shared.settings.send_now {
+            member.immediate()?;
+        }
+        Ok(member)
+    }
+
+    fn immediate(&mut self) -> Result<&mut Sink, LogError> {
+        if self.immediate.is_none() {
+            self.immediate = Some(Sink::immediate(&self.shared, &format!("{}-now", self.identity))?);
+        }
+        Ok(self.immediate.as_mut().expect("invariant: made above"))
+    }
+
+    fn sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
+        self.sink.as_mut().ok_or_else(|| error::unavailable(doing, OrderError::NotRecovered))
+    }
+
+    fn open_sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
+        if self.open.is_none() {
+            return Err(error::unavailable(doing, OrderError::NoTransaction));
+        }
+        self.sink(doing)
+    }
+
+    /// Everything that a commit does before it decides.
+    fn prepare(&mut self, membership: Membership, positions: &[(TopicPartition, i64)]) -> Result<(), Failed> {
+        const DOING: &str = "committing";
+        let (Some(sink), Some(_)) = (&mut self.sink, self.open) else {
+            return Err(Failed::Abort(error::unavailable(DOING, OrderError::NoTransaction)));
+        };
+        // At least once: what was sent at once must have arrived before the input counts as done.
+        if let Some(immediate) = &self.immediate {
+            immediate.drain().map_err(Failed::Abort)?;
+        }
+        let metadata = match positions {
+            [] => None,
+            positions => Some(self.group.vouch(membership, positions).map_err(Failed::Abort)?),
+        };
+        sink.drain().map_err(|error| match error {
+            LogError::Fenced { .. } => Failed::Fenced(error),
+            other => Failed::Abort(other),
+        })?;
+        if let Some(metadata) = metadata {
+            sink.send_positions(positions, metadata)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the brokers have aborted the open transaction by themselves. They tell it by the same codes as fencing.
+    fn timed_out(&self) -> bool {
+        self.open.is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
+    }
+
+    fn committed_ends(&self, sink: &Sink) -> Result<Committed, LogError> {
+        let mut next = Vec::new();
+        for (at, end) in sink.ends() {
+            let end = match end {
+                Some(end) => end,
+                None => client::high_watermark(&self.shared, at)?,
+            };
+            next.push((at, end));
+        }
+        Ok(Committed { next })
+    }
+}
+
+impl Member for KafkaMember {
+    fn poll(&mut self, limit: PollLimit, into: &mut RecordBatch) -> Result<Rebalance, LogError> {
+        into.clear();
+        let deadline = Instant::now() + limit.wait;
+        loop {
+            let rebalance = self.group.serve()?;
+            if !rebalance.is_empty() {
+                self.source.unassign(|at| rebalance.lost.contains(&at.partition))?;
+                into.set_membership(self.group.membership());
+                return Ok(rebalance);
+            }
+            self.source.drain(limit, into)?;
+            into.set_membership(self.group.membership());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !into.is_empty() || left == Duration::ZERO {
+                return Ok(rebalance);
+            }
+            self.wake.wait(left);
+        }
+    }
+
+    fn committed(&mut self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        self.group.committed(of)
+    }
+
+    fn start(&mut self, at: &[(TopicPartition, Start)]) -> Result<(), LogError> {
+        self.source.assign(at)
+    }
+
+    fn pause(&mut self, partition: i32) -> Result<(), LogError> {
+        self.source.unassign(|at| at.partition == partition)
+    }
+
+    fn release(&mut self, partitions: &[i32]) -> Result<(), LogError> {
+        self.source.unassign(|at| partitions.contains(&at.partition))?;
+        self.group.release(partitions)
+    }
+
+    fn begin(&mut self) -> Result<(), LogError> {
+        self.sink("opening a transaction")?.begin()?;
+        self.open = Some(Instant::now());
+        Ok(())
+    }
+
+    fn send(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
+        self.open_sink("sending a record")?.send(&record)
+    }
+
+    fn send_now(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
+        let immediate = self.immediate()?;
+        immediate.failure()?;
+        immediate.send(&record)
+    }
+
+    fn commit(
+        &mut self,
+        membership: Membership,
+        positions: &[(TopicPartition, i64)],
+    ) -> Result<Committed, CommitError> {
+        let prepared = self.prepare(membership, positions);
+        let decided = match (&prepared, &self.sink) {
+            (Ok(()), Some(sink)) => sink.commit(),
+            _ => prepared,
+        };
+        let failed = match decided {
+            Ok(()) => {
+                self.open = None;
+                let sink = self.sink.as_ref().expect("invariant: it has just committed");
+                return self.committed_ends(sink).map_err(CommitError::Unknown);
+            }
+            Err(failed) => failed,
+        };
+        Err(match failed {
+            Failed::Abort(error) => {
+                // Whether or not this works: without a commit it is never committed.
+                if let Err(error) = self.abort() {
+                    tracing::debug!(target: "kafka", client = self.identity, %error, "aborting failed; recover will do it");
+                }
+                CommitError::Aborted(error)
+            }
+            Failed::Fenced(_) if self.timed_out() => {
+                self.open = None;
+                CommitError::Unknown(error::unavailable("committing", OrderError::TransactionTimedOut))
+            }
+            Failed::Fenced(error) => {
+                self.open = None;
+                CommitError::Fenced(error)
+            }
+            Failed::Unknown(error) => {
+                self.open = None;
+                CommitError::Unknown(error)
+            }
+        })
+    }
+
+    fn abort(&mut self) -> Result<(), LogError> {
+        if self.open.take().is_none() {
+            return Ok(());
+        }
+        self.sink("aborting")?.abort()
+    }
+
+    fn recover(&mut self) -> Result<(), LogError> {
+        self.open = None;
+        self.sink = None;
+        self.immediate = None;
+        self.sink = Some(Sink::transactional(&self.shared, &self.identity)?);
+        if self.shared.settings.send_now {
+            self.immediate()?;
+        }
+        Ok(())
+    }
+
+    fn leave(mut self: Box<Self>, forever: bool) -> Result<(), LogError> {
+        let aborted = self.abort();
+        let Self { shared, group, source, sink, immediate, .. } = *self;
+        drop((source, sink, immediate));
+        if forever {
+            group.leave_group(shared.settings.operation_timeout)?;
+        } else {
+            drop(group);
+        }
+        aborted
+    }
+}

@@ -1,0 +1,62 @@
+//! A broker that goes away and comes back.
+
+use headwater_config::Topic;
+use headwater_consumers::log::kafka::KafkaLog;
+use headwater_consumers::log::{CommitError, Log, LogError, RecordBatch, Start, TopicPartition};
+
+use crate::broker::{Broker, LIMIT, assigned, create, settings, until, value, values};
+
+/// Goal: a broker that is killed and comes back loses and repeats nothing that was committed. Method: kill -9 with a transaction
+/// open and more to come; each call says that it cannot, none lies; after `recover` the positions tell what happened.
+#[test]
+fn a_killed_broker_is_survived() {
+    let broker = Broker::start();
+    let mut settings = settings(broker.bootstrap(), "outage");
+    settings.operation_timeout = std::time::Duration::from_secs(5);
+    let log = KafkaLog::connect(settings).unwrap();
+    create(&log, &[Topic::Behaviors, Topic::Changelog], 1);
+    let input = TopicPartition::new(Topic::Behaviors, 0);
+    let mut producer = log.producer().unwrap();
+    producer.send(value(Topic::Behaviors, 0, b"input")).unwrap();
+    producer.flush().unwrap();
+    let mut member = log.member("one", 0).unwrap();
+    assert_eq!(assigned(&mut *member, 1), [0]);
+    member.start(&[(input, Start::Beginning)]).unwrap();
+    let mut batch = RecordBatch::default();
+    until("the record", || {
+        member.poll(LIMIT, &mut batch).unwrap();
+        (batch.len() == 1).then_some(())
+    });
+    member.begin().unwrap();
+    member.send(value(Topic::Changelog, 0, b"before")).unwrap();
+    member.commit(batch.membership(), &[(input, 1)]).unwrap();
+    member.begin().unwrap();
+    member.send(value(Topic::Changelog, 0, b"within")).unwrap();
+
+    broker.run("kill");
+    let membership = batch.membership();
+    match member.commit(membership, &[(input, 2)]) {
+        Err(CommitError::Aborted(LogError::Unavailable { .. }) | CommitError::Unknown(LogError::Unavailable { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(member.recover(), Err(LogError::Unavailable { .. })));
+    broker.run("start");
+    until("recovery", || member.recover().ok());
+    let committed = until("the committed position", || member.committed(&[input]).ok());
+    assert_eq!(committed, [Some(1)], "the transaction was not committed: its records had not been acknowledged");
+
+    let membership = until("a poll", || member.poll(LIMIT, &mut batch).ok().map(|_| batch.membership()));
+    let mut membership = membership;
+    until("a commit after recovery", || {
+        member.begin().ok()?;
+        member.send(value(Topic::Changelog, 0, b"after")).ok()?;
+        let done = member.commit(membership, &[(input, 2)]);
+        if done.is_err() {
+            member.recover().ok()?;
+            let _told = member.poll(LIMIT, &mut batch);eprintln!("{done:?} {_told:?}");
+            membership = batch.membership();
+        }
+        done.ok()
+    });
+    assert_eq!(values(&log, TopicPartition::new(Topic::Changelog, 0)), [&b"before"[..], b"after"]);
+}
