@@ -99,6 +99,18 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     tasks(&mut rules, config);
     step(&mut rules, config);
     scoring(&mut rules, config);
+    names::list(
+        &mut rules,
+        "items.attributes",
+        &config.items.attributes,
+        ATTRIBUTES_MAX,
+    );
+    names::list(
+        &mut rules,
+        "step.pass_headers",
+        &config.step.pass_headers,
+        ATTRIBUTES_MAX,
+    );
     source::behaviors(&mut rules, config);
     rules.0
 }

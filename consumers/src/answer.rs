@@ -39,7 +39,12 @@ pub struct Tasks<'a> {
 
 impl Serialize for Tasks<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.names.iter().zip(self.values).filter(|(_, value)| value.is_finite()))
+        serializer.collect_map(
+            self.names
+                .iter()
+                .zip(self.values)
+                .filter(|(_, value)| value.is_finite()),
+        )
     }
 }
 
@@ -123,13 +128,22 @@ pub(crate) fn push_dead_letter(
         (HEADER_ID, Some(place.as_bytes())),
         ("headwater-time", Some(time.as_bytes())),
     ];
-    if let Some(bytes) = value.filter(|bytes| bytes.len() > DEAD_LETTER_PREFIX && reject.code == "too_large") {
+    if let Some(bytes) =
+        value.filter(|bytes| bytes.len() > DEAD_LETTER_PREFIX && reject.code == "too_large")
+    {
         use sha2::Digest;
-        hash = format!("sha256={:x} bytes={}", sha2::Sha256::digest(bytes), bytes.len());
+        hash = format!(
+            "sha256={:x} bytes={}",
+            sha2::Sha256::digest(bytes),
+            bytes.len()
+        );
         own.push(("headwater-cut", Some(hash.as_bytes())));
         value = Some(&bytes[..DEAD_LETTER_PREFIX]);
     }
-    let theirs = record.headers.iter().filter(|(name, _)| !name.starts_with("headwater-"));
+    let theirs = record
+        .headers
+        .iter()
+        .filter(|(name, _)| !name.starts_with("headwater-"));
     to.push(
         TopicPartition::new(Topic::DeadLetters, partition),
         (0, 0),

@@ -42,12 +42,18 @@ impl Reject {
 
     fn new(code: &'static str, detail: impl Into<String>) -> Self {
         debug_assert!(Self::CODES.contains(&code));
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 
     /// A record above the size that is read.
     pub(crate) fn too_large(bytes: usize, max: usize) -> Self {
-        Self::new("too_large", format!("{bytes} bytes, step.record_max is {max}"))
+        Self::new(
+            "too_large",
+            format!("{bytes} bytes, step.record_max is {max}"),
+        )
     }
 
     /// A tombstone where a value is needed.
@@ -57,7 +63,9 @@ impl Reject {
 
     fn of_json(error: &serde_json::Error) -> Self {
         let code = match error.classify() {
-            serde_json::error::Category::Data if error.to_string().starts_with("missing field") => "missing_field",
+            serde_json::error::Category::Data if error.to_string().starts_with("missing field") => {
+                "missing_field"
+            }
             serde_json::error::Category::Data => "wrong_type",
             serde_json::error::Category::Io
             | serde_json::error::Category::Syntax
@@ -215,13 +223,28 @@ struct Id<'a>(#[serde(borrow)] Cow<'a, str>);
 impl Decoder {
     /// A decoder for a configuration.
     pub fn new(config: &Config) -> Self {
-        let mut scenarios: Vec<_> = config.scenarios.names.iter().map(|name| ScenarioId::of(name)).collect();
+        let mut scenarios: Vec<_> = config
+            .scenarios
+            .names
+            .iter()
+            .map(|name| ScenarioId::of(name))
+            .collect();
         scenarios.sort_unstable();
         Self {
-            kinds: config.kinds.names.iter().map(|name| KindId::of(name)).collect(),
+            kinds: config
+                .kinds
+                .names
+                .iter()
+                .map(|name| KindId::of(name))
+                .collect(),
             kind_names: config.kinds.names.clone(),
             scenarios,
-            attributes: config.state.attributes.iter().map(|name| (name.clone(), SlotId::of(name))).collect(),
+            attributes: config
+                .state
+                .attributes
+                .iter()
+                .map(|name| (name.clone(), SlotId::of(name)))
+                .collect(),
             max_ahead_ms: config.state.max_ahead.millis(),
             record_max: config.step.record_max.as_usize(),
             other: ScenarioId::of("other"),
@@ -235,7 +258,11 @@ impl Decoder {
     }
 
     /// Decodes a behavior. `taken` is when the log took the record (Unix milliseconds; negative: not known).
-    pub fn behavior<'a>(&self, value: Option<&'a [u8]>, taken: i64) -> Result<DecodedBehavior<'a>, Reject> {
+    pub fn behavior<'a>(
+        &self,
+        value: Option<&'a [u8]>,
+        taken: i64,
+    ) -> Result<DecodedBehavior<'a>, Reject> {
         let record: BehaviorRecord<'a> = self.json(value)?;
         id("user_id", &record.user_id)?;
         if let Some(item) = &record.item_id {
@@ -247,16 +274,33 @@ impl Decoder {
         id("scenario", &record.scenario)?;
         let kind = KindId::of(&record.kind);
         if !self.kinds.contains(&kind) {
-            return Err(Reject::new("unknown_kind", format!("kind `{}` is not in kinds.names", cut(&record.kind))));
+            return Err(Reject::new(
+                "unknown_kind",
+                format!("kind `{}` is not in kinds.names", cut(&record.kind)),
+            ));
         }
         let time = self.time(record.time, taken)?;
         let value = match record.value {
             None => None,
-            Some(value) if value.is_finite() && value.abs() <= FixedSum::VALUE_MAX => Some(FixedSum::of(value)),
-            Some(value) => return Err(Reject::new("bad_value", format!("value {value} is beyond {}", FixedSum::VALUE_MAX))),
+            Some(value) if value.is_finite() && value.abs() <= FixedSum::VALUE_MAX => {
+                Some(FixedSum::of(value))
+            }
+            Some(value) => {
+                return Err(Reject::new(
+                    "bad_value",
+                    format!("value {value} is beyond {}", FixedSum::VALUE_MAX),
+                ));
+            }
         };
-        let attributes = if self.attributes.is_empty() { Vec::new() } else { self.attributes(&record)? };
-        let event = record.event_id.as_ref().map_or(0, |event| pinned_hash(event.as_bytes()).max(1));
+        let attributes = if self.attributes.is_empty() {
+            Vec::new()
+        } else {
+            self.attributes(&record)?
+        };
+        let event = record
+            .event_id
+            .as_ref()
+            .map_or(0, |event| pinned_hash(event.as_bytes()).max(1));
         Ok(DecodedBehavior {
             user: record.user_id,
             item: record.item_id,
@@ -281,12 +325,20 @@ impl Decoder {
         }
         let time = plausible(record.time)?;
         if let Some(ms) = record.deadline_ms.filter(|ms| *ms < 0) {
-            return Err(Reject::new("bad_value", format!("deadline_ms {ms} is negative")));
+            return Err(Reject::new(
+                "bad_value",
+                format!("deadline_ms {ms} is negative"),
+            ));
         }
         let standing_ttl_ms = match record.standing.map(|standing| standing.ttl) {
             None => None,
             Some(Ttl::Milliseconds(ms)) if ms >= 0 => Some(ms),
-            Some(Ttl::Milliseconds(ms)) => return Err(Reject::new("bad_value", format!("standing.ttl {ms} is negative"))),
+            Some(Ttl::Milliseconds(ms)) => {
+                return Err(Reject::new(
+                    "bad_value",
+                    format!("standing.ttl {ms} is negative"),
+                ));
+            }
             Some(Ttl::Span(span)) => Some(span.millis()),
         };
         Ok(DecodedRequest {
@@ -295,7 +347,11 @@ impl Decoder {
             user: record.user_id,
             scenario_name: record.scenario,
             time,
-            candidates: record.candidates.into_iter().map(|candidate| candidate.0).collect(),
+            candidates: record
+                .candidates
+                .into_iter()
+                .map(|candidate| candidate.0)
+                .collect(),
             deadline_ms: record.deadline_ms,
             standing_ttl_ms,
         })
@@ -306,28 +362,54 @@ impl Decoder {
         let record: ItemRecord<'a> = self.json(Some(value))?;
         id("item_id", &record.item_id)?;
         if key.is_some_and(|key| key != record.item_id.as_bytes()) {
-            return Err(Reject::new("key_differs", format!("item_id `{}` is not the record's key", record.item_id)));
+            return Err(Reject::new(
+                "key_differs",
+                format!("item_id `{}` is not the record's key", record.item_id),
+            ));
         }
         for category in &record.categories {
             id("categories", &category.0)?;
         }
-        if let Some((name, _)) = record.numeric.iter().find(|(_, value)| value.is_some_and(|value| !value.is_finite())) {
-            return Err(Reject::new("bad_value", format!("numeric.{} is not finite", name.0)));
+        if let Some((name, _)) = record
+            .numeric
+            .iter()
+            .find(|(_, value)| value.is_some_and(|value| !value.is_finite()))
+        {
+            return Err(Reject::new(
+                "bad_value",
+                format!("numeric.{} is not finite", name.0),
+            ));
         }
         Ok(DecodedItem {
             item_id: record.item_id,
             time: plausible(record.time)?,
             item_type: record.item_type,
-            fields: record.fields.into_iter().filter_map(|(name, text)| Some((name.0, text?.0))).collect(),
-            categories: record.categories.into_iter().map(|category| category.0).collect(),
-            numeric: record.numeric.into_iter().filter_map(|(name, value)| Some((name.0, value?))).collect(),
+            fields: record
+                .fields
+                .into_iter()
+                .filter_map(|(name, text)| Some((name.0, text?.0)))
+                .collect(),
+            categories: record
+                .categories
+                .into_iter()
+                .map(|category| category.0)
+                .collect(),
+            numeric: record
+                .numeric
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.0, value?)))
+                .collect(),
         })
     }
 
     /// The scenario of a name, `other` where it is not declared.
     pub fn scenario(&self, name: &str) -> ScenarioId {
         let id = ScenarioId::of(name);
-        if self.scenarios.binary_search(&id).is_ok() { id } else { self.other }
+        if self.scenarios.binary_search(&id).is_ok() {
+            id
+        } else {
+            self.other
+        }
     }
 
     /// Whether a scenario is declared.
@@ -340,7 +422,10 @@ impl Decoder {
         let checked = plausible(time)?;
         if taken >= 0 && time > taken.saturating_add(self.max_ahead_ms) {
             let ahead = time - taken;
-            return Err(Reject::new("ahead_of_time", format!("time {time} is {ahead} ms ahead of the log's clock")));
+            return Err(Reject::new(
+                "ahead_of_time",
+                format!("time {time} is {ahead} ms ahead of the log's clock"),
+            ));
         }
         Ok(checked)
     }
@@ -353,19 +438,28 @@ impl Decoder {
         serde_json::from_slice(value).map_err(|error| Reject::of_json(&error))
     }
 
-    fn attributes<'a>(&self, record: &BehaviorRecord<'a>) -> Result<Vec<(SlotId, Cow<'a, str>)>, Reject> {
-        let mut found: std::collections::BTreeMap<Id<'a>, serde_json::Value> = match record.attributes {
-            None => std::collections::BTreeMap::new(),
-            Some(raw) => serde_json::from_str(raw.get()).map_err(|error| Reject::of_json(&error))?,
-        };
+    fn attributes<'a>(
+        &self,
+        record: &BehaviorRecord<'a>,
+    ) -> Result<Vec<(SlotId, Cow<'a, str>)>, Reject> {
+        let mut found: std::collections::BTreeMap<String, serde_json::Value> =
+            match record.attributes {
+                None => std::collections::BTreeMap::new(),
+                Some(raw) => {
+                    serde_json::from_str(raw.get()).map_err(|error| Reject::of_json(&error))?
+                }
+            };
         let mut attributes = Vec::new();
         for (name, slot) in &self.attributes {
-            let text = match found.remove(&Id(Cow::Borrowed(name))) {
+            let text = match found.remove(name) {
                 Some(serde_json::Value::String(text)) => Cow::Owned(text),
                 Some(serde_json::Value::Number(number)) => Cow::Owned(number.to_string()),
                 Some(serde_json::Value::Bool(flag)) => Cow::Owned(flag.to_string()),
                 Some(serde_json::Value::Array(_) | serde_json::Value::Object(_)) => {
-                    return Err(Reject::new("wrong_type", format!("attributes.{name} is neither text nor number")));
+                    return Err(Reject::new(
+                        "wrong_type",
+                        format!("attributes.{name} is neither text nor number"),
+                    ));
                 }
                 Some(serde_json::Value::Null) | None => match &record.query {
                     Some(query) if name == "query" => query.clone(),
@@ -387,14 +481,20 @@ fn plausible(time: i64) -> Result<Timestamp, Reject> {
     if (Timestamp::PLAUSIBLE_FROM..Timestamp::PLAUSIBLE_TO).contains(&checked) {
         return Ok(checked);
     }
-    let hint = if (Timestamp::PLAUSIBLE_FROM.0 / 1000..Timestamp::PLAUSIBLE_TO.0 / 1000).contains(&time) {
+    let hint = if (Timestamp::PLAUSIBLE_FROM.0 / 1000..Timestamp::PLAUSIBLE_TO.0 / 1000)
+        .contains(&time)
+    {
         "; it looks like seconds"
-    } else if (Timestamp::PLAUSIBLE_FROM.0 * 1000..Timestamp::PLAUSIBLE_TO.0 * 1000).contains(&time) {
+    } else if (Timestamp::PLAUSIBLE_FROM.0 * 1000..Timestamp::PLAUSIBLE_TO.0 * 1000).contains(&time)
+    {
         "; it looks like microseconds"
     } else {
         ""
     };
-    Err(Reject::new("bad_time", format!("time {time} is not in the years 1990 to 2099, in Unix milliseconds{hint}")))
+    Err(Reject::new(
+        "bad_time",
+        format!("time {time} is not in the years 1990 to 2099, in Unix milliseconds{hint}"),
+    ))
 }
 
 fn id(field: &str, text: &str) -> Result<(), Reject> {
@@ -403,7 +503,10 @@ fn id(field: &str, text: &str) -> Result<(), Reject> {
     }
     if text.len() > ID_BYTES_MAX {
         let length = text.len();
-        return Err(Reject::new("bad_id", format!("{field} has {length} bytes, at most {ID_BYTES_MAX} are allowed")));
+        return Err(Reject::new(
+            "bad_id",
+            format!("{field} has {length} bytes, at most {ID_BYTES_MAX} are allowed"),
+        ));
     }
     Ok(())
 }
@@ -412,6 +515,3 @@ fn id(field: &str, text: &str) -> Result<(), Reject> {
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
-
-#[cfg(test)]
-mod tests;

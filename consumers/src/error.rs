@@ -106,13 +106,23 @@ impl Error {
         match self {
             Self::Log(LogError::Unavailable { .. } | LogError::OutOfRange { .. })
             | Self::Commit(CommitError::Aborted(_) | CommitError::Unknown(_)) => Reaction::Retry,
-            Self::Log(LogError::Fenced { .. }) | Self::Commit(CommitError::Fenced(_)) => Reaction::Release,
-            Self::State { source: State::Damaged { .. } | State::Store(StoreError::Broken { .. }), .. } => Reaction::Restore,
+            Self::Log(LogError::Fenced { .. }) | Self::Commit(CommitError::Fenced(_)) => {
+                Reaction::Release
+            }
+            Self::State {
+                source: State::Damaged { .. } | State::Store(StoreError::Broken { .. }),
+                ..
+            } => Reaction::Restore,
             Self::Log(
-                LogError::NoTopic { .. } | LogError::Refused { .. } | LogError::Io { .. } | LogError::Damaged { .. },
+                LogError::NoTopic { .. }
+                | LogError::Refused { .. }
+                | LogError::Io { .. }
+                | LogError::Damaged { .. },
             )
             | Self::State {
-                source: State::Changelog { .. } | State::Store(StoreError::Io { .. } | StoreError::Locked { .. }),
+                source:
+                    State::Changelog { .. }
+                    | State::Store(StoreError::Io { .. } | StoreError::Locked { .. }),
                 ..
             }
             | Self::Topic { .. }

@@ -27,18 +27,28 @@ pub struct ItemFollower {
 
 impl std::fmt::Debug for ItemFollower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ItemFollower").field("behind", &self.behind).finish_non_exhaustive()
+        f.debug_struct("ItemFollower")
+            .field("behind", &self.behind)
+            .finish_non_exhaustive()
     }
 }
 
 impl ItemFollower {
     /// A follower of all partitions of both topics, from their beginning.
-    pub fn new(config: &Config, log: &dyn Log, items: SharedItems, metrics: Metrics) -> Result<Self, Error> {
+    pub fn new(
+        config: &Config,
+        log: &dyn Log,
+        items: SharedItems,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
         let mut reader = log.reader()?;
         let mut behind = BTreeMap::new();
         for topic in [Topic::Items, Topic::ItemState] {
             let Some(facts) = log.describe(topic)? else {
-                return Err(crate::log::LogError::NoTopic { name: config.topic_name(topic) }.into());
+                return Err(crate::log::LogError::NoTopic {
+                    name: config.topic_name(topic),
+                }
+                .into());
             };
             for partition in 0..facts.partitions {
                 let at = TopicPartition::new(topic, partition);
@@ -49,7 +59,14 @@ impl ItemFollower {
                 }
             }
         }
-        Ok(Self { reader, items, maker: ItemMaker::new(config), metrics, batch: RecordBatch::default(), behind })
+        Ok(Self {
+            reader,
+            items,
+            maker: ItemMaker::new(config),
+            metrics,
+            batch: RecordBatch::default(),
+            behind,
+        })
     }
 
     /// Whether the table holds all that was there when following began.
@@ -66,11 +83,18 @@ impl ItemFollower {
                 let at = record.at;
                 let key = record.key.unwrap_or_default();
                 if at.topic == Topic::ItemState {
-                    table.apply_statistics((at.partition, record.offset), key, record.value).map_err(|damage| {
-                        Error::Internal { at, offset: record.offset, reason: damage.to_string() }
-                    })?;
+                    table
+                        .apply_statistics((at.partition, record.offset), key, record.value)
+                        .map_err(|damage| Error::Internal {
+                            at,
+                            offset: record.offset,
+                            reason: damage.to_string(),
+                        })?;
                 } else if let Err(reject) = self.maker.take_in(&mut table, key, record.value) {
-                    self.metrics.dead_lettered.with_label_values(&[at.topic.key(), reject.code]).inc();
+                    self.metrics
+                        .dead_lettered
+                        .with_label_values(&[at.topic.key(), reject.code])
+                        .inc();
                     tracing::warn!(
                         partition = at.partition,
                         offset = record.offset,
@@ -79,7 +103,11 @@ impl ItemFollower {
                         "item record not read"
                     );
                 }
-                if self.behind.get(&at).is_some_and(|end| record.offset + 1 >= *end) {
+                if self
+                    .behind
+                    .get(&at)
+                    .is_some_and(|end| record.offset + 1 >= *end)
+                {
                     self.behind.remove(&at);
                 }
             }
@@ -104,7 +132,10 @@ pub struct ItemMaker {
 impl ItemMaker {
     /// A maker for a configuration.
     pub fn new(config: &Config) -> Self {
-        Self { decoder: Decoder::new(config), attributes: config.items.attributes.clone() }
+        Self {
+            decoder: Decoder::new(config),
+            attributes: config.items.attributes.clone(),
+        }
     }
 
     /// Puts the item of a record into the table; `None` deletes it.
@@ -134,22 +165,38 @@ impl ItemMaker {
             .attributes
             .iter()
             .filter_map(|name| {
-                let text = decoded.fields.iter().find(|(field, _)| field == name).map(|(_, text)| text)?;
+                let text = decoded
+                    .fields
+                    .iter()
+                    .find(|(field, _)| field == name)
+                    .map(|(_, text)| text)?;
                 (!text.is_empty()).then(|| format!("{name}={text}"))
             })
             .map(|name| table.number_of(&name))
             .collect();
-        let mut categories: Vec<u32> = decoded.categories.iter().map(|category| table.number_of(category)).collect();
+        let mut categories: Vec<u32> = decoded
+            .categories
+            .iter()
+            .map(|category| table.number_of(category))
+            .collect();
         categories.sort_unstable();
         categories.dedup();
         let text = |text: &str| -> Box<str> { text.into() };
         let item = Item {
             time: decoded.time.0,
             item_type: decoded.item_type.as_deref().map(text),
-            fields: decoded.fields.iter().map(|(name, value)| (text(name), text(value))).collect(),
+            fields: decoded
+                .fields
+                .iter()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
             categories: categories.into(),
             attributes,
-            numeric: decoded.numeric.iter().map(|(name, value)| (text(name), *value)).collect(),
+            numeric: decoded
+                .numeric
+                .iter()
+                .map(|(name, value)| (text(name), *value))
+                .collect(),
         };
         table.set_item(&decoded.item_id, Some(item));
     }

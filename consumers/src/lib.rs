@@ -1,4 +1,21 @@
-//! Headwater's fast loop.
+//! The fast loop: a behavior in the log becomes a score in the log, exactly once.
+//!
+//! The data's way is the order of the modules: [`log`] brings records, [`decode`] reads them, [`step`] folds and assembles
+//! ([`assemble`]) and scores, [`answer`] says what is published, and [`worker`] commits it all in one transaction.
 
+pub mod answer;
+pub mod assemble;
+pub mod decode;
+mod error;
+pub mod items;
 pub mod log;
+mod metrics;
 pub mod partitioner;
+pub mod pseudonym;
+mod restore;
+pub mod step;
+pub mod worker;
+mod write_back;
+
+pub use error::{Error, Reaction};
+pub use metrics::Metrics;

@@ -19,8 +19,8 @@ use headwater_config::Topic;
 
 mod batch;
 pub mod conformance;
-pub mod local;
 pub mod kafka;
+pub mod local;
 pub use batch::{Header, Headers, Record, RecordBatch};
 
 /// A partition of a topic.

@@ -1,7 +1,8 @@
 //! The fast loop's metrics. Names and labels are the constants below; `docs/metrics.md` lists them, and a test holds the two together.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Handles to every metric of this crate.
@@ -61,9 +62,13 @@ pub struct Metrics {
     pub items: IntGauge,
 }
 
-const FAST: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-const FRESH: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0, 7200.0];
+const FAST: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 10.0,
+];
+const FRESH: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0, 7200.0,
+];
 
 impl Metrics {
     /// Makes and registers every metric.
@@ -87,15 +92,21 @@ impl Metrics {
             Ok::<_, prometheus::Error>(metric)
         };
         let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            let metric = HistogramVec::new(
+                HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+                labels,
+            )?;
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
         let items = IntGauge::new("headwater_state_items", "Items in the item table.")?;
         registry.register(Box::new(items.clone()))?;
         let write_back_seconds = Histogram::with_opts(
-            HistogramOpts::new("headwater_state_write_back_seconds", "Time of a write-back to the store.")
-                .buckets(FAST.to_vec()),
+            HistogramOpts::new(
+                "headwater_state_write_back_seconds",
+                "Time of a write-back to the store.",
+            )
+            .buckets(FAST.to_vec()),
         )?;
         registry.register(Box::new(write_back_seconds.clone()))?;
         Ok(Self {
@@ -111,7 +122,11 @@ impl Metrics {
                 &["stage"],
                 &FAST,
             )?,
-            polled: counters("headwater_consumers_records_polled_total", "Records polled.", &["topic"])?,
+            polled: counters(
+                "headwater_consumers_records_polled_total",
+                "Records polled.",
+                &["topic"],
+            )?,
             dead_lettered: counters(
                 "headwater_consumers_records_dead_lettered_total",
                 "Records that could not be read, and are dead letters now.",
@@ -127,35 +142,86 @@ impl Metrics {
                 "Records that the log's retention deleted before they were read.",
                 &["topic"],
             )?,
-            lag: gauges("headwater_consumers_lag_records", "Records behind the end of the input.", &["topic", "partition"])?,
-            errors: counters("headwater_consumers_errors_total", "Errors, by what was done about them.", &["reaction"])?,
+            lag: gauges(
+                "headwater_consumers_lag_records",
+                "Records behind the end of the input.",
+                &["topic", "partition"],
+            )?,
+            errors: counters(
+                "headwater_consumers_errors_total",
+                "Errors, by what was done about them.",
+                &["reaction"],
+            )?,
             steps: counter("headwater_consumers_steps_total", "Steps committed.")?,
-            folded: counters("headwater_state_behaviors_folded_total", "Behaviors counted in state.", &["scenario"])?,
-            dropped: counters("headwater_state_behaviors_dropped_total", "Behaviors not counted.", &["reason"])?,
-            late_kept: counter("headwater_state_behaviors_late_kept_total", "Behaviors that were late and counted.")?,
-            forgotten: counter("headwater_state_entries_forgotten_total", "Entries of history forgotten by retention.")?,
+            folded: counters(
+                "headwater_state_behaviors_folded_total",
+                "Behaviors counted in state.",
+                &["scenario"],
+            )?,
+            dropped: counters(
+                "headwater_state_behaviors_dropped_total",
+                "Behaviors not counted.",
+                &["reason"],
+            )?,
+            late_kept: counter(
+                "headwater_state_behaviors_late_kept_total",
+                "Behaviors that were late and counted.",
+            )?,
+            forgotten: counter(
+                "headwater_state_entries_forgotten_total",
+                "Entries of history forgotten by retention.",
+            )?,
             watermark: gauges(
                 "headwater_state_watermark_timestamp_seconds",
                 "Newest event time of a partition.",
                 &["partition"],
             )?,
-            requests: counters("headwater_consumers_requests_total", "Score requests by outcome.", &["outcome"])?,
-            scores: counters("headwater_model_scores_total", "Candidates scored.", &["scenario", "role"])?,
-            changelog_records: counter("headwater_consumers_changelog_records_total", "Records sent to the changelog.")?,
+            requests: counters(
+                "headwater_consumers_requests_total",
+                "Score requests by outcome.",
+                &["outcome"],
+            )?,
+            scores: counters(
+                "headwater_model_scores_total",
+                "Candidates scored.",
+                &["scenario", "role"],
+            )?,
+            changelog_records: counter(
+                "headwater_consumers_changelog_records_total",
+                "Records sent to the changelog.",
+            )?,
             changelog_bytes: counter(
                 "headwater_consumers_changelog_bytes_total",
                 "Bytes of keys and values sent to the changelog.",
             )?,
-            partitions: gauges("headwater_consumers_partitions", "Partitions owned, by state.", &["state"])?,
+            partitions: gauges(
+                "headwater_consumers_partitions",
+                "Partitions owned, by state.",
+                &["state"],
+            )?,
             restore_remaining: gauges(
                 "headwater_state_restore_remaining_records",
                 "Changelog records still to be applied.",
                 &["partition"],
             )?,
-            cache_lookups: counters("headwater_state_cache_lookups_total", "Lookups of users in memory.", &["outcome"])?,
-            cache_evictions: counter("headwater_state_cache_evictions_total", "Users dropped from memory.")?,
-            memory_bytes: gauges("headwater_state_memory_bytes", "Users in memory.", &["partition"])?,
-            written_back: counter("headwater_state_values_written_back_total", "Values written back to the store.")?,
+            cache_lookups: counters(
+                "headwater_state_cache_lookups_total",
+                "Lookups of users in memory.",
+                &["outcome"],
+            )?,
+            cache_evictions: counter(
+                "headwater_state_cache_evictions_total",
+                "Users dropped from memory.",
+            )?,
+            memory_bytes: gauges(
+                "headwater_state_memory_bytes",
+                "Users in memory.",
+                &["partition"],
+            )?,
+            written_back: counter(
+                "headwater_state_values_written_back_total",
+                "Values written back to the store.",
+            )?,
             write_back_seconds,
             items,
         })

@@ -30,7 +30,9 @@ pub(crate) struct Restorer {
 
 impl std::fmt::Debug for Restorer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Restorer").field("waiting", &self.waiting.keys()).finish_non_exhaustive()
+        f.debug_struct("Restorer")
+            .field("waiting", &self.waiting.keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -47,7 +49,11 @@ const FOLLOWED: [Topic; 2] = [Topic::Changelog, Topic::ItemState];
 
 impl Restorer {
     pub(crate) fn new(reader: Box<dyn Reader>) -> Self {
-        Self { reader, batch: RecordBatch::default(), waiting: BTreeMap::new() }
+        Self {
+            reader,
+            batch: RecordBatch::default(),
+            waiting: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -59,7 +65,11 @@ impl Restorer {
         self.waiting
             .iter()
             .map(|(number, waiting)| {
-                let lacking = waiting.ends.map_or(0, |ends| (0..2).map(|which| (ends[which] - waiting.at[which]).max(0)).sum());
+                let lacking = waiting.ends.map_or(0, |ends| {
+                    (0..2)
+                        .map(|which| (ends[which] - waiting.at[which]).max(0))
+                        .sum()
+                });
                 (*number, lacking)
             })
             .collect()
@@ -67,12 +77,24 @@ impl Restorer {
 
     pub(crate) fn add(&mut self, owned: Owned) {
         let at = [owned.users.position().changelog, owned.statistics.position];
-        self.waiting.insert(owned.number, Restoring { owned, ends: None, at, committed: Vec::new() });
+        self.waiting.insert(
+            owned.number,
+            Restoring {
+                owned,
+                ends: None,
+                at,
+                committed: Vec::new(),
+            },
+        );
     }
 
     /// Forgets a partition that is no longer ours.
     pub(crate) fn cancel(&mut self, number: i32) -> Result<(), LogError> {
-        if self.waiting.remove(&number).is_some_and(|waiting| waiting.ends.is_some()) {
+        if self
+            .waiting
+            .remove(&number)
+            .is_some_and(|waiting| waiting.ends.is_some())
+        {
             self.unassign(number)?;
         }
         Ok(())
@@ -110,7 +132,11 @@ impl Restorer {
                         );
                         return Err(Error::Topic { name, reason });
                     }
-                    let start = if waiting.at[which] < extent.first { Start::Beginning } else { Start::At(waiting.at[which]) };
+                    let start = if waiting.at[which] < extent.first {
+                        Start::Beginning
+                    } else {
+                        Start::At(waiting.at[which])
+                    };
                     if ends[which] > waiting.at[which] {
                         self.reader.assign(at, start)?;
                     }
@@ -119,24 +145,38 @@ impl Restorer {
             }
         }
         if self.remaining().iter().any(|(_, lacking)| *lacking > 0) {
-            let limit = PollLimit { records: RECORDS_A_TURN, bytes: 16 << 20, wait: Duration::from_millis(20) };
+            let limit = PollLimit {
+                records: RECORDS_A_TURN,
+                bytes: 16 << 20,
+                wait: Duration::from_millis(20),
+            };
             self.reader.poll(limit, &mut self.batch)?;
             self.apply()?;
             self.write_back(now)?;
         }
         for (number, lacking) in self.remaining() {
-            metrics.restore_remaining.with_label_values(&[&number.to_string()]).set(lacking);
+            metrics
+                .restore_remaining
+                .with_label_values(&[&number.to_string()])
+                .set(lacking);
         }
         let done: Vec<i32> = self
             .waiting
             .iter()
-            .filter(|(_, waiting)| waiting.ends.is_some_and(|ends| waiting.at[0] >= ends[0] && waiting.at[1] >= ends[1]))
+            .filter(|(_, waiting)| {
+                waiting
+                    .ends
+                    .is_some_and(|ends| waiting.at[0] >= ends[0] && waiting.at[1] >= ends[1])
+            })
             .map(|(number, _)| *number)
             .collect();
         let mut ready = Vec::new();
         for number in done {
             self.unassign(number)?;
-            let mut waiting = self.waiting.remove(&number).expect("invariant: found just now");
+            let mut waiting = self
+                .waiting
+                .remove(&number)
+                .expect("invariant: found just now");
             waiting.owned.users.restored_to(waiting.at[0]);
             waiting.owned.statistics.position = waiting.at[1];
             let started = start(&mut waiting, log, member, metrics);
@@ -153,8 +193,12 @@ impl Restorer {
     fn apply(&mut self) -> Result<(), Error> {
         for record in self.batch.iter() {
             let number = record.at.partition;
-            let Some(waiting) = self.waiting.get_mut(&number) else { continue };
-            let Some(which) = FOLLOWED.iter().position(|topic| *topic == record.at.topic) else { continue };
+            let Some(waiting) = self.waiting.get_mut(&number) else {
+                continue;
+            };
+            let Some(which) = FOLLOWED.iter().position(|topic| *topic == record.at.topic) else {
+                continue;
+            };
             if record.offset < waiting.at[which] {
                 continue;
             }
@@ -164,18 +208,27 @@ impl Restorer {
                     .owned
                     .users
                     .apply(key, record.value)
-                    .map_err(|source| Error::State { partition: number, source })?;
+                    .map_err(|source| Error::State {
+                        partition: number,
+                        source,
+                    })?;
             } else {
-                waiting.owned.statistics.apply(key, record.value).map_err(|damage| Error::Internal {
-                    at: record.at,
-                    offset: record.offset,
-                    reason: damage.to_string(),
-                })?;
+                waiting
+                    .owned
+                    .statistics
+                    .apply(key, record.value)
+                    .map_err(|damage| Error::Internal {
+                        at: record.at,
+                        offset: record.offset,
+                        reason: damage.to_string(),
+                    })?;
             }
             waiting.at[which] = record.offset + 1;
         }
         for (of, position) in self.batch.ends() {
-            let Some(waiting) = self.waiting.get_mut(&of.partition) else { continue };
+            let Some(waiting) = self.waiting.get_mut(&of.partition) else {
+                continue;
+            };
             if let Some(which) = FOLLOWED.iter().position(|topic| *topic == of.topic) {
                 waiting.at[which] = waiting.at[which].max(*position);
             }
@@ -190,7 +243,10 @@ impl Restorer {
             if users.wants_write_back(u64::MAX) {
                 users.restored_to(waiting.at[0]);
                 let written = users.write_back(now).run();
-                users.written(written).map_err(|source| Error::State { partition: *number, source })?;
+                users.written(written).map_err(|source| Error::State {
+                    partition: *number,
+                    source,
+                })?;
             }
             users.evict();
         }
@@ -206,7 +262,12 @@ impl Restorer {
 }
 
 /// Begins reading a restored partition's inputs where the changelog says.
-fn start(waiting: &mut Restoring, log: &dyn Log, member: &mut dyn Member, metrics: &Metrics) -> Result<(), Error> {
+fn start(
+    waiting: &mut Restoring,
+    log: &dyn Log,
+    member: &mut dyn Member,
+    metrics: &Metrics,
+) -> Result<(), Error> {
     let number = waiting.owned.number;
     let mut at = Vec::new();
     for (place, topic) in INPUTS.into_iter().enumerate() {
@@ -217,10 +278,20 @@ fn start(waiting: &mut Restoring, log: &dyn Log, member: &mut dyn Member, metric
             // Expired offsets of the group never fall back to a reset: the changelog's position rules.
             (Some(ours), None) => Some(ours),
             (Some(changelog), Some(group)) if changelog != group => {
-                return Err(Error::Disagreement { topic, partition: number, changelog, group });
+                return Err(Error::Disagreement {
+                    topic,
+                    partition: number,
+                    changelog,
+                    group,
+                });
             }
             (None, Some(group)) => {
-                return Err(Error::Disagreement { topic, partition: number, changelog: 0, group });
+                return Err(Error::Disagreement {
+                    topic,
+                    partition: number,
+                    changelog: 0,
+                    group,
+                });
             }
             (ours, _) => ours,
         };
@@ -228,12 +299,24 @@ fn start(waiting: &mut Restoring, log: &dyn Log, member: &mut dyn Member, metric
         let from = match position {
             None => Start::Beginning,
             Some(position) if position > extent.next => {
-                return Err(Error::Recreated { at: of, next: extent.next, position });
+                return Err(Error::Recreated {
+                    at: of,
+                    next: extent.next,
+                    position,
+                });
             }
             Some(position) if position < extent.first => {
                 let lost = extent.first - position;
-                tracing::error!(topic = topic.key(), partition = number, lost, "records deleted by retention before they were read");
-                metrics.gap.with_label_values(&[topic.key()]).inc_by(lost as u64);
+                tracing::error!(
+                    topic = topic.key(),
+                    partition = number,
+                    lost,
+                    "records deleted by retention before they were read"
+                );
+                metrics
+                    .gap
+                    .with_label_values(&[topic.key()])
+                    .inc_by(lost as u64);
                 Start::At(extent.first)
             }
             Some(position) => Start::At(position),

@@ -5,16 +5,19 @@
 //! merged by time over topics, each topic in its own order, requests before behaviors of the same time: so what a row sees does
 //! not depend on how steps are cut (`STATE-3`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
-    Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, ScenarioId, Standing, Statistics, Timestamp,
+    Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, ScenarioId,
+    Standing, Statistics, Timestamp,
 };
 
-use crate::answer::{self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItem, StatePosition, Tasks};
+use crate::answer::{
+    self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItem, StatePosition, Tasks,
+};
 use crate::assemble::{Assembler, Row};
 use crate::decode::{DecodedBehavior, DecodedRequest, Decoder, Reject};
 use crate::error::Error;
@@ -76,7 +79,6 @@ pub struct Pipeline {
     key: Vec<u8>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
     scenario_names: BTreeMap<ScenarioId, String>,
-    standing_users: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -98,10 +100,21 @@ struct Cause<'a> {
 
 impl Pipeline {
     /// A pipeline for a configuration; `partitions` is the count of the behaviors topic.
-    pub fn new(config: &Config, (partitions, dead_letter_partitions): (i32, i32), metrics: Metrics) -> Self {
-        let names = Topic::ALL.into_iter().map(|topic| (topic, config.topic_name(topic))).collect();
-        let mut scenario_names: BTreeMap<_, _> =
-            config.scenarios.names.iter().map(|name| (ScenarioId::of(name), name.clone())).collect();
+    pub fn new(
+        config: &Config,
+        (partitions, dead_letter_partitions): (i32, i32),
+        metrics: Metrics,
+    ) -> Self {
+        let names = Topic::ALL
+            .into_iter()
+            .map(|topic| (topic, config.topic_name(topic)))
+            .collect();
+        let mut scenario_names: BTreeMap<_, _> = config
+            .scenarios
+            .names
+            .iter()
+            .map(|name| (ScenarioId::of(name), name.clone()))
+            .collect();
         scenario_names.insert(ScenarioId::of("other"), "other".to_owned());
         Self {
             decoder: Decoder::new(config),
@@ -111,7 +124,12 @@ impl Pipeline {
                 partitions,
                 dead_letter_partitions,
                 debounce_ms: config.scoring.debounce.millis(),
-                impressions: config.kinds.impressions.iter().map(|name| KindId::of(name)).collect(),
+                impressions: config
+                    .kinds
+                    .impressions
+                    .iter()
+                    .map(|name| KindId::of(name))
+                    .collect(),
                 config: config.clone(),
             },
             metrics,
@@ -120,7 +138,6 @@ impl Pipeline {
             key: Vec::new(),
             deltas: BTreeMap::new(),
             scenario_names,
-            standing_users: BTreeSet::new(),
         }
     }
 
@@ -147,14 +164,18 @@ impl Pipeline {
         output.clear();
         let mut by_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for index in 0..batch.len() {
-            by_partition.entry(batch.get(index).at.partition).or_default().push(index);
+            by_partition
+                .entry(batch.get(index).at.partition)
+                .or_default()
+                .push(index);
         }
         for (number, owned) in owned.iter_mut() {
             let indexes = by_partition.remove(number).unwrap_or_default();
             let mut inputs = Inputs::new(batch, &indexes, owned);
             self.partition_step(&mut inputs, owned, items, now, salt, output)
                 .map_err(|failure| failure.at(*number))?;
-            self.timers(owned, items, now, salt, output).map_err(|failure| failure.at(*number))?;
+            self.timers(owned, items, now, salt, output)
+                .map_err(|failure| failure.at(*number))?;
             self.finish(owned, &inputs, output);
         }
         self.publish_deltas(output);
@@ -171,16 +192,29 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         for record in inputs.deltas.drain(..) {
-            let read = record.value.ok_or(headwater_state::Damage::Short).and_then(Delta::read);
-            let read = read.and_then(|delta| Entity::of_key(record.key.unwrap_or_default()).map(|_| delta));
+            let read = record
+                .value
+                .ok_or(headwater_state::Damage::Short)
+                .and_then(Delta::read);
+            let read = read
+                .and_then(|delta| Entity::of_key(record.key.unwrap_or_default()).map(|_| delta));
             match read {
-                Ok(delta) => owned.statistics.fold(record.key.unwrap_or_default(), &delta),
+                Ok(delta) => owned
+                    .statistics
+                    .fold(record.key.unwrap_or_default(), &delta),
                 Err(damage) => {
-                    return Err(Failure::Internal(record.at, record.offset, damage.to_string()));
+                    return Err(Failure::Internal(
+                        record.at,
+                        record.offset,
+                        damage.to_string(),
+                    ));
                 }
             }
         }
-        let mut requests = inputs.requests.drain(..).collect::<std::collections::VecDeque<_>>();
+        let mut requests = inputs
+            .requests
+            .drain(..)
+            .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
             owned.users.advance(Topic::Behaviors, record.offset + 1);
@@ -191,7 +225,9 @@ impl Pipeline {
                     continue;
                 }
             };
-            while let Some((due, decoded)) = request.take_if(|(_, decoded)| decoded.time <= behavior.time) {
+            while let Some((due, decoded)) =
+                request.take_if(|(_, decoded)| decoded.time <= behavior.time)
+            {
                 self.request(&due, &decoded, owned, items, now, salt, output)?;
                 request = self.next_request(&mut requests, now, output);
             }
@@ -230,9 +266,16 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         self.check_place(record, &decoded.user);
-        let attributes: Vec<_> = decoded.attributes.iter().map(|(slot, text)| (*slot, &**text)).collect();
+        let attributes: Vec<_> = decoded
+            .attributes
+            .iter()
+            .map(|(slot, text)| (*slot, &**text))
+            .collect();
         let behavior = Behavior {
-            at: Coordinates { offset: record.offset, index: 0 },
+            at: Coordinates {
+                offset: record.offset,
+                index: 0,
+            },
             time: decoded.time,
             event: decoded.event,
             kind: decoded.kind,
@@ -256,9 +299,18 @@ impl Pipeline {
             }
         }
         output.causes.push((decoded.scenario, decoded.time));
-        let Some(item) = decoded.item.as_deref() else { return Ok(()) };
+        let Some(item) = decoded.item.as_deref() else {
+            return Ok(());
+        };
         if self.settings.config.scoring.item_statistics {
-            self.count(item, items, decoded.scenario, decoded.kind, decoded.time, decoded.value.unwrap_or_default());
+            self.count(
+                item,
+                items,
+                decoded.scenario,
+                decoded.kind,
+                decoded.time,
+                decoded.value.unwrap_or_default(),
+            );
         }
         self.mark_standing(&decoded.user, owned, now)?;
         if self.settings.config.scoring.on_behavior == OnBehavior::Item
@@ -282,8 +334,20 @@ impl Pipeline {
                 time: decoded.time.plus(1),
                 candidates: &[item],
             };
-            let cause = Cause { id: &cause, partition: owned.number };
-            self.score(&request, cause, owned, items, now, &[], &[Topic::Scores], output)?;
+            let cause = Cause {
+                id: &cause,
+                partition: owned.number,
+            };
+            self.score(
+                &request,
+                cause,
+                owned,
+                items,
+                now,
+                &[],
+                &[Topic::Scores],
+                output,
+            )?;
         }
         Ok(())
     }
@@ -298,7 +362,12 @@ impl Pipeline {
         time: Timestamp,
         value: headwater_state::FixedSum,
     ) {
-        let mut add = |entity: Entity<'_>| self.deltas.entry(entity.key()).or_default().add(scenario, kind, time, value);
+        let mut add = |entity: Entity<'_>| {
+            self.deltas
+                .entry(entity.key())
+                .or_default()
+                .add(scenario, kind, time, value)
+        };
         add(Entity::Total);
         add(Entity::Item(item));
         if let Some(known) = items.item(item) {
@@ -308,7 +377,12 @@ impl Pipeline {
         }
     }
 
-    fn mark_standing(&mut self, user: &str, owned: &mut Owned, now: Timestamp) -> Result<(), Failure> {
+    fn mark_standing(
+        &mut self,
+        user: &str,
+        owned: &mut Owned,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
         let waiting: Vec<String> = match owned.users.resident(user) {
             Some(known) => known
                 .standing()
@@ -319,7 +393,9 @@ impl Pipeline {
             None => Vec::new(),
         };
         for request in waiting {
-            owned.users.set_due(user, &request, Some(now.plus(self.settings.debounce_ms)))?;
+            owned
+                .users
+                .set_due(user, &request, Some(now.plus(self.settings.debounce_ms)))?;
         }
         Ok(())
     }
@@ -337,8 +413,15 @@ impl Pipeline {
         self.check_place(record, &decoded.user);
         let config = &self.settings.config;
         let watermark = owned.users.position().watermark;
-        let clock = if record.timestamp >= 0 { Timestamp(record.timestamp) } else { now };
-        let refused = if decoded.deadline_ms.is_some_and(|ms| now > decoded.time.plus(ms)) {
+        let clock = if record.timestamp >= 0 {
+            Timestamp(record.timestamp)
+        } else {
+            now
+        };
+        let refused = if decoded
+            .deadline_ms
+            .is_some_and(|ms| now > decoded.time.plus(ms))
+        {
             Some("expired")
         } else if decoded.time > clock.plus(config.state.max_ahead.millis()) {
             Some("future")
@@ -350,8 +433,15 @@ impl Pipeline {
             None
         };
         let cause = self.cause(record);
-        let cause = Cause { id: &cause, partition: owned.number };
-        let candidates: Vec<&str> = decoded.candidates.iter().map(|candidate| &**candidate).collect();
+        let cause = Cause {
+            id: &cause,
+            partition: owned.number,
+        };
+        let candidates: Vec<&str> = decoded
+            .candidates
+            .iter()
+            .map(|candidate| &**candidate)
+            .collect();
         let mut request = RowRequest {
             request_id: &decoded.request_id,
             user: &decoded.user,
@@ -363,20 +453,34 @@ impl Pipeline {
         if let Some(status) = refused {
             self.metrics.requests.with_label_values(&[status]).inc();
             request.candidates = &[];
-            self.answer(&request, cause, owned, (status, &[]), &[Topic::Scores], None, output);
+            self.answer(
+                &request,
+                cause,
+                owned,
+                (status, &[]),
+                &[Topic::Scores],
+                None,
+                output,
+            );
             return Ok(());
         }
         let mut degraded = Vec::new();
-        if !self.decoder.knows_scenario(&decoded.scenario_name) && decoded.scenario_name != "other" {
+        if !self.decoder.knows_scenario(&decoded.scenario_name) && decoded.scenario_name != "other"
+        {
             degraded.push("unknown_scenario");
         }
-        let standing = decoded.standing_ttl_ms.map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
+        let standing = decoded
+            .standing_ttl_ms
+            .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
         match standing {
             Some(ttl) => {
                 let full = owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
                     user.standing().len() >= config.scoring.standing_max
-                        && !user.standing().iter().any(|standing| standing.request == *decoded.request_id)
+                        && !user
+                            .standing()
+                            .iter()
+                            .any(|standing| standing.request == *decoded.request_id)
                 });
                 if full {
                     degraded.push("too_many_standing");
@@ -387,13 +491,22 @@ impl Pipeline {
                         due: None,
                         body: record.value.unwrap_or_default().to_vec(),
                     };
-                    owned.users.set_standing(&decoded.user, &decoded.request_id, Some(standing), salt)?;
+                    owned.users.set_standing(
+                        &decoded.user,
+                        &decoded.request_id,
+                        Some(standing),
+                        salt,
+                    )?;
                     to.push(Topic::StandingScores);
                 }
             }
             None => {}
         }
-        let shown = config.scoring.requests_are_impressions.then(|| self.settings.impressions.first().copied()).flatten();
+        let shown = config
+            .scoring
+            .requests_are_impressions
+            .then(|| self.settings.impressions.first().copied())
+            .flatten();
         self.metrics.requests.with_label_values(&["ok"]).inc();
         self.score(&request, cause, owned, items, now, &degraded, &to, output)?;
         if let Some(kind) = shown {
@@ -414,7 +527,10 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         for (place, candidate) in request.candidates.iter().enumerate() {
             let impression = Behavior {
-                at: Coordinates { offset, index: u16::try_from(place).unwrap_or(u16::MAX) },
+                at: Coordinates {
+                    offset,
+                    index: u16::try_from(place).unwrap_or(u16::MAX),
+                },
                 time: request.time,
                 event: 0,
                 kind,
@@ -425,7 +541,14 @@ impl Pipeline {
             };
             owned.users.fold(request.user, &impression, salt)?;
             if self.settings.config.scoring.item_statistics {
-                self.count(candidate, items, request.scenario, kind, request.time, headwater_state::FixedSum(0));
+                self.count(
+                    candidate,
+                    items,
+                    request.scenario,
+                    kind,
+                    request.time,
+                    headwater_state::FixedSum(0),
+                );
             }
         }
         Ok(())
@@ -447,24 +570,49 @@ impl Pipeline {
             .map(|(_, user, request)| (user.to_owned(), request.to_owned()))
             .collect();
         for (user, request) in due {
-            let Some(known) = owned.users.whole_user(&user)? else { continue };
-            let Some(standing) = known.standing().iter().find(|standing| standing.request == request).cloned() else {
+            let Some(known) = owned.users.whole_user(&user)? else {
                 continue;
             };
-            let newest = known.recent().iter().last().map_or(Timestamp::MIN, |behavior| behavior.time);
-            let cause = format!("standing-{}-{}-{}", owned.number, owned.users.position().input(Topic::Behaviors).unwrap_or(0), request);
+            let Some(standing) = known
+                .standing()
+                .iter()
+                .find(|standing| standing.request == request)
+                .cloned()
+            else {
+                continue;
+            };
+            let newest = known
+                .recent()
+                .iter()
+                .last()
+                .map_or(Timestamp::MIN, |behavior| behavior.time);
+            let cause = format!(
+                "standing-{}-{}-{}",
+                owned.number,
+                owned.users.position().input(Topic::Behaviors).unwrap_or(0),
+                request
+            );
             if standing.expires <= now {
                 owned.users.set_standing(&user, &request, None, salt)?;
                 standing_key(&user, &request, &mut self.key);
                 let headers = [(HEADER_ID, Some(cause.as_bytes()))];
                 let at = TopicPartition::new(Topic::StandingScores, owned.number);
-                output.transactional.push(at, (0, 0), Some(&self.key), None, headers);
+                output
+                    .transactional
+                    .push(at, (0, 0), Some(&self.key), None, headers);
                 continue;
             }
             owned.users.set_due(&user, &request, None)?;
             let body = standing.body;
-            let decoded = self.decoder.request(Some(&body)).map_err(|reject| Failure::Standing(request.clone(), reject))?;
-            let candidates: Vec<&str> = decoded.candidates.iter().map(|candidate| &**candidate).collect();
+            let decoded = self
+                .decoder
+                .request(Some(&body))
+                .map_err(|reject| Failure::Standing(request.clone(), reject))?;
+            let candidates: Vec<&str> = decoded
+                .candidates
+                .iter()
+                .map(|candidate| &**candidate)
+                .collect();
             let request = RowRequest {
                 request_id: &decoded.request_id,
                 user: &user,
@@ -473,14 +621,29 @@ impl Pipeline {
                 time: newest.plus(1).max(decoded.time),
                 candidates: &candidates,
             };
-            let cause = Cause { id: &cause, partition: owned.number };
-            self.score(&request, cause, owned, items, now, &[], &[Topic::StandingScores], output)?;
+            let cause = Cause {
+                id: &cause,
+                partition: owned.number,
+            };
+            self.score(
+                &request,
+                cause,
+                owned,
+                items,
+                now,
+                &[],
+                &[Topic::StandingScores],
+                output,
+            )?;
         }
         Ok(())
     }
 
     /// Assembles the rows of a request, scores them, and publishes the answer.
-    #[expect(clippy::too_many_arguments, reason = "the one place where a row, its cause and its output meet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where a row, its cause and its output meet"
+    )]
     fn score(
         &mut self,
         request: &RowRequest<'_>,
@@ -500,22 +663,42 @@ impl Pipeline {
         if user.is_some_and(|user| user.forgotten() > 0) {
             degraded.push("history_forgotten");
         }
-        let freshness = user
-            .and_then(|user| user.recent().iter().last().map(|behavior| now.since(behavior.time)));
-        let row = Row { user, scenario: request.scenario, time: request.time, candidates: request.candidates };
+        let freshness = user.and_then(|user| {
+            user.recent()
+                .iter()
+                .last()
+                .map(|behavior| now.since(behavior.time))
+        });
+        let row = Row {
+            user,
+            scenario: request.scenario,
+            time: request.time,
+            candidates: request.candidates,
+        };
         self.assembler.score(&row, items, &mut self.scores);
         self.metrics
             .scores
             .with_label_values(&[self.scenario_name(request.scenario), "champion"])
             .inc_by(request.candidates.len() as u64);
-        self.answer(request, cause, owned, ("ok", &degraded), to, freshness, output);
+        self.answer(
+            request,
+            cause,
+            owned,
+            ("ok", &degraded),
+            to,
+            freshness,
+            output,
+        );
         if self.settings.config.scoring.feature_log {
             self.log_rows(request, cause, owned, items, output);
         }
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where a row, its cause and its output meet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where a row, its cause and its output meet"
+    )]
     fn answer(
         &mut self,
         request: &RowRequest<'_>,
@@ -535,8 +718,19 @@ impl Pipeline {
             .enumerate()
             .map(|(place, item_id)| {
                 let values = self.scores.of(place);
-                let score = values.iter().copied().find(|value| value.is_finite()).unwrap_or(0.0);
-                ScoredItem { item_id, score, tasks: Tasks { names: tasks, values } }
+                let score = values
+                    .iter()
+                    .copied()
+                    .find(|value| value.is_finite())
+                    .unwrap_or(0.0);
+                ScoredItem {
+                    item_id,
+                    score,
+                    tasks: Tasks {
+                        names: tasks,
+                        values,
+                    },
+                }
             })
             .collect();
         let mut answer = Answer {
@@ -560,20 +754,30 @@ impl Pipeline {
         // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
         let per_item = 64 + tasks.iter().map(|name| name.len() + 16).sum::<usize>();
         let bytes: usize = items.iter().map(|item| item.item_id.len() + per_item).sum();
-        let parts = bytes.div_ceil(self.settings.config.step.answer_max.as_usize()).max(1);
+        let parts = bytes
+            .div_ceil(self.settings.config.step.answer_max.as_usize())
+            .max(1);
         let size = items.len().div_ceil(parts).max(1);
         let parts = items.len().div_ceil(size).max(1);
         for &topic in to {
             let at = TopicPartition::new(topic, cause.partition);
             let at_once = topic == Topic::Scores
                 && self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
-            let batch = if at_once { &mut output.immediate } else { &mut output.transactional };
+            let batch = if at_once {
+                &mut output.immediate
+            } else {
+                &mut output.transactional
+            };
             for part in 0..parts {
                 let from = (part * size).min(items.len());
                 let until = ((part + 1) * size).min(items.len());
                 answer.items = &items[from..until];
                 answer.part = (parts > 1).then_some([part + 1, parts]);
-                let id = if parts > 1 { format!("{}-{part}", cause.id) } else { cause.id.to_owned() };
+                let id = if parts > 1 {
+                    format!("{}-{part}", cause.id)
+                } else {
+                    cause.id.to_owned()
+                };
                 let headers = [
                     (HEADER_ID, Some(id.as_bytes())),
                     (HEADER_MODEL, Some(model.as_bytes())),
@@ -598,18 +802,43 @@ impl Pipeline {
         items: &ItemTable,
         output: &mut StepOutput,
     ) {
-        let salt = owned.users.resident(request.user).map(headwater_state::User::salt).unwrap_or_default();
+        let salt = owned
+            .users
+            .resident(request.user)
+            .map(headwater_state::User::salt)
+            .unwrap_or_default();
         let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
         let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
-        let at_once = self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
-        let batch = if at_once { &mut output.immediate } else { &mut output.transactional };
+        let at_once =
+            self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
+        let batch = if at_once {
+            &mut output.immediate
+        } else {
+            &mut output.transactional
+        };
         let schema = self.assembler.schema_hash().to_owned();
         for place in 0..request.candidates.len() {
             self.scratch.clear();
-            self.assembler.log_row(request, &pseudonym, place, &self.scores, items, &mut self.scratch);
+            self.assembler.log_row(
+                request,
+                &pseudonym,
+                place,
+                &self.scores,
+                items,
+                &mut self.scratch,
+            );
             let id = format!("{}-{place}", cause.id);
-            let headers = [(HEADER_ID, Some(id.as_bytes())), (HEADER_SCHEMA, Some(schema.as_bytes()))];
-            batch.push(at, (0, 0), Some(pseudonym.as_bytes()), Some(&self.scratch), headers);
+            let headers = [
+                (HEADER_ID, Some(id.as_bytes())),
+                (HEADER_SCHEMA, Some(schema.as_bytes())),
+            ];
+            batch.push(
+                at,
+                (0, 0),
+                Some(pseudonym.as_bytes()),
+                Some(&self.scratch),
+                headers,
+            );
         }
     }
 
@@ -618,7 +847,8 @@ impl Pipeline {
         for (topic, next) in &inputs.next {
             owned.users.advance(*topic, *next);
         }
-        if owned.users.position().partitions != self.settings.partitions && !inputs.next.is_empty() {
+        if owned.users.position().partitions != self.settings.partitions && !inputs.next.is_empty()
+        {
             owned.users.pin_partitions(self.settings.partitions);
         }
         let number = owned.number;
@@ -626,30 +856,42 @@ impl Pipeline {
         let changelog = TopicPartition::new(Topic::Changelog, number);
         let users = owned.users.changes(&mut |key, value| {
             bytes += key.len() + value.map_or(0, <[u8]>::len);
-            output.transactional.push(changelog, (0, 0), Some(key), value, []);
+            output
+                .transactional
+                .push(changelog, (0, 0), Some(key), value, []);
         });
         let item_state = TopicPartition::new(Topic::ItemState, number);
         // Without changes of users nothing is committed, and a step of statistics alone has a position: they go together.
         if users == 0 {
             return;
         }
-        let entities = owned
-            .statistics
-            .changes(&mut |key, value| output.transactional.push(item_state, (0, 0), Some(key), Some(value), []));
+        let entities = owned.statistics.changes(&mut |key, value| {
+            output
+                .transactional
+                .push(item_state, (0, 0), Some(key), Some(value), [])
+        });
         self.metrics.changelog_records.inc_by(users as u64);
         self.metrics.changelog_bytes.inc_by(bytes as u64);
         // All positions, also those that did not move: offsets in the transaction are what fences a worker whose partition moved.
         for (topic, next) in &owned.users.position().inputs {
-            output.positions.push((TopicPartition::new(*topic, number), *next));
+            output
+                .positions
+                .push((TopicPartition::new(*topic, number), *next));
         }
         output.changed.push((number, entities > 0));
         let label = number.to_string();
         let position = owned.users.position();
         if position.watermark > Timestamp::MIN {
-            self.metrics.watermark.with_label_values(&[&label]).set(position.watermark.0 / 1000);
+            self.metrics
+                .watermark
+                .with_label_values(&[&label])
+                .set(position.watermark.0 / 1000);
         }
         for (topic, count) in &inputs.polled {
-            self.metrics.polled.with_label_values(&[topic.key()]).inc_by(*count);
+            self.metrics
+                .polled
+                .with_label_values(&[topic.key()])
+                .inc_by(*count);
         }
     }
 
@@ -659,30 +901,56 @@ impl Pipeline {
             delta.write(&mut self.scratch);
             let partition = partition_of(&key, self.settings.partitions);
             let at = TopicPartition::new(Topic::ItemDeltas, partition);
-            output.transactional.push(at, (0, 0), Some(&key), Some(&self.scratch), []);
+            output
+                .transactional
+                .push(at, (0, 0), Some(&key), Some(&self.scratch), []);
         }
     }
 
-    fn dead_letter(&mut self, record: &Record<'_>, reject: &Reject, now: Timestamp, output: &mut StepOutput) {
-        self.metrics.dead_lettered.with_label_values(&[record.at.topic.key(), reject.code]).inc();
+    fn dead_letter(
+        &mut self,
+        record: &Record<'_>,
+        reject: &Reject,
+        now: Timestamp,
+        output: &mut StepOutput,
+    ) {
+        self.metrics
+            .dead_lettered
+            .with_label_values(&[record.at.topic.key(), reject.code])
+            .inc();
         let partition = record.at.partition % self.settings.dead_letter_partitions;
         let source = &self.settings.names[&record.at.topic];
-        answer::push_dead_letter(&mut output.transactional, partition, source, record, reject, now);
+        answer::push_dead_letter(
+            &mut output.transactional,
+            partition,
+            source,
+            record,
+            reject,
+            now,
+        );
     }
 
     fn check_place(&self, record: &Record<'_>, user: &str) {
         if partition_of(user.as_bytes(), self.settings.partitions) != record.at.partition {
-            self.metrics.misplaced.with_label_values(&[record.at.topic.key()]).inc();
+            self.metrics
+                .misplaced
+                .with_label_values(&[record.at.topic.key()])
+                .inc();
         }
     }
 
     fn cause(&self, record: &Record<'_>) -> String {
-        format!("{}-{}-{}", self.settings.names[&record.at.topic], record.at.partition, record.offset)
+        format!(
+            "{}-{}-{}",
+            self.settings.names[&record.at.topic], record.at.partition, record.offset
+        )
     }
 
     /// The name of a scenario as metrics and answers have it.
     pub fn scenario_name(&self, scenario: ScenarioId) -> &str {
-        self.scenario_names.get(&scenario).map_or("other", String::as_str)
+        self.scenario_names
+            .get(&scenario)
+            .map_or("other", String::as_str)
     }
 }
 
@@ -714,8 +982,13 @@ struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     fn new(batch: &'a RecordBatch, indexes: &[usize], owned: &Owned) -> Self {
-        let mut inputs =
-            Self { behaviors: Vec::new(), requests: Vec::new(), deltas: Vec::new(), next: Vec::new(), polled: Vec::new() };
+        let mut inputs = Self {
+            behaviors: Vec::new(),
+            requests: Vec::new(),
+            deltas: Vec::new(),
+            next: Vec::new(),
+            polled: Vec::new(),
+        };
         for &index in indexes {
             let record = batch.get(index);
             let topic = record.at.topic;

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_config::{Config, Topic};
-use headwater_state::{Partition, Statistics, StoreError, Stores, Timestamp};
+use headwater_state::{Partition, Statistics, Stores, Timestamp};
 
 use crate::error::{Error, Reaction};
-use crate::log::{Log, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition};
-use crate::metrics::Metrics;
+use crate::log::{
+    Log, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition,
+};
 use crate::restore::Restorer;
 use crate::step::{Owned, Pipeline, SharedItems, StepOutput};
 use crate::write_back::Writer;
@@ -76,7 +77,10 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("owned", &self.owned.keys()).field("pending", &self.pending).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("owned", &self.owned.keys())
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,10 +163,23 @@ impl Worker {
             self.recover()?;
         }
         let busy = self.pending.is_some() || !self.restorer.is_idle();
-        let wait = if busy { Duration::ZERO } else { self.limits.wait };
-        let limit = PollLimit { records: self.limits.records, bytes: self.limits.bytes, wait };
+        let wait = if busy {
+            Duration::ZERO
+        } else {
+            self.limits.wait
+        };
+        let limit = PollLimit {
+            records: self.limits.records,
+            bytes: self.limits.bytes,
+            wait,
+        };
         let rebalance = {
-            let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["poll"]).start_timer();
+            let _timer = self
+                .pipeline
+                .metrics()
+                .step_seconds
+                .with_label_values(&["poll"])
+                .start_timer();
             self.member.poll(limit, &mut self.batch)?
         };
         self.rebalance(&rebalance)?;
@@ -211,32 +228,72 @@ impl Worker {
     fn compute(&mut self) -> Result<(), Error> {
         self.output.clear();
         let now = self.world.now();
-        let due = self.owned.values().any(|owned| owned.users.due(now).next().is_some());
+        let due = self
+            .owned
+            .values()
+            .any(|owned| owned.users.due(now).next().is_some());
         if self.batch.is_empty() && !due {
             return Ok(());
         }
-        let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["step"]).start_timer();
+        let _timer = self
+            .pipeline
+            .metrics()
+            .step_seconds
+            .with_label_values(&["step"])
+            .start_timer();
         let items = self.items.read();
         let world = &mut self.world;
-        self.pipeline.step(&self.batch, &mut self.owned, &items, now, &mut || world.salt(), &mut self.output)
+        self.pipeline.step(
+            &self.batch,
+            &mut self.owned,
+            &items,
+            now,
+            &mut || world.salt(),
+            &mut self.output,
+        )
     }
 
     fn send(&mut self) -> Result<(), Error> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let _timer = self.pipeline.metrics().step_seconds.with_label_values(&["send"]).start_timer();
+        let _timer = self
+            .pipeline
+            .metrics()
+            .step_seconds
+            .with_label_values(&["send"])
+            .start_timer();
         let mut headers = Vec::new();
         for record in self.output.immediate.iter() {
             headers.clear();
-            headers.extend(record.headers.iter().map(|(name, value)| (name, value.unwrap_or_default())));
-            self.member.send_now(Outgoing { to: record.at, key: record.key, value: record.value, headers: &headers })?;
+            headers.extend(
+                record
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name, value.unwrap_or_default())),
+            );
+            self.member.send_now(Outgoing {
+                to: record.at,
+                key: record.key,
+                value: record.value,
+                headers: &headers,
+            })?;
         }
         self.member.begin()?;
         for record in self.output.transactional.iter() {
             headers.clear();
-            headers.extend(record.headers.iter().map(|(name, value)| (name, value.unwrap_or_default())));
-            self.member.send(Outgoing { to: record.at, key: record.key, value: record.value, headers: &headers })?;
+            headers.extend(
+                record
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name, value.unwrap_or_default())),
+            );
+            self.member.send(Outgoing {
+                to: record.at,
+                key: record.key,
+                value: record.value,
+                headers: &headers,
+            })?;
         }
         self.pending = Some(Pending {
             membership: self.batch.membership(),
@@ -248,28 +305,47 @@ impl Worker {
     }
 
     fn commit_pending(&mut self) -> Result<(), Error> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let Some(pending) = self.pending.take() else {
+            return Ok(());
+        };
         let metrics = self.pipeline.metrics().clone();
         let committed = {
-            let _timer = metrics.step_seconds.with_label_values(&["commit"]).start_timer();
+            let _timer = metrics
+                .step_seconds
+                .with_label_values(&["commit"])
+                .start_timer();
             self.member.commit(pending.membership, &pending.positions)?
         };
         let next = |topic, number| {
             let at = TopicPartition::new(topic, number);
-            committed.next.iter().find(|(other, _)| *other == at).map(|(_, next)| *next)
+            committed
+                .next
+                .iter()
+                .find(|(other, _)| *other == at)
+                .map(|(_, next)| *next)
         };
         for (number, has_statistics) in &pending.changed {
-            let Some(owned) = self.owned.get_mut(number) else { continue };
-            let changelog = next(Topic::Changelog, *number).unwrap_or(owned.users.position().changelog);
+            let Some(owned) = self.owned.get_mut(number) else {
+                continue;
+            };
+            let changelog =
+                next(Topic::Changelog, *number).unwrap_or(owned.users.position().changelog);
             owned.users.committed(changelog);
-            let item_state = if *has_statistics { next(Topic::ItemState, *number) } else { None };
+            let item_state = if *has_statistics {
+                next(Topic::ItemState, *number)
+            } else {
+                None
+            };
             owned.statistics.committed(item_state);
         }
         metrics.steps.inc();
         let now = self.world.now();
         for (scenario, time) in &pending.causes {
             let name = self.pipeline.scenario_name(*scenario);
-            metrics.freshness.with_label_values(&[name]).observe(now.since(*time) as f64 / 1000.0);
+            metrics
+                .freshness
+                .with_label_values(&[name])
+                .observe(now.since(*time) as f64 / 1000.0);
             metrics.folded.with_label_values(&[name]).inc();
         }
         Ok(())
@@ -318,28 +394,50 @@ impl Worker {
 
     /// Opens a partition's store; one whose bytes are damaged is made again.
     fn open(&mut self, number: i32, statistics: Statistics) -> Result<Owned, Error> {
-        let state = |source| Error::State { partition: number, source };
-        let settings = settings_of_share(&self.limits.settings, self.owned.len() + 1, self.limits.workers);
+        let state = |source| Error::State {
+            partition: number,
+            source,
+        };
+        let settings = settings_of_share(
+            &self.limits.settings,
+            self.owned.len() + 1,
+            self.limits.workers,
+        );
         let open = |stores: &dyn Stores| {
             let store = stores.open(number).map_err(|error| state(error.into()))?;
             Partition::open(store, settings).map_err(state)
         };
         let users = match open(&*self.stores) {
             Err(error) if error.reaction() == Reaction::Restore => {
-                tracing::warn!(partition = number, error = &error as &dyn std::error::Error, "store made again");
-                self.stores.remove(number).map_err(|error| state(error.into()))?;
+                tracing::warn!(
+                    partition = number,
+                    error = &error as &dyn std::error::Error,
+                    "store made again"
+                );
+                self.stores
+                    .remove(number)
+                    .map_err(|error| state(error.into()))?;
                 open(&*self.stores)?
             }
             other => other?,
         };
-        Ok(Owned { number, users, statistics })
+        Ok(Owned {
+            number,
+            users,
+            statistics,
+        })
     }
 
     fn restore(&mut self) -> Result<(), Error> {
         if self.restorer.is_idle() {
             return Ok(());
         }
-        let ready = self.restorer.advance(&*self.log, &mut *self.member, self.world.now(), self.pipeline.metrics())?;
+        let ready = self.restorer.advance(
+            &*self.log,
+            &mut *self.member,
+            self.world.now(),
+            self.pipeline.metrics(),
+        )?;
         for owned in ready {
             tracing::info!(partition = owned.number, "partition restored");
             self.last_write_back.insert(owned.number, self.world.now());
@@ -350,7 +448,8 @@ impl Worker {
     }
 
     fn share_memory(&mut self) {
-        let settings = settings_of_share(&self.limits.settings, self.owned.len(), self.limits.workers);
+        let settings =
+            settings_of_share(&self.limits.settings, self.owned.len(), self.limits.workers);
         for owned in self.owned.values_mut() {
             owned.users.set_settings(settings);
         }
@@ -361,20 +460,36 @@ impl Worker {
     /// Does what the error asks for; gives it back where that is to stop.
     fn react(&mut self, error: Error) -> Result<(), Error> {
         let reaction = error.reaction();
-        self.pipeline.metrics().errors.with_label_values(&[reaction.label()]).inc();
+        self.pipeline
+            .metrics()
+            .errors
+            .with_label_values(&[reaction.label()])
+            .inc();
         match reaction {
             Reaction::Stop | Reaction::Release => return Err(error),
             Reaction::Retry => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "going back to the last commit");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "going back to the last commit"
+                );
             }
             Reaction::Restore => {
                 if let Error::State { partition, .. } = &error {
-                    tracing::warn!(partition, error = &error as &dyn std::error::Error, "store made again");
-                    self.writer.wait(*partition, &mut self.owned).or_else(keep_going)?;
+                    tracing::warn!(
+                        partition,
+                        error = &error as &dyn std::error::Error,
+                        "store made again"
+                    );
+                    self.writer
+                        .wait(*partition, &mut self.owned)
+                        .or_else(keep_going)?;
                     self.owned.remove(partition);
                     self.stores
                         .remove(*partition)
-                        .map_err(|error| Error::State { partition: *partition, source: error.into() })?;
+                        .map_err(|error| Error::State {
+                            partition: *partition,
+                            source: error.into(),
+                        })?;
                     self.begin_restore(*partition, Statistics::default())?;
                 }
             }
@@ -403,9 +518,16 @@ impl Worker {
         self.output.clear();
         // First state goes back: whatever fails after this, nothing half done is left in memory.
         for number in self.owned.keys().copied().collect::<Vec<_>>() {
-            self.writer.wait(number, &mut self.owned).or_else(keep_going)?;
-            let Some(mut owned) = self.owned.remove(&number) else { continue };
-            owned.users.discard().map_err(|source| Error::State { partition: number, source })?;
+            self.writer
+                .wait(number, &mut self.owned)
+                .or_else(keep_going)?;
+            let Some(mut owned) = self.owned.remove(&number) else {
+                continue;
+            };
+            owned.users.discard().map_err(|source| Error::State {
+                partition: number,
+                source,
+            })?;
             owned.statistics.discard();
             self.restorer.add(owned);
         }
@@ -424,12 +546,23 @@ impl Worker {
         for (number, owned) in &mut self.owned {
             let counts = owned.users.take_counts();
             let metrics = self.pipeline.metrics();
-            metrics.cache_lookups.with_label_values(&["hit"]).inc_by(counts.hits);
-            metrics.cache_lookups.with_label_values(&["miss"]).inc_by(counts.misses);
+            metrics
+                .cache_lookups
+                .with_label_values(&["hit"])
+                .inc_by(counts.hits);
+            metrics
+                .cache_lookups
+                .with_label_values(&["miss"])
+                .inc_by(counts.misses);
             metrics.cache_evictions.inc_by(counts.evictions);
-            metrics.memory_bytes.with_label_values(&[&number.to_string()]).set(owned.users.memory() as i64);
+            metrics
+                .memory_bytes
+                .with_label_values(&[&number.to_string()])
+                .set(owned.users.memory() as i64);
             let last = self.last_write_back.entry(*number).or_insert(now);
-            let aged = now.since(*last) >= self.limits.write_back_ms && owned.users.is_dirty() && !owned.users.is_writing();
+            let aged = now.since(*last) >= self.limits.write_back_ms
+                && owned.users.is_dirty()
+                && !owned.users.is_writing();
             if aged || owned.users.wants_write_back(REPLAY_RECORDS_MAX) {
                 due.push(*number);
             }
@@ -454,7 +587,11 @@ impl Worker {
     fn flush(&mut self, number: i32) -> Result<(), Error> {
         self.writer.wait(number, &mut self.owned)?;
         let now = self.world.now();
-        if let Some(owned) = self.owned.get_mut(&number).filter(|owned| owned.users.is_dirty()) {
+        if let Some(owned) = self
+            .owned
+            .get_mut(&number)
+            .filter(|owned| owned.users.is_dirty())
+        {
             self.writer.start(number, owned.users.write_back(now))?;
             self.writer.wait(number, &mut self.owned)?;
         }
@@ -475,17 +612,22 @@ pub fn settings_of(config: &Config, partitions: usize) -> headwater_state::Setti
     headwater_state::Settings {
         recent_max: config.state.recent,
         memory: config.state.memory.as_usize() / partitions.max(1),
-        keys_max: config.state.keys_max.map_or(0, |keys| u32::try_from(keys).unwrap_or(u32::MAX)),
+        keys_max: config
+            .state
+            .keys_max
+            .map_or(0, |keys| u32::try_from(keys).unwrap_or(u32::MAX)),
         allowed_lateness_ms: config.state.allowed_lateness.millis(),
         drop_late: config.state.late == headwater_config::Late::Drop,
     }
 }
 
-fn settings_of_share(whole: &headwater_state::Settings, partitions: usize, workers: usize) -> headwater_state::Settings {
-    headwater_state::Settings { memory: whole.memory / (partitions.max(1) * workers.max(1)), ..*whole }
-}
-
-/// A store error as a partition's.
-pub(crate) fn store_error(partition: i32, error: StoreError) -> Error {
-    Error::State { partition, source: error.into() }
+fn settings_of_share(
+    whole: &headwater_state::Settings,
+    partitions: usize,
+    workers: usize,
+) -> headwater_state::Settings {
+    headwater_state::Settings {
+        memory: whole.memory / (partitions.max(1) * workers.max(1)),
+        ..*whole
+    }
 }

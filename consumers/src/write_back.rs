@@ -27,31 +27,48 @@ impl Writer {
         let (back, done) = channel();
         let answer = back.clone();
         let timing = metrics.write_back_seconds.clone();
-        let spawned = std::thread::Builder::new().name("headwater-store".to_owned()).spawn(move || {
-            for (number, job) in jobs {
-                let timer = timing.start_timer();
-                let written = job.run();
-                timer.observe_duration();
-                if answer.send((number, written)).is_err() {
-                    break;
+        let spawned = std::thread::Builder::new()
+            .name("headwater-store".to_owned())
+            .spawn(move || {
+                for (number, job) in jobs {
+                    let timer = timing.start_timer();
+                    let written = job.run();
+                    timer.observe_duration();
+                    if answer.send((number, written)).is_err() {
+                        break;
+                    }
                 }
-            }
-        });
+            });
         // Without a thread the caller's does the work: slower, nothing else.
-        Self { work: spawned.is_ok().then_some(work), done, back, under_way: Vec::new(), metrics }
+        Self {
+            work: spawned.is_ok().then_some(work),
+            done,
+            back,
+            under_way: Vec::new(),
+            metrics,
+        }
     }
 
     /// A writer that works on the caller's thread.
     pub(crate) fn inline(metrics: Metrics) -> Self {
         let (back, done) = channel();
-        Self { work: None, done, back, under_way: Vec::new(), metrics }
+        Self {
+            work: None,
+            done,
+            back,
+            under_way: Vec::new(),
+            metrics,
+        }
     }
 
     pub(crate) fn start(&mut self, number: i32, job: WriteBack) -> Result<(), Error> {
         self.under_way.push(number);
         match &self.work {
             Some(work) => work.send((number, job)).map_err(|_| Error::Writer),
-            None => self.back.send((number, job.run())).map_err(|_| Error::Writer),
+            None => self
+                .back
+                .send((number, job.run()))
+                .map_err(|_| Error::Writer),
         }
     }
 
@@ -64,7 +81,11 @@ impl Writer {
     }
 
     /// Waits until nothing of the partition is under way.
-    pub(crate) fn wait(&mut self, number: i32, owned: &mut BTreeMap<i32, Owned>) -> Result<(), Error> {
+    pub(crate) fn wait(
+        &mut self,
+        number: i32,
+        owned: &mut BTreeMap<i32, Owned>,
+    ) -> Result<(), Error> {
         while self.under_way.contains(&number) {
             let (done, written) = self.done.recv().map_err(|_| Error::Writer)?;
             self.take_in(done, written, owned)?;
@@ -72,11 +93,19 @@ impl Writer {
         Ok(())
     }
 
-    fn take_in(&mut self, number: i32, written: Written, owned: &mut BTreeMap<i32, Owned>) -> Result<(), Error> {
+    fn take_in(
+        &mut self,
+        number: i32,
+        written: Written,
+        owned: &mut BTreeMap<i32, Owned>,
+    ) -> Result<(), Error> {
         self.under_way.retain(|other| *other != number);
         self.metrics.written_back.inc_by(written.values as u64);
         match owned.get_mut(&number) {
-            Some(owned) => owned.users.written(written).map_err(|source| Error::State { partition: number, source }),
+            Some(owned) => owned.users.written(written).map_err(|source| Error::State {
+                partition: number,
+                source,
+            }),
             None => Ok(()),
         }
     }

@@ -291,9 +291,15 @@ impl Partition {
 
     /// A user that is in memory: after `fold`, say. Pages of history may not be.
     pub fn resident(&self, user: &str) -> Option<&User> {
-        let same = |place: &u32| self.residents[*place as usize].as_ref().is_some_and(|resident| *resident.id == *user);
+        let same = |place: &u32| {
+            self.residents[*place as usize]
+                .as_ref()
+                .is_some_and(|resident| *resident.id == *user)
+        };
         let place = self.index.find(pinned_hash(user.as_bytes()), same)?;
-        self.residents[*place as usize].as_ref().map(|resident| &resident.user)
+        self.residents[*place as usize]
+            .as_ref()
+            .map(|resident| &resident.user)
     }
 
     /// Puts a standing request of a user, or ends it (`None`).

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use headwater_config::Topic;
 use headwater_consumers::log::kafka::{KafkaLog, KafkaSettings};
 use headwater_consumers::log::{
-    Log, LogError, Member, Outgoing, PollLimit, Reader, RecordBatch, Start, TopicPartition, TopicSpec,
+    Log, LogError, Member, Outgoing, PollLimit, Reader, RecordBatch, Start, TopicPartition,
+    TopicSpec,
 };
 
 /// A broker of ours.
@@ -44,7 +45,11 @@ impl Broker {
         // One start at a time: two would look for free ports at once.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock();
-        let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir().unwrap().keep();
+        let folder = tempfile::Builder::new()
+            .prefix("headwater-kafka-")
+            .tempdir()
+            .unwrap()
+            .keep();
         let guard = Command::new("bash")
             .arg("-c")
             .arg("read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
@@ -54,7 +59,11 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let broker = Self { port: free_port(), folder, _guard: guard };
+        let broker = Self {
+            port: free_port(),
+            folder,
+            _guard: guard,
+        };
         broker.run("start");
         broker
     }
@@ -66,7 +75,11 @@ impl Broker {
             .arg(&self.folder)
             .output()
             .unwrap();
-        assert!(ran.status.success(), "ops/kafka/kafka {command}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert!(
+            ran.status.success(),
+            "ops/kafka/kafka {command}: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
     }
 
     pub fn bootstrap(&self) -> String {
@@ -77,13 +90,18 @@ impl Broker {
 /// Where the broker of the run takes clients.
 pub fn bootstrap() -> String {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    std::env::var("KAFKA_BOOTSTRAP").unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
+    std::env::var("KAFKA_BOOTSTRAP")
+        .unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
 }
 
 /// Settings of a log with topics and a group that nobody else has.
 pub fn settings(bootstrap: String, test: &str) -> KafkaSettings {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let prefix = format!("{test}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let prefix = format!(
+        "{test}-{}-{}",
+        std::process::id(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    );
     let name = |topic: Topic| (topic, format!("{prefix}.{}", topic.key()));
     KafkaSettings {
         bootstrap,
@@ -106,20 +124,34 @@ pub fn log(test: &str, topics: &[Topic], partitions: i32) -> KafkaLog {
 
 pub fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
     for topic in topics {
-        let spec = TopicSpec { topic: *topic, partitions, replication_factor: 1, min_insync_replicas: 1 };
+        let spec = TopicSpec {
+            topic: *topic,
+            partitions,
+            replication_factor: 1,
+            min_insync_replicas: 1,
+        };
         log.create(&spec).unwrap();
     }
 }
 
 /// Polls of the tests: much, and not long.
-pub const LIMIT: PollLimit = PollLimit { records: 10_000, bytes: 1 << 24, wait: Duration::from_millis(50) };
+pub const LIMIT: PollLimit = PollLimit {
+    records: 10_000,
+    bytes: 1 << 24,
+    wait: Duration::from_millis(50),
+};
 
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A record of a value alone.
 pub fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
-    Outgoing { to: TopicPartition::new(topic, partition), key: Some(b"key"), value: Some(value), headers: &[] }
+    Outgoing {
+        to: TopicPartition::new(topic, partition),
+        key: Some(b"key"),
+        value: Some(value),
+        headers: &[],
+    }
 }
 
 /// Asks until it is answered.
@@ -157,8 +189,16 @@ pub fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
     let next = log.extent(of).unwrap().next;
     until("the end of a partition", || {
         poll(&mut *reader, &mut batch);
-        found.extend(batch.iter().map(|record| record.value.unwrap_or_default().to_vec()));
-        batch.ends().iter().any(|(_, position)| *position >= next).then_some(())
+        found.extend(
+            batch
+                .iter()
+                .map(|record| record.value.unwrap_or_default().to_vec()),
+        );
+        batch
+            .ends()
+            .iter()
+            .any(|(_, position)| *position >= next)
+            .then_some(())
     });
     found
 }

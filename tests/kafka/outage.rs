@@ -36,16 +36,31 @@ fn a_killed_broker_is_survived() {
     broker.run("kill");
     let membership = batch.membership();
     match member.commit(membership, &[(input, 2)]) {
-        Err(CommitError::Aborted(LogError::Unavailable { .. }) | CommitError::Unknown(LogError::Unavailable { .. })) => {}
+        Err(
+            CommitError::Aborted(LogError::Unavailable { .. })
+            | CommitError::Unknown(LogError::Unavailable { .. }),
+        ) => {}
         other => panic!("{other:?}"),
     }
-    assert!(matches!(member.recover(), Err(LogError::Unavailable { .. })));
+    assert!(matches!(
+        member.recover(),
+        Err(LogError::Unavailable { .. })
+    ));
     broker.run("start");
     until("recovery", || member.recover().ok());
     let committed = until("the committed position", || member.committed(&[input]).ok());
-    assert_eq!(committed, [Some(1)], "the transaction was not committed: its records had not been acknowledged");
+    assert_eq!(
+        committed,
+        [Some(1)],
+        "the transaction was not committed: its records had not been acknowledged"
+    );
 
-    let membership = until("a poll", || member.poll(LIMIT, &mut batch).ok().map(|_| batch.membership()));
+    let membership = until("a poll", || {
+        member
+            .poll(LIMIT, &mut batch)
+            .ok()
+            .map(|_| batch.membership())
+    });
     let mut membership = membership;
     until("a commit after recovery", || {
         member.begin().ok()?;
@@ -53,10 +68,14 @@ fn a_killed_broker_is_survived() {
         let done = member.commit(membership, &[(input, 2)]);
         if done.is_err() {
             member.recover().ok()?;
-            let _told = member.poll(LIMIT, &mut batch);eprintln!("{done:?} {_told:?}");
+            let _told = member.poll(LIMIT, &mut batch);
+            eprintln!("{done:?} {_told:?}");
             membership = batch.membership();
         }
         done.ok()
     });
-    assert_eq!(values(&log, TopicPartition::new(Topic::Changelog, 0)), [&b"before"[..], b"after"]);
+    assert_eq!(
+        values(&log, TopicPartition::new(Topic::Changelog, 0)),
+        [&b"before"[..], b"after"]
+    );
 }

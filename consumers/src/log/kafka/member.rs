@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Shared;
 use super::client;
 use super::error::{self, OrderError};
 use super::group::Group;
 use super::sink::{Failed, Sink};
 use super::source::Source;
 use super::wake::Wake;
-use super::Shared;
 use crate::log::{
-    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, Start,
-    TopicPartition,
+    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance,
+    RecordBatch, Start, TopicPartition,
 };
 
 /// A member of the group.
@@ -37,7 +37,16 @@ impl KafkaMember {
         let wake = Arc::new(Wake::default());
         let source = Source::new(&shared, &identity, false, &wake)?;
         let group = Group::join(&shared, &identity, Some(&wake))?;
-        let mut member = Self { shared, identity, group, source, wake, sink: Some(sink), immediate: None, open: None };
+        let mut member = Self {
+            shared,
+            identity,
+            group,
+            source,
+            wake,
+            sink: Some(sink),
+            immediate: None,
+            open: None,
+        };
         if member.shared.settings.send_now {
             member.immediate()?;
         }
@@ -46,13 +55,18 @@ impl KafkaMember {
 
     fn immediate(&mut self) -> Result<&mut Sink, LogError> {
         if self.immediate.is_none() {
-            self.immediate = Some(Sink::immediate(&self.shared, &format!("{}-now", self.identity))?);
+            self.immediate = Some(Sink::immediate(
+                &self.shared,
+                &format!("{}-now", self.identity),
+            )?);
         }
         Ok(self.immediate.as_mut().expect("invariant: made above"))
     }
 
     fn sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
-        self.sink.as_mut().ok_or_else(|| error::unavailable(doing, OrderError::NotRecovered))
+        self.sink
+            .as_mut()
+            .ok_or_else(|| error::unavailable(doing, OrderError::NotRecovered))
     }
 
     fn open_sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
@@ -63,10 +77,17 @@ impl KafkaMember {
     }
 
     /// Everything that a commit does before it decides.
-    fn prepare(&mut self, membership: Membership, positions: &[(TopicPartition, i64)]) -> Result<(), Failed> {
+    fn prepare(
+        &mut self,
+        membership: Membership,
+        positions: &[(TopicPartition, i64)],
+    ) -> Result<(), Failed> {
         const DOING: &str = "committing";
         let (Some(sink), Some(_)) = (&mut self.sink, self.open) else {
-            return Err(Failed::Abort(error::unavailable(DOING, OrderError::NoTransaction)));
+            return Err(Failed::Abort(error::unavailable(
+                DOING,
+                OrderError::NoTransaction,
+            )));
         };
         // At least once: what was sent at once must have arrived before the input counts as done.
         if let Some(immediate) = &self.immediate {
@@ -74,7 +95,11 @@ impl KafkaMember {
         }
         let metadata = match positions {
             [] => None,
-            positions => Some(self.group.vouch(membership, positions).map_err(Failed::Abort)?),
+            positions => Some(
+                self.group
+                    .vouch(membership, positions)
+                    .map_err(Failed::Abort)?,
+            ),
         };
         sink.drain().map_err(|error| match error {
             LogError::Fenced { .. } => Failed::Fenced(error),
@@ -88,7 +113,8 @@ impl KafkaMember {
 
     /// Whether the brokers have aborted the open transaction by themselves. They tell it by the same codes as fencing.
     fn timed_out(&self) -> bool {
-        self.open.is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
+        self.open
+            .is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
     }
 
     fn committed_ends(&self, sink: &Sink) -> Result<Committed, LogError> {
@@ -111,7 +137,8 @@ impl Member for KafkaMember {
         loop {
             let rebalance = self.group.serve()?;
             if !rebalance.is_empty() {
-                self.source.unassign(|at| rebalance.lost.contains(&at.partition))?;
+                self.source
+                    .unassign(|at| rebalance.lost.contains(&at.partition))?;
                 into.set_membership(self.group.membership());
                 return Ok(rebalance);
             }
@@ -138,7 +165,8 @@ impl Member for KafkaMember {
     }
 
     fn release(&mut self, partitions: &[i32]) -> Result<(), LogError> {
-        self.source.unassign(|at| partitions.contains(&at.partition))?;
+        self.source
+            .unassign(|at| partitions.contains(&at.partition))?;
         self.group.release(partitions)
     }
 
@@ -171,7 +199,10 @@ impl Member for KafkaMember {
         let failed = match decided {
             Ok(()) => {
                 self.open = None;
-                let sink = self.sink.as_ref().expect("invariant: it has just committed");
+                let sink = self
+                    .sink
+                    .as_ref()
+                    .expect("invariant: it has just committed");
                 return self.committed_ends(sink).map_err(CommitError::Unknown);
             }
             Err(failed) => failed,
@@ -186,7 +217,10 @@ impl Member for KafkaMember {
             }
             Failed::Fenced(_) if self.timed_out() => {
                 self.open = None;
-                CommitError::Unknown(error::unavailable("committing", OrderError::TransactionTimedOut))
+                CommitError::Unknown(error::unavailable(
+                    "committing",
+                    OrderError::TransactionTimedOut,
+                ))
             }
             Failed::Fenced(error) => {
                 self.open = None;
@@ -219,7 +253,14 @@ impl Member for KafkaMember {
 
     fn leave(mut self: Box<Self>, forever: bool) -> Result<(), LogError> {
         let aborted = self.abort();
-        let Self { shared, group, source, sink, immediate, .. } = *self;
+        let Self {
+            shared,
+            group,
+            source,
+            sink,
+            immediate,
+            ..
+        } = *self;
         drop((source, sink, immediate));
         if forever {
             group.leave_group(shared.settings.operation_timeout)?;
