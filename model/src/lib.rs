@@ -1,1 +1,12 @@
-//! To come.
+//! Headwater's models: the rows that scorers read, and the scorers.
+//!
+//! `consumers` fills a [`FeatureBatch`] for each score request (its *assemble* stage, the only place where features
+//! are computed); a scorer of this crate turns it into probabilities; what was read and answered is logged as a
+//! [`LoggedRequest`]. Nothing here reads a clock, the environment or randomness: the same batch gives the same bits.
+
+mod feature;
+
+pub use feature::{
+    Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError, HalfLives, Level,
+    Quantity, TaskSpec,
+};
