@@ -9,11 +9,12 @@
 
 use headwater_config::{Config, Span};
 use headwater_model::{
-    Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead, LoggedRequest, Scores,
-    Smoothing, TaskSpec,
+    Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
+    LoggedRequest, Scores, Smoothing, TaskSpec,
 };
 use headwater_state::{
-    Cells, Entity, ItemTable, KindId, Length, ScenarioId, SlotId, Timestamp, User, category_id, of_series, pinned_hash,
+    Cells, Entity, ItemTable, KindId, Length, ScenarioId, SlotId, Timestamp, User, category_id,
+    of_series, pinned_hash,
 };
 
 use crate::step::RowRequest;
@@ -78,9 +79,16 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, count: f64, role: Role, age_ms: i64, lives: HalfLives, at: i64) {
-        let long = lives.long_ms.map_or(count, |half| count * decay(age_ms, half));
-        let short = lives.short_ms.map_or(0.0, |half| count * decay(age_ms, half));
-        let weight = [f64::from(u8::from(role.trial)), f64::from(u8::from(role.positive))];
+        let long = lives
+            .long_ms
+            .map_or(count, |half| count * decay(age_ms, half));
+        let short = lives
+            .short_ms
+            .map_or(0.0, |half| count * decay(age_ms, half));
+        let weight = [
+            f64::from(u8::from(role.trial)),
+            f64::from(u8::from(role.positive)),
+        ];
         for part in 0..2 {
             self.long[part] += long * weight[part];
             self.short[part] += short * weight[part];
@@ -103,7 +111,12 @@ impl Sums {
     /// As counts of a user's entry.
     fn entry(&self, item_rate: f32) -> Counts {
         let pair = |sums: [f64; 2]| sums.map(|sum| sum as f32);
-        Counts::of_entry(pair(self.long), pair(self.short), item_rate, self.last.unwrap_or(Counts::NEVER_MS))
+        Counts::of_entry(
+            pair(self.long),
+            pair(self.short),
+            item_rate,
+            self.last.unwrap_or(Counts::NEVER_MS),
+        )
     }
 }
 
@@ -117,7 +130,10 @@ impl Assembler {
     /// # Errors
     /// If its tasks make no schema.
     pub fn new(config: &Config) -> Result<Self, FeatureSchemaError> {
-        let lives = |short: Span, long: Span| HalfLives { short_ms: half_life(short), long_ms: half_life(long) };
+        let lives = |short: Span, long: Span| HalfLives {
+            short_ms: half_life(short),
+            long_ms: half_life(long),
+        };
         let scoring = &config.scoring;
         let item = lives(scoring.half_life_short, scoring.half_life_long);
         let user = lives(scoring.user_half_life_short, scoring.user_half_life_long);
@@ -128,7 +144,11 @@ impl Assembler {
                 name: name.clone(),
                 definition: format!(
                     "positive {:?} trials {:?} scenarios {:?} requests {} attributes {:?}",
-                    task.positive, task.trials, task.scenarios, scoring.requests_are_impressions, config.items.attributes
+                    task.positive,
+                    task.trials,
+                    task.scenarios,
+                    scoring.requests_are_impressions,
+                    config.items.attributes
                 ),
                 item,
                 user,
@@ -140,7 +160,10 @@ impl Assembler {
             let of_tasks: Vec<Role> = config
                 .tasks
                 .values()
-                .map(|task| Role { trial: task.trials.contains(kind), positive: task.positive.contains(kind) })
+                .map(|task| Role {
+                    trial: task.trials.contains(kind),
+                    positive: task.positive.contains(kind),
+                })
                 .collect();
             if of_tasks.iter().any(|role| role.trial || role.positive) {
                 roles.push((KindId::of(kind), of_tasks));
@@ -149,7 +172,15 @@ impl Assembler {
         let tasks = config
             .tasks
             .values()
-            .map(|task| Task { scenarios: task.scenarios.iter().map(|name| ScenarioId::of(name)).collect(), item, user })
+            .map(|task| Task {
+                scenarios: task
+                    .scenarios
+                    .iter()
+                    .map(|name| ScenarioId::of(name))
+                    .collect(),
+                item,
+                user,
+            })
             .collect();
         Ok(Self {
             tasks,
@@ -179,12 +210,20 @@ impl Assembler {
         let minute = floor(row.time, Length::Minute);
         self.memo.begin(minute, self.item_state);
         self.batch.begin(row.time.0, row.candidates.len());
-        let plan = Plan { tasks: &self.tasks, roles: &self.roles, baseline: &self.baseline, items, scenario: row.scenario };
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
         let global = self.memo.counts(&plan, Entity::Total, None);
         let scenario = self.memo.counts(&plan, Entity::Total, Some(row.scenario));
         for task in 0..self.tasks.len() {
-            self.batch.set_shared(Level::Global, task, &self.memo.at(global, task));
-            self.batch.set_shared(Level::Scenario, task, &self.memo.at(scenario, task));
+            self.batch
+                .set_shared(Level::Global, task, &self.memo.at(global, task));
+            self.batch
+                .set_shared(Level::Scenario, task, &self.memo.at(scenario, task));
         }
         self.groups.begin(items.categories(), self.tasks.len());
         self.entries.begin(self.tasks.len());
@@ -200,14 +239,24 @@ impl Assembler {
 
     /// Turns the user's entries into counts of the user, of each category and of each attribute.
     fn sum_entries(&mut self, row: &Row<'_>, items: &ItemTable) {
-        let plan = Plan { tasks: &self.tasks, roles: &self.roles, baseline: &self.baseline, items, scenario: row.scenario };
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
         let hour = floor(row.time, Length::Hour);
         let mut user = vec![Counts::default(); self.tasks.len()];
         for entry in 0..self.entries.items.len() {
             let (hash, key) = self.entries.items[entry];
             let id = self.entries.text(key);
             let rates = self.memo.rates(&plan, hash, id, hour);
-            let known = if items.is_empty() { None } else { items.item(id) };
+            let known = if items.is_empty() {
+                None
+            } else {
+                items.item(id)
+            };
             for task in 0..self.tasks.len() {
                 let sums = self.entries.sums[entry * self.tasks.len() + task];
                 if sums.last.is_none() {
@@ -228,17 +277,27 @@ impl Assembler {
     }
 
     fn candidate(&mut self, place: usize, candidate: &str, row: &Row<'_>, items: &ItemTable) {
-        let plan = Plan { tasks: &self.tasks, roles: &self.roles, baseline: &self.baseline, items, scenario: row.scenario };
-        let item = self.memo.counts(&plan, Entity::Item(candidate), Some(row.scenario));
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
+        let item = self
+            .memo
+            .counts(&plan, Entity::Item(candidate), Some(row.scenario));
         let hash = pinned_hash(candidate.as_bytes());
         let entry = self.entries.find(hash);
         let known = items.item(candidate);
         for task in 0..self.tasks.len() {
-            self.batch.set(place, Level::Item, task, &self.memo.at(item, task));
+            self.batch
+                .set(place, Level::Item, task, &self.memo.at(item, task));
             if let Some(entry) = entry {
                 let sums = self.entries.sums[entry * self.tasks.len() + task];
                 if sums.last.is_some() {
-                    self.batch.set(place, Level::UserItem, task, &sums.entry(0.0));
+                    self.batch
+                        .set(place, Level::UserItem, task, &sums.entry(0.0));
                 }
             }
         }
@@ -248,14 +307,20 @@ impl Assembler {
             for task in 0..self.tasks.len() {
                 let (mut all, mut own) = (Counts::default(), Counts::default());
                 for number in &known.categories {
-                    let counts = self.memo.counts(&plan, Entity::Category(items.category_name(*number)), Some(row.scenario));
+                    let counts = self.memo.counts(
+                        &plan,
+                        Entity::Category(items.category_name(*number)),
+                        Some(row.scenario),
+                    );
                     all.add(&self.memo.at(counts, task));
                     if let Some(counts) = self.groups.get(*number, task) {
                         own.add(counts);
                     }
                 }
-                self.batch.set(place, Level::Category, task, &all.scaled(share));
-                self.batch.set(place, Level::UserCategory, task, &own.scaled(share));
+                self.batch
+                    .set(place, Level::Category, task, &all.scaled(share));
+                self.batch
+                    .set(place, Level::UserCategory, task, &own.scaled(share));
             }
         }
         for task in 0..self.tasks.len() {
@@ -307,7 +372,12 @@ impl Assembler {
     }
 
     /// The rows assembled last, as the feature log keeps them.
-    pub fn log<'a>(&'a self, request: &RowRequest<'a>, pseudonym: &'a str, scores: &'a Scores) -> LoggedRequest<'a> {
+    pub fn log<'a>(
+        &'a self,
+        request: &RowRequest<'a>,
+        pseudonym: &'a str,
+        scores: &'a Scores,
+    ) -> LoggedRequest<'a> {
         let head = LogHead {
             model: Baseline::NAME,
             version: Baseline::VERSION,
@@ -316,7 +386,13 @@ impl Assembler {
             scenario: request.scenario_name,
             item_state: self.item_state,
         };
-        LoggedRequest::of(head, &self.schema, request.candidates.iter().copied(), &self.batch, scores)
+        LoggedRequest::of(
+            head,
+            &self.schema,
+            request.candidates.iter().copied(),
+            &self.batch,
+            scores,
+        )
     }
 }
 
@@ -340,18 +416,24 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     fn role(&self, kind: KindId) -> Option<&[Role]> {
-        self.roles.iter().find(|(other, _)| *other == kind).map(|(_, roles)| roles.as_slice())
+        self.roles
+            .iter()
+            .find(|(other, _)| *other == kind)
+            .map(|(_, roles)| roles.as_slice())
     }
 
     /// Decayed counts at `until` of an entity's cells that ended by then, in one scenario or in all.
     fn entity(&self, cells: &Cells, scenario: Option<ScenarioId>, until: i64, to: &mut [Sums]) {
         let usable = |cell: &&headwater_state::Cell| {
-            cell.end().0 <= until && scenario.is_none_or(|scenario| of_series(cell.series).0 == scenario)
+            cell.end().0 <= until
+                && scenario.is_none_or(|scenario| of_series(cell.series).0 == scenario)
         };
         // Positives from before the first trial had none: those cells are left out.
         let mut first_trial = vec![i64::MAX; self.tasks.len()];
         for cell in cells.iter().filter(usable) {
-            let Some(roles) = self.role(of_series(cell.series).1) else { continue };
+            let Some(roles) = self.role(of_series(cell.series).1) else {
+                continue;
+            };
             for (first, role) in first_trial.iter_mut().zip(roles) {
                 if role.trial {
                     *first = (*first).min(cell.start().0);
@@ -359,8 +441,14 @@ impl Plan<'_> {
             }
         }
         for cell in cells.iter().filter(usable) {
-            let Some(roles) = self.role(of_series(cell.series).1) else { continue };
-            let middle = if cell.length == Length::Older { cells.first.0 } else { cell.middle().0 };
+            let Some(roles) = self.role(of_series(cell.series).1) else {
+                continue;
+            };
+            let middle = if cell.length == Length::Older {
+                cells.first.0
+            } else {
+                cell.middle().0
+            };
             for (task, role) in roles.iter().enumerate() {
                 if (role.trial || role.positive) && cell.end().0.max(1) > first_trial[task] {
                     let lives = self.tasks[task].item;
@@ -401,7 +489,12 @@ impl Memo {
     }
 
     /// The place of an entity's counts as of the minute, one a task.
-    fn counts(&mut self, plan: &Plan<'_>, entity: Entity<'_>, scenario: Option<ScenarioId>) -> usize {
+    fn counts(
+        &mut self,
+        plan: &Plan<'_>,
+        entity: Entity<'_>,
+        scenario: Option<ScenarioId>,
+    ) -> usize {
         let key = memo_key(entity, scenario);
         if let Some(place) = self.places.get(&key) {
             return *place;
@@ -414,7 +507,13 @@ impl Memo {
         place
     }
 
-    fn sum(&mut self, plan: &Plan<'_>, entity: Entity<'_>, scenario: Option<ScenarioId>, until: i64) {
+    fn sum(
+        &mut self,
+        plan: &Plan<'_>,
+        entity: Entity<'_>,
+        scenario: Option<ScenarioId>,
+        until: i64,
+    ) {
         self.sums.clear();
         self.sums.resize(plan.tasks.len(), Sums::default());
         if let Some(cells) = plan.items.statistics(entity) {
@@ -447,8 +546,14 @@ impl Memo {
         if let Some(known) = plan.items.item(item) {
             let share = 1.0 / known.categories.len().max(1) as f32;
             for number in &known.categories {
-                let counts = of(Entity::Category(plan.items.category_name(*number)), scenario);
-                category.iter_mut().zip(&counts).for_each(|(sum, counts)| sum.add(&counts.scaled(share)));
+                let counts = of(
+                    Entity::Category(plan.items.category_name(*number)),
+                    scenario,
+                );
+                category
+                    .iter_mut()
+                    .zip(&counts)
+                    .for_each(|(sum, counts)| sum.add(&counts.scaled(share)));
             }
         }
         for task in 0..plan.tasks.len() {
@@ -465,7 +570,9 @@ fn memo_key(entity: Entity<'_>, scenario: Option<ScenarioId>) -> u64 {
         Entity::Item(id) => (2, pinned_hash(id.as_bytes())),
         Entity::Category(name) => (3, category_id(name)),
     };
-    id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(salt) ^ scenario.map_or(u64::MAX, |id| u64::from(id.0)) ^ u64::from(salt)
+    id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(salt)
+        ^ scenario.map_or(u64::MAX, |id| u64::from(id.0))
+        ^ u64::from(salt)
 }
 
 /// A user's items with their decayed counts, recent and history together.
@@ -504,20 +611,35 @@ impl Entries {
         let start = self.texts.len();
         self.texts.push_str(item);
         self.items.push((hash, (start, self.texts.len())));
-        self.sums.resize(self.items.len() * self.tasks, Sums::default());
+        self.sums
+            .resize(self.items.len() * self.tasks, Sums::default());
         self.places.insert(hash, self.items.len() - 1);
         self.items.len() - 1
     }
 
     /// One pass over what is known of the user from before `time`.
     fn fill(&mut self, plan: &Plan<'_>, user: &User, time: Timestamp) {
-        for behavior in user.recent().iter().take_while(|behavior| behavior.time < time) {
+        for behavior in user
+            .recent()
+            .iter()
+            .take_while(|behavior| behavior.time < time)
+        {
             let Some(item) = behavior.item else { continue };
-            let Some(roles) = plan.role(behavior.kind) else { continue };
+            let Some(roles) = plan.role(behavior.kind) else {
+                continue;
+            };
             let place = self.place(pinned_hash(item.as_bytes()), item);
             let at = behavior.time.0;
-            self.add(plan, place, roles, behavior.scenario, 1.0, (time.0 - at, at));
+            self.add(
+                plan,
+                place,
+                roles,
+                behavior.scenario,
+                1.0,
+                (time.0 - at, at),
+            );
         }
+        let late = user.history_newest() >= time;
         for entry in user.history(SlotId::ITEM) {
             if entry.key.is_empty() {
                 continue;
@@ -525,11 +647,30 @@ impl Entries {
             let mut place = None;
             for cell in entry.cells() {
                 let (scenario, kind) = of_series(cell.series);
-                let Some(roles) = plan.role(kind) else { continue };
+                let Some(roles) = plan.role(kind) else {
+                    continue;
+                };
                 let place = *place.get_or_insert_with(|| self.place(entry.hash, entry.key));
-                // History is all before the row, or the row says that it is late: a cell's middle may lie after its last event.
-                let middle = if cell.length == Length::Older { entry.first } else { cell.middle().min(entry.last) };
-                self.add(plan, place, roles, scenario, f64::from(cell.count), (time.0 - middle.0, middle.0));
+                // History is all before the row, unless the row is late, and says so: then what may be newer is left out.
+                if late
+                    && (cell.end() > time || (cell.length == Length::Older && entry.last >= time))
+                {
+                    continue;
+                }
+                // A cell's middle may lie after its last event.
+                let middle = if cell.length == Length::Older {
+                    entry.first
+                } else {
+                    cell.middle().min(entry.last)
+                };
+                self.add(
+                    plan,
+                    place,
+                    roles,
+                    scenario,
+                    f64::from(cell.count),
+                    (time.0 - middle.0, middle.0),
+                );
             }
         }
     }
@@ -545,7 +686,13 @@ impl Entries {
     ) {
         for (task, role) in roles.iter().enumerate() {
             if (role.trial || role.positive) && plan.tasks[task].holds_in(scenario) {
-                self.sums[place * self.tasks + task].add(count, *role, age_ms, plan.tasks[task].user, at);
+                self.sums[place * self.tasks + task].add(
+                    count,
+                    *role,
+                    age_ms,
+                    plan.tasks[task].user,
+                    at,
+                );
             }
         }
     }

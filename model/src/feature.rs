@@ -532,11 +532,6 @@ impl FeatureRow<'_> {
         let from = task * width + level.offset();
         &part[from..from + level.quantities().len()]
     }
-
-    /// How many tasks the row speaks of.
-    pub(crate) fn tasks(&self) -> usize {
-        self.shared.len() / SHARED
-    }
 }
 
 /// The rows of one request, in buffers that are used again for the next.
@@ -628,6 +623,11 @@ impl FeatureBatch {
     /// The request's time, Unix milliseconds.
     pub fn time_ms(&self) -> i64 {
         self.time_ms
+    }
+
+    /// The numbers that all candidates share.
+    pub fn shared(&self) -> &[f32] {
+        &self.shared
     }
 
     /// One candidate's row.

@@ -4,9 +4,13 @@
 //! are computed); a scorer of this crate turns it into probabilities; what was read and answered is logged as a
 //! [`LoggedRequest`]. Nothing here reads a clock, the environment or randomness: the same batch gives the same bits.
 
+mod baseline;
 mod feature;
+mod feature_log;
 
+pub use baseline::{Base, Baseline, Contribution, Explanation, Scores, Smoothing, Term};
 pub use feature::{
     Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError, HalfLives, Level,
     Quantity, TaskSpec,
 };
+pub use feature_log::{FeatureLogError, LogHead, LoggedCandidate, LoggedRequest};

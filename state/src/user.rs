@@ -183,7 +183,11 @@ impl User {
             return self.fold_into_history(
                 behavior.item,
                 attributes,
-                (series(behavior.scenario, behavior.kind), behavior.time, behavior.value),
+                (
+                    series(behavior.scenario, behavior.kind),
+                    behavior.time,
+                    behavior.value,
+                ),
                 fetch,
             );
         }
