@@ -18,6 +18,8 @@ use std::time::Duration;
 use headwater_config::Topic;
 
 mod batch;
+pub mod conformance;
+pub mod local;
 pub use batch::{Header, Headers, Record, RecordBatch};
 
 /// A partition of a topic.
