@@ -290,13 +290,22 @@ pub(super) fn tombstones_come_back(bench: &dyn Bench) {
     let ground = Ground::new(bench, &[(Topic::Changelog, 1)]);
     let mut producer = ground.log.producer().expect("a producer");
     for value in [Some(&b"1"[..]), None] {
-        let record = Outgoing { to: changelog(0), key: Some(b"k"), value, headers: &[] };
+        let record = Outgoing {
+            to: changelog(0),
+            key: Some(b"k"),
+            value,
+            headers: &[],
+        };
         producer.send(record).expect("a send");
     }
     producer.flush().expect("a flush");
     let seen = ground.read(changelog(0));
     let last = seen.last().expect("a record");
-    assert_eq!((&last.key, &last.value), (&Some(b"k".to_vec()), &None), "{seen:?}");
+    assert_eq!(
+        (&last.key, &last.value),
+        (&Some(b"k".to_vec()), &None),
+        "{seen:?}"
+    );
 }
 
 /// Goal: a poll brings no more than it may, and the next ones bring the rest. Method: limits of records and of bytes.
