@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use headwater_config::Topic;
 use headwater_consumers::log::kafka::{KafkaLog, KafkaSettings};
 use headwater_consumers::log::{
-    Log, LogError, Member, Outgoing, PollLimit, Reader, RecordBatch, Start, TopicPartition, TopicSpec,
+    Log, LogError, Member, Outgoing, PollLimit, Reader, RecordBatch, Start, TopicPartition,
+    TopicSpec,
 };
 
 /// A broker of ours.
-pub struct Broker {
+pub(crate) struct Broker {
     port: u16,
     folder: PathBuf,
     /// Ends the broker when this process ends, however it does: it waits for its standard input to be closed.
@@ -40,11 +41,15 @@ fn free_port() -> u16 {
 
 impl Broker {
     /// Starts a broker of its own, for a test that ends it.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         // One start at a time: two would look for free ports at once.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock();
-        let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir().unwrap().keep();
+        let folder = tempfile::Builder::new()
+            .prefix("headwater-kafka-")
+            .tempdir()
+            .unwrap()
+            .keep();
         let guard = Command::new("bash")
             .arg("-c")
             .arg("read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
@@ -54,36 +59,49 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let broker = Self { port: free_port(), folder, _guard: guard };
+        let broker = Self {
+            port: free_port(),
+            folder,
+            _guard: guard,
+        };
         broker.run("start");
         broker
     }
 
     /// Runs a command of the script: start, stop, kill.
-    pub fn run(&self, command: &str) {
+    pub(crate) fn run(&self, command: &str) {
         let ran = Command::new(script())
             .args([command, "--port", &self.port.to_string(), "--dir"])
             .arg(&self.folder)
             .output()
             .unwrap();
-        assert!(ran.status.success(), "ops/kafka/kafka {command}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert!(
+            ran.status.success(),
+            "ops/kafka/kafka {command}: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
     }
 
-    pub fn bootstrap(&self) -> String {
+    pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
 
 /// Where the broker of the run takes clients.
-pub fn bootstrap() -> String {
+pub(crate) fn bootstrap() -> String {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    std::env::var("KAFKA_BOOTSTRAP").unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
+    std::env::var("KAFKA_BOOTSTRAP")
+        .unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
 }
 
 /// Settings of a log with topics and a group that nobody else has.
-pub fn settings(bootstrap: String, test: &str) -> KafkaSettings {
+pub(crate) fn settings(bootstrap: String, test: &str) -> KafkaSettings {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let prefix = format!("{test}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let prefix = format!(
+        "{test}-{}-{}",
+        std::process::id(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    );
     let name = |topic: Topic| (topic, format!("{prefix}.{}", topic.key()));
     KafkaSettings {
         bootstrap,
@@ -98,35 +116,49 @@ pub fn settings(bootstrap: String, test: &str) -> KafkaSettings {
 }
 
 /// A log on the broker of the run, with these topics of so many partitions.
-pub fn log(test: &str, topics: &[Topic], partitions: i32) -> KafkaLog {
+pub(crate) fn log(test: &str, topics: &[Topic], partitions: i32) -> KafkaLog {
     let log = KafkaLog::connect(settings(bootstrap(), test)).unwrap();
     create(&log, topics, partitions);
     log
 }
 
-pub fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
+pub(crate) fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
     for topic in topics {
-        let spec = TopicSpec { topic: *topic, partitions, replication_factor: 1, min_insync_replicas: 1 };
+        let spec = TopicSpec {
+            topic: *topic,
+            partitions,
+            replication_factor: 1,
+            min_insync_replicas: 1,
+        };
         log.create(&spec).unwrap();
     }
 }
 
 /// Polls of the tests: much, and not long.
-pub const LIMIT: PollLimit = PollLimit { records: 10_000, bytes: 1 << 24, wait: Duration::from_millis(50) };
+pub(crate) const LIMIT: PollLimit = PollLimit {
+    records: 10_000,
+    bytes: 1 << 24,
+    wait: Duration::from_millis(50),
+};
 
 /// Longest wait for anything.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A record of a value alone.
-pub fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
-    Outgoing { to: TopicPartition::new(topic, partition), key: Some(b"key"), value: Some(value), headers: &[] }
+pub(crate) fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
+    Outgoing {
+        to: TopicPartition::new(topic, partition),
+        key: Some(b"key"),
+        value: Some(value),
+        headers: &[],
+    }
 }
 
 /// Asks until it is answered.
 ///
 /// # Panics
 /// When it is not, within the deadline.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -137,7 +169,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Polls the member until it is assigned that many partitions, and tells which.
-pub fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
+pub(crate) fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
     let mut batch = RecordBatch::default();
     let mut found = Vec::new();
     until("an assignment", || {
@@ -149,7 +181,7 @@ pub fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
 }
 
 /// All stable values of a partition, in order.
-pub fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
+pub(crate) fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
     let mut reader = log.reader().unwrap();
     reader.assign(of, Start::Beginning).unwrap();
     let mut batch = RecordBatch::default();
@@ -157,8 +189,16 @@ pub fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
     let next = log.extent(of).unwrap().next;
     until("the end of a partition", || {
         poll(&mut *reader, &mut batch);
-        found.extend(batch.iter().map(|record| record.value.unwrap_or_default().to_vec()));
-        batch.ends().iter().any(|(_, position)| *position >= next).then_some(())
+        found.extend(
+            batch
+                .iter()
+                .map(|record| record.value.unwrap_or_default().to_vec()),
+        );
+        batch
+            .ends()
+            .iter()
+            .any(|(_, position)| *position >= next)
+            .then_some(())
     });
     found
 }

@@ -13,7 +13,10 @@ use crate::broker::{assigned, log, value};
 fn a_transaction_of_500_records_takes_less_than_50_ms() {
     let (times, _) = transactions("latency", 120, 500);
     let p50 = times[times.len() / 2];
-    eprintln!("500 records a transaction: p50 {p50:?}, p99 {:?}", times[times.len() * 99 / 100]);
+    eprintln!(
+        "500 records a transaction: p50 {p50:?}, p99 {:?}",
+        times[times.len() * 99 / 100]
+    );
     assert!(p50 < Duration::from_millis(50), "p50 {p50:?}");
 }
 
@@ -25,7 +28,10 @@ fn transactions(test: &str, count: usize, records: usize) -> (Vec<Duration>, f64
     let input = TopicPartition::new(Topic::Behaviors, 0);
     member.start(&[(input, Start::Beginning)]).unwrap();
     let mut batch = headwater_consumers::log::RecordBatch::default();
-    let limit = headwater_consumers::log::PollLimit { wait: Duration::ZERO, ..crate::broker::LIMIT };
+    let limit = headwater_consumers::log::PollLimit {
+        wait: Duration::ZERO,
+        ..crate::broker::LIMIT
+    };
     let payload = [b'x'; 200];
     let mut times = Vec::new();
     let all = Instant::now();
@@ -34,9 +40,13 @@ fn transactions(test: &str, count: usize, records: usize) -> (Vec<Duration>, f64
         let begun = Instant::now();
         member.begin().unwrap();
         for record in 0..records {
-            member.send(value(Topic::Changelog, (record % 4) as i32, &payload)).unwrap();
+            member
+                .send(value(Topic::Changelog, (record % 4) as i32, &payload))
+                .unwrap();
         }
-        member.commit(batch.membership(), &[(input, number as i64)]).unwrap();
+        member
+            .commit(batch.membership(), &[(input, number as i64)])
+            .unwrap();
         times.push(begun.elapsed());
     }
     let rate = (count * records) as f64 / all.elapsed().as_secs_f64();

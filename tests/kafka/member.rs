@@ -12,7 +12,13 @@ fn a_transaction_commits_records_and_positions() {
     let log = log("slice", &[Topic::Behaviors, Topic::Changelog], 2);
     let mut producer = log.producer().unwrap();
     for number in 0..100 {
-        producer.send(value(Topic::Behaviors, number % 2, format!("{number}").as_bytes())).unwrap();
+        producer
+            .send(value(
+                Topic::Behaviors,
+                number % 2,
+                format!("{number}").as_bytes(),
+            ))
+            .unwrap();
     }
     producer.flush().unwrap();
 
@@ -20,7 +26,9 @@ fn a_transaction_commits_records_and_positions() {
     assert_eq!(assigned(&mut *member, 2), [0, 1]);
     let inputs = [0, 1].map(|partition| TopicPartition::new(Topic::Behaviors, partition));
     assert_eq!(member.committed(&inputs).unwrap(), [None, None]);
-    member.start(&inputs.map(|at| (at, Start::Beginning))).unwrap();
+    member
+        .start(&inputs.map(|at| (at, Start::Beginning)))
+        .unwrap();
     let mut batch = RecordBatch::default();
     let mut copied = 0;
     let mut told = Vec::new();
@@ -33,9 +41,19 @@ fn a_transaction_commits_records_and_positions() {
         let mut positions = [0, 0];
         for record in batch.iter() {
             positions[record.at.partition as usize] = record.offset + 1;
-            member.send(value(Topic::Changelog, record.at.partition, record.value.unwrap())).unwrap();
+            member
+                .send(value(
+                    Topic::Changelog,
+                    record.at.partition,
+                    record.value.unwrap(),
+                ))
+                .unwrap();
         }
-        let positions: Vec<_> = inputs.iter().map(|at| (*at, positions[at.partition as usize])).filter(|(_, next)| *next > 0).collect();
+        let positions: Vec<_> = inputs
+            .iter()
+            .map(|at| (*at, positions[at.partition as usize]))
+            .filter(|(_, next)| *next > 0)
+            .collect();
         told.extend(member.commit(batch.membership(), &positions).unwrap().next);
         copied += batch.len();
         (copied == 100).then_some(())
@@ -43,9 +61,16 @@ fn a_transaction_commits_records_and_positions() {
     assert_eq!(member.committed(&inputs).unwrap(), [Some(50), Some(50)]);
     for partition in [0, 1] {
         let at = TopicPartition::new(Topic::Changelog, partition);
-        let expected: Vec<_> = (0..50).map(|number| format!("{}", 2 * number + partition).into_bytes()).collect();
+        let expected: Vec<_> = (0..50)
+            .map(|number| format!("{}", 2 * number + partition).into_bytes())
+            .collect();
         assert_eq!(values(&log, at), expected);
-        let last = told.iter().filter(|(of, _)| *of == at).map(|(_, next)| *next).max().unwrap();
+        let last = told
+            .iter()
+            .filter(|(of, _)| *of == at)
+            .map(|(_, next)| *next)
+            .max()
+            .unwrap();
         // The marker of the commit lies behind the last record.
         assert_eq!(log.extent(at).unwrap().next, last + 1);
     }
@@ -60,15 +85,22 @@ fn a_zombie_is_fenced() {
     let mut older = log.member("one", 0).unwrap();
     assert_eq!(assigned(&mut *older, 1), [0]);
     older.begin().unwrap();
-    older.send(value(Topic::Changelog, 0, b"of the zombie")).unwrap();
+    older
+        .send(value(Topic::Changelog, 0, b"of the zombie"))
+        .unwrap();
 
     let mut newer = log.member("one", 0).unwrap();
     newer.begin().unwrap();
-    newer.send(value(Topic::Changelog, 0, b"of the newer")).unwrap();
+    newer
+        .send(value(Topic::Changelog, 0, b"of the newer"))
+        .unwrap();
     newer.commit(Membership(0), &[]).unwrap();
     match older.commit(Membership(1), &[]) {
         Err(CommitError::Fenced(_)) => {}
         other => panic!("{other:?}"),
     }
-    assert_eq!(values(&log, TopicPartition::new(Topic::Changelog, 0)), [b"of the newer"]);
+    assert_eq!(
+        values(&log, TopicPartition::new(Topic::Changelog, 0)),
+        [b"of the newer"]
+    );
 }

@@ -19,7 +19,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use self::client::{Logging, Names};
 use super::{
-    Created, Extent, Log, LogError, Member, Producer, Reader, TopicFacts, TopicPartition, TopicSpec,
+    Created, Extent, Log, LogError, Member, Membership, Producer, Reader, TopicFacts,
+    TopicPartition, TopicSpec,
 };
 
 mod admin;
@@ -88,7 +89,9 @@ struct Shared {
 
 impl fmt::Debug for KafkaLog {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("KafkaLog").field(&self.shared.settings).finish()
+        out.debug_tuple("KafkaLog")
+            .field(&self.shared.settings)
+            .finish()
     }
 }
 
@@ -101,12 +104,21 @@ impl KafkaLog {
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         let names = Arc::new(Names::new(&settings.topics)?);
         let asking = client::asking(&settings)?;
-        let shared = Shared { settings, names, asking };
+        let shared = Shared {
+            settings,
+            names,
+            asking,
+        };
         shared
             .asking
-            .fetch_metadata(Some(shared.names.of(Topic::Behaviors)), shared.settings.operation_timeout)
+            .fetch_metadata(
+                Some(shared.names.of(Topic::Behaviors)),
+                shared.settings.operation_timeout,
+            )
             .map_err(|error| shared.explain("connecting to the brokers", error))?;
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -137,18 +149,24 @@ impl Log for KafkaLog {
     fn extent(&self, of: TopicPartition) -> Result<Extent, LogError> {
         let shared = &self.shared;
         let name = shared.names.of(of.topic);
-        match shared.asking.fetch_watermarks(name, of.partition, shared.settings.operation_timeout) {
+        match shared
+            .asking
+            .fetch_watermarks(name, of.partition, shared.settings.operation_timeout)
+        {
             Ok((first, next)) => Ok(Extent { first, next }),
-            Err(error) if error::is_unknown_topic(&error) => {
-                Err(LogError::NoTopic { name: name.to_owned() })
-            }
+            Err(error) if error::is_unknown_topic(&error) => Err(LogError::NoTopic {
+                name: name.to_owned(),
+            }),
             Err(error) => Err(shared.explain("asking for a partition's offsets", error)),
         }
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {
         let identity = self.shared.identity(instance, worker);
-        Ok(Box::new(member::KafkaMember::new(Arc::clone(&self.shared), identity)?))
+        Ok(Box::new(member::KafkaMember::new(
+            Arc::clone(&self.shared),
+            identity,
+        )?))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
@@ -162,7 +180,8 @@ impl Log for KafkaLog {
     fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
         let identities: BTreeSet<String> = admin::members_of(&self.shared, instance)?;
         for identity in identities {
-            group::Group::join(&self.shared, &identity, None)?.leave_group(self.shared.settings.operation_timeout)?;
+            let group = group::Group::join(&self.shared, &identity, None, Membership::default())?;
+            group.leave_group(self.shared.settings.operation_timeout)?;
         }
         Ok(())
     }

@@ -12,10 +12,11 @@ use headwater_config::{Cleanup, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::groups::GroupInfo;
 
+use super::Shared;
 use super::client::{self, Logging};
 use super::error;
-use super::Shared;
 use crate::log::{Created, LogError, TopicFacts, TopicSpec};
 
 /// What the topic is, or `None` if it does not exist.
@@ -28,7 +29,10 @@ pub(super) fn describe(shared: &Shared, topic: Topic) -> Result<Option<TopicFact
     let admin: AdminClient<Logging> = client::admin(&shared.settings)?;
     let timeout = shared.settings.operation_timeout;
     let described = wait(
-        admin.describe_configs(&[ResourceSpecifier::Topic(name)], &AdminOptions::new().request_timeout(Some(timeout))),
+        admin.describe_configs(
+            &[ResourceSpecifier::Topic(name)],
+            &AdminOptions::new().request_timeout(Some(timeout)),
+        ),
         timeout,
     );
     let resource = match described {
@@ -39,7 +43,11 @@ pub(super) fn describe(shared: &Shared, topic: Topic) -> Result<Option<TopicFact
         Ok(resource) => resource,
         // Reading a topic does not need the right to describe its settings.
         Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
-            return Ok(Some(TopicFacts { partitions, cleanup_policy: String::new(), delete_retention_ms: None }));
+            return Ok(Some(TopicFacts {
+                partitions,
+                cleanup_policy: String::new(),
+                delete_retention_ms: None,
+            }));
         }
         Err(code) => return Err(shared.explain(DOING, KafkaError::AdminOp(code))),
     };
@@ -62,7 +70,10 @@ fn partitions(shared: &Shared, topic: Topic) -> Result<Option<i32>, LogError> {
     let Some(found) = metadata.topics().iter().find(|topic| topic.name() == name) else {
         return Ok(None);
     };
-    match found.error().map(|error| KafkaError::MetadataFetch(error.into())) {
+    match found
+        .error()
+        .map(|error| KafkaError::MetadataFetch(error.into()))
+    {
         None => Ok(Some(found.partitions().len() as i32)),
         Some(error) if error::is_unknown_topic(&error) => Ok(None),
         Some(error) => Err(shared.explain(DOING, error)),
@@ -74,15 +85,24 @@ pub(super) fn create(shared: &Shared, spec: &TopicSpec) -> Result<Created, LogEr
     const DOING: &str = "making a topic";
     let name = shared.names.of(spec.topic);
     let min_insync = spec.min_insync_replicas.to_string();
-    let topic = NewTopic::new(name, spec.partitions, TopicReplication::Fixed(spec.replication_factor))
-        .set("min.insync.replicas", &min_insync)
-        .set("cleanup.policy", match spec.topic.cleanup() {
+    let topic = NewTopic::new(
+        name,
+        spec.partitions,
+        TopicReplication::Fixed(spec.replication_factor),
+    )
+    .set("min.insync.replicas", &min_insync)
+    .set(
+        "cleanup.policy",
+        match spec.topic.cleanup() {
             Cleanup::Delete => "delete",
             Cleanup::Compact => "compact",
-        });
+        },
+    );
     let admin: AdminClient<Logging> = client::admin(&shared.settings)?;
     let timeout = shared.settings.operation_timeout;
-    let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+    let options = AdminOptions::new()
+        .request_timeout(Some(timeout))
+        .operation_timeout(Some(timeout));
     let made = wait(admin.create_topics([&topic], &options), timeout);
     match made.map(|mut results| results.pop()) {
         Ok(Some(Ok(_))) => {}
@@ -92,7 +112,9 @@ pub(super) fn create(shared: &Shared, spec: &TopicSpec) -> Result<Created, LogEr
         Err(error) => return Err(shared.explain(DOING, error)),
     }
     let deadline = Instant::now() + timeout;
-    while partitions(shared, spec.topic)?.is_none_or(|count| count < spec.partitions) && Instant::now() < deadline {
+    while partitions(shared, spec.topic)?.is_none_or(|count| count < spec.partitions)
+        && Instant::now() < deadline
+    {
         std::thread::park_timeout(Duration::from_millis(10));
     }
     Ok(Created::Made)
@@ -101,8 +123,14 @@ pub(super) fn create(shared: &Shared, spec: &TopicSpec) -> Result<Created, LogEr
 /// The identities of an instance's workers that are in the group.
 pub(super) fn members_of(shared: &Shared, instance: &str) -> Result<BTreeSet<String>, LogError> {
     let prefix = format!("{}-{instance}-", shared.settings.group);
-    let workers = |id: &str| id.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<usize>().is_ok());
-    Ok(clients(shared)?.into_iter().filter(|id| workers(id)).collect())
+    let workers = |id: &str| {
+        id.strip_prefix(&prefix)
+            .is_some_and(|rest| rest.parse::<usize>().is_ok())
+    };
+    Ok(clients(shared)?
+        .into_iter()
+        .filter(|id| workers(id))
+        .collect())
 }
 
 /// Whether somebody is in the group under that identity.
@@ -114,14 +142,22 @@ pub(super) fn is_member(shared: &Shared, identity: &str) -> Result<bool, LogErro
 fn clients(shared: &Shared) -> Result<BTreeSet<String>, LogError> {
     let groups = shared
         .asking
-        .fetch_group_list(Some(&shared.settings.group), shared.settings.operation_timeout)
+        .fetch_group_list(
+            Some(&shared.settings.group),
+            shared.settings.operation_timeout,
+        )
         .map_err(|error| shared.explain("asking who is in the group", error))?;
-    let members = groups.groups().iter().flat_map(|group| group.members());
-    Ok(members.map(|member| member.client_id().to_owned()).collect())
+    let members = groups.groups().iter().flat_map(GroupInfo::members);
+    Ok(members
+        .map(|member| member.client_id().to_owned())
+        .collect())
 }
 
 /// Runs a future of the admin client, which has a thread of its own, to its end or to the deadline.
-fn wait<T>(future: impl Future<Output = Result<T, KafkaError>>, within: Duration) -> Result<T, KafkaError> {
+fn wait<T>(
+    future: impl Future<Output = Result<T, KafkaError>>,
+    within: Duration,
+) -> Result<T, KafkaError> {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -39,7 +39,14 @@ const OURS: [&str; 17] = [
 ];
 
 /// Parts of property names whose values are never shown.
-const SECRET: [&str; 6] = ["password", "secret", "key.pem", "jaas", "token", "sasl.oauthbearer.config"];
+const SECRET: [&str; 6] = [
+    "password",
+    "secret",
+    "key.pem",
+    "jaas",
+    "token",
+    "sasl.oauthbearer.config",
+];
 
 /// Our defaults for all clients; `[kafka.client]` can change them.
 const DEFAULTS: [(&str, &str); 6] = [
@@ -78,7 +85,11 @@ const WRITING: [(&str, &str); 4] = [
 
 /// The properties that every client starts from.
 fn config(settings: &KafkaSettings, more: &[(&str, &str)]) -> Result<ClientConfig, LogError> {
-    if let Some(key) = settings.client.keys().find(|key| OURS.contains(&key.as_str())) {
+    if let Some(key) = settings
+        .client
+        .keys()
+        .find(|key| OURS.contains(&key.as_str()))
+    {
         return Err(LogError::Refused {
             doing: "applying [kafka.client]",
             source: Box::new(SettingError::Ours { key: key.clone() }),
@@ -109,7 +120,9 @@ where
     config.create_with_context(context).map_err(|error| {
         // librdkafka's words about a client that it does not make may hold the value that it did not like.
         let error = match error {
-            KafkaError::ClientCreation(words) => KafkaError::ClientCreation(Logging::new(settings, "").scrub(&words)),
+            KafkaError::ClientCreation(words) => {
+                KafkaError::ClientCreation(Logging::new(settings, "").scrub(&words))
+            }
             other => other,
         };
         error::of("making a Kafka client", error, "")
@@ -129,17 +142,25 @@ pub(super) fn asking(settings: &KafkaSettings) -> Result<BaseConsumer<Logging>, 
 /// The offset after the last record of a partition, committed or not.
 pub(super) fn high_watermark(shared: &Shared, at: TopicPartition) -> Result<i64, LogError> {
     let mut config = config(&shared.settings, &READING)?;
-    config.set("isolation.level", "read_uncommitted").set("client.id", &shared.settings.group);
+    config
+        .set("isolation.level", "read_uncommitted")
+        .set("client.id", &shared.settings.group);
     let context = Logging::new(&shared.settings, &shared.settings.group);
     let asking: BaseConsumer<Logging> = create(&shared.settings, &config, context)?;
     asking
-        .fetch_watermarks(shared.names.of(at.topic), at.partition, shared.settings.operation_timeout)
+        .fetch_watermarks(
+            shared.names.of(at.topic),
+            at.partition,
+            shared.settings.operation_timeout,
+        )
         .map(|(_, next)| next)
         .map_err(|error| error::of("asking for a partition's end", error, ""))
 }
 
 /// Properties of a client for admin operations.
-pub(super) fn admin<T: FromClientConfigAndContext<Logging>>(settings: &KafkaSettings) -> Result<T, LogError> {
+pub(super) fn admin<T: FromClientConfigAndContext<Logging>>(
+    settings: &KafkaSettings,
+) -> Result<T, LogError> {
     let config = config(settings, &[])?;
     create(settings, &config, Logging::new(settings, &settings.group))
 }
@@ -180,7 +201,10 @@ pub(super) fn grouped<C: ConsumerContext>(
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", millis(settings.session_timeout))
         .set("heartbeat.interval.ms", millis(heartbeat))
-        .set("max.poll.interval.ms", millis(settings.session_timeout.max(Duration::from_secs(60))))
+        .set(
+            "max.poll.interval.ms",
+            millis(settings.session_timeout.max(Duration::from_secs(60))),
+        )
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
@@ -206,9 +230,10 @@ where
         .set("enable.idempotence", "true")
         .set("acks", "all");
     if let Some(id) = transactional_id {
-        config
-            .set("transactional.id", id)
-            .set("transaction.timeout.ms", millis(settings.transaction_timeout));
+        config.set("transactional.id", id).set(
+            "transaction.timeout.ms",
+            millis(settings.transaction_timeout),
+        );
     } else {
         config.set("message.timeout.ms", millis(settings.operation_timeout));
     }
@@ -229,10 +254,16 @@ impl Logging {
         let secrets = settings
             .client
             .iter()
-            .filter(|(key, value)| !value.is_empty() && SECRET.iter().any(|part| key.contains(part)))
+            .filter(|(key, value)| {
+                !value.is_empty() && SECRET.iter().any(|part| key.contains(part))
+            })
             .map(|(_, value)| value.clone())
             .collect();
-        Self { identity: identity.to_owned(), secrets, refusal: Mutex::new(None) }
+        Self {
+            identity: identity.to_owned(),
+            secrets,
+            refusal: Mutex::new(None),
+        }
     }
 
     /// The last error that waiting will not heal, once.
@@ -241,7 +272,9 @@ impl Logging {
     }
 
     fn scrub(&self, line: &str) -> String {
-        self.secrets.iter().fold(line.to_owned(), |line, secret| line.replace(secret, "[redacted]"))
+        self.secrets.iter().fold(line.to_owned(), |line, secret| {
+            line.replace(secret, "[redacted]")
+        })
     }
 }
 
@@ -256,8 +289,12 @@ impl ClientContext for Logging {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(target: "kafka", client, facility, "{line}");
             }
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "kafka", client, facility, "{line}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "kafka", client, facility, "{line}"),
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                tracing::warn!(target: "kafka", client, facility, "{line}");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: "kafka", client, facility, "{line}");
+            }
             RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", client, facility, "{line}"),
         }
     }
@@ -284,7 +321,10 @@ pub(super) struct Names(Vec<(Topic, Arc<str>)>);
 impl Names {
     /// From the settings: every topic needs a name of its own.
     pub(super) fn new(topics: &BTreeMap<Topic, String>) -> Result<Self, LogError> {
-        let refused = |error| LogError::Refused { doing: "reading the names of the topics", source: Box::new(error) };
+        let refused = |error| LogError::Refused {
+            doing: "reading the names of the topics",
+            source: Box::new(error),
+        };
         let mut names: Vec<(Topic, Arc<str>)> = Vec::new();
         for topic in Topic::ALL {
             let name = topics
@@ -292,7 +332,11 @@ impl Names {
                 .filter(|name| !name.is_empty())
                 .ok_or_else(|| refused(SettingError::NoName { key: topic.key() }))?;
             if let Some((other, _)) = names.iter().find(|(_, other)| **other == **name) {
-                return Err(refused(SettingError::SameName { one: other.key(), other: topic.key(), name: name.clone() }));
+                return Err(refused(SettingError::SameName {
+                    one: other.key(),
+                    other: topic.key(),
+                    name: name.clone(),
+                }));
             }
             names.push((topic, Arc::from(name.as_str())));
         }
@@ -307,6 +351,9 @@ impl Names {
 
     /// The topic of that name.
     pub(super) fn topic(&self, name: &str) -> Option<Topic> {
-        self.0.iter().find(|(_, other)| **other == *name).map(|(topic, _)| *topic)
+        self.0
+            .iter()
+            .find(|(_, other)| **other == *name)
+            .map(|(topic, _)| *topic)
     }
 }

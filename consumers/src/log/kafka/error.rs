@@ -12,7 +12,11 @@ pub(super) enum SettingError {
     #[error("client property `{key}` cannot be set: exactly-once rests on it")]
     Ours { key: String },
     #[error("topics `{one}` and `{other}` have the same name `{name}`")]
-    SameName { one: &'static str, other: &'static str, name: String },
+    SameName {
+        one: &'static str,
+        other: &'static str,
+        name: String,
+    },
     #[error("topic `{key}` has no name")]
     NoName { key: &'static str },
 }
@@ -37,14 +41,19 @@ pub(super) enum OrderError {
 /// The code behind an error; admin operations included, whose code the library does not count as one.
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
-        KafkaError::AdminOp(code) | KafkaError::Rebalance(code) | KafkaError::SetPartitionOffset(code) => Some(*code),
+        KafkaError::AdminOp(code)
+        | KafkaError::Rebalance(code)
+        | KafkaError::SetPartitionOffset(code) => Some(*code),
         other => other.rdkafka_error_code(),
     }
 }
 
 /// Whether it says that somebody else has our identity (or, for producers, that the brokers timed our transaction out).
 pub(super) fn is_fenced(code: Code) -> bool {
-    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId)
+    matches!(
+        code,
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId
+    )
 }
 
 /// Whether the topic or partition does not exist.
@@ -95,21 +104,42 @@ pub(super) fn is_refusal(code: Code) -> bool {
 pub(super) fn of(doing: &'static str, error: KafkaError, identity: &str) -> LogError {
     let error = match error {
         KafkaError::ClientConfig(_, _, key, _) => {
-            return LogError::Refused { doing, source: Box::new(SettingError::Property { key }) };
+            return LogError::Refused {
+                doing,
+                source: Box::new(SettingError::Property { key }),
+            };
         }
         error => error,
     };
     match code(&error) {
-        Some(code) if is_fenced(code) && !identity.is_empty() => LogError::Fenced { identity: identity.to_owned() },
-        Some(code) if is_refusal(code) => LogError::Refused { doing, source: Box::new(error) },
-        _ if matches!(error, KafkaError::ClientCreation(_) | KafkaError::Nul(_) | KafkaError::AdminOpCreation(_)) => {
-            LogError::Refused { doing, source: Box::new(error) }
+        Some(code) if is_fenced(code) && !identity.is_empty() => LogError::Fenced {
+            identity: identity.to_owned(),
+        },
+        Some(code) if is_refusal(code) => LogError::Refused {
+            doing,
+            source: Box::new(error),
+        },
+        _ if matches!(
+            error,
+            KafkaError::ClientCreation(_) | KafkaError::Nul(_) | KafkaError::AdminOpCreation(_)
+        ) =>
+        {
+            LogError::Refused {
+                doing,
+                source: Box::new(error),
+            }
         }
-        _ => LogError::Unavailable { doing, source: Box::new(error) },
+        _ => LogError::Unavailable {
+            doing,
+            source: Box::new(error),
+        },
     }
 }
 
 /// [`LogError::Unavailable`] for a reason of our own.
 pub(super) fn unavailable(doing: &'static str, reason: OrderError) -> LogError {
-    LogError::Unavailable { doing, source: Box::new(reason) }
+    LogError::Unavailable {
+        doing,
+        source: Box::new(reason),
+    }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
@@ -36,6 +37,7 @@ pub(super) struct Group {
     /// Partitions that are asked back and not yet released.
     awaiting: BTreeSet<i32>,
     membership: Membership,
+    joined: bool,
     metadata: Option<ConsumerGroupMetadata>,
     /// An error that came together with a rebalance: for the next call.
     stash: Option<LogError>,
@@ -44,8 +46,14 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Joins the group under that identity; the brokers answer while [`Group::serve`] is called.
-    pub(super) fn join(shared: &Arc<Shared>, identity: &str, wake: Option<&Arc<Wake>>) -> Result<Self, LogError> {
+    /// Joins the group under that identity; the brokers answer while [`Group::serve`] is called. Memberships are numbered on from
+    /// `after`.
+    pub(super) fn join(
+        shared: &Arc<Shared>,
+        identity: &str,
+        wake: Option<&Arc<Wake>>,
+        after: Membership,
+    ) -> Result<Self, LogError> {
         let context = Rebalances {
             logging: Logging::new(&shared.settings, identity),
             told: Mutex::default(),
@@ -64,7 +72,8 @@ impl Group {
             identity: identity.to_owned(),
             owned: BTreeMap::new(),
             awaiting: BTreeSet::new(),
-            membership: Membership::default(),
+            membership: after,
+            joined: false,
             metadata: None,
             stash: None,
             fenced: false,
@@ -74,7 +83,9 @@ impl Group {
     /// Serves what the brokers said since the last call; never waits.
     pub(super) fn serve(&mut self) -> Result<Rebalance, LogError> {
         if self.fenced {
-            return Err(LogError::Fenced { identity: self.identity.clone() });
+            return Err(LogError::Fenced {
+                identity: self.identity.clone(),
+            });
         }
         if let Some(error) = self.stash.take() {
             return Err(error);
@@ -99,6 +110,7 @@ impl Group {
     /// Takes over what a rebalance changed.
     fn follow(&mut self, told: Told) -> Rebalance {
         self.membership.0 += 1;
+        self.joined = true;
         self.metadata = self.consumer.group_metadata();
         for partition in &told.rebalance.lost {
             self.owned.remove(partition);
@@ -124,6 +136,16 @@ impl Group {
         self.membership
     }
 
+    /// The partitions that are ours.
+    pub(super) fn owned(&self) -> Vec<i32> {
+        self.owned.keys().copied().collect()
+    }
+
+    /// The metadata as of now, for a question whose answer is thrown away.
+    pub(super) fn any_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
+    }
+
     /// The metadata with which positions of these partitions can be committed, if they have been ours ever since they were polled
     /// under `membership`.
     pub(super) fn vouch(
@@ -133,12 +155,23 @@ impl Group {
     ) -> Result<&ConsumerGroupMetadata, LogError> {
         const DOING: &str = "committing positions";
         for (at, _) in positions {
-            if self.owned.get(&at.partition).is_none_or(|since| *since > membership) {
-                return Err(error::unavailable(DOING, OrderError::Moved { partition: at.partition }));
+            if self
+                .owned
+                .get(&at.partition)
+                .is_none_or(|since| *since > membership)
+            {
+                return Err(error::unavailable(
+                    DOING,
+                    OrderError::Moved {
+                        partition: at.partition,
+                    },
+                ));
             }
         }
         let partition = positions.first().map_or(-1, |(at, _)| at.partition);
-        self.metadata.as_ref().ok_or_else(|| error::unavailable(DOING, OrderError::Moved { partition }))
+        self.metadata
+            .as_ref()
+            .ok_or_else(|| error::unavailable(DOING, OrderError::Moved { partition }))
     }
 
     /// Gives back partitions that were asked back. The brokers hear of it when the last of them is given.
@@ -171,7 +204,8 @@ impl Group {
         of.iter()
             .map(|at| {
                 let found = list.find_partition(self.shared.names.of(at.topic), at.partition);
-                let found = found.expect("invariant: the answer has the partitions of the question");
+                let found =
+                    found.expect("invariant: the answer has the partitions of the question");
                 found.error().map_err(refused)?;
                 Ok(match found.offset() {
                     Offset::Offset(offset) => Some(offset),
@@ -187,11 +221,14 @@ impl Group {
         let deadline = Instant::now() + within;
         let wait = Duration::from_millis(20);
         // Who leaves must have joined: the brokers know the static member by the id that they gave to the last who joined.
-        while self.membership == Membership::default() && Instant::now() < deadline {
+        while !self.joined && Instant::now() < deadline {
             self.serve()?;
             std::thread::park_timeout(wait);
         }
-        self.consumer.context().leaving.store(true, Ordering::Release);
+        self.consumer
+            .context()
+            .leaving
+            .store(true, Ordering::Release);
         self.end_revocation();
         // A static member that is closed stays in the group; one that unsubscribes leaves it.
         self.consumer.unsubscribe();
@@ -209,10 +246,16 @@ impl Group {
 
     /// librdkafka waits for the answer to a revocation before it does anything else, closing included.
     fn end_revocation(&mut self) {
-        let unserved = !std::mem::take(&mut *self.consumer.context().told.lock()).rebalance.revoked.is_empty();
+        let unserved = !std::mem::take(&mut *self.consumer.context().told.lock())
+            .rebalance
+            .revoked
+            .is_empty();
         if unserved || !self.awaiting.is_empty() {
             self.awaiting.clear();
-            if let Err(error) = self.consumer.incremental_unassign(&TopicPartitionList::new()) {
+            if let Err(error) = self
+                .consumer
+                .incremental_unassign(&TopicPartitionList::new())
+            {
                 tracing::warn!(target: "kafka", client = self.identity, %error, "giving partitions back failed");
             }
         }
@@ -223,9 +266,9 @@ impl Group {
         const DOING: &str = "being a member of the group";
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         match error::code(&error)? {
-            Code::UnknownTopicOrPartition | Code::UnknownTopic => {
-                Some(LogError::NoTopic { name: self.shared.names.of(Topic::Behaviors).to_owned() })
-            }
+            Code::UnknownTopicOrPartition | Code::UnknownTopic => Some(LogError::NoTopic {
+                name: self.shared.names.of(Topic::Behaviors).to_owned(),
+            }),
             code if error::is_fenced(code) => {
                 self.fenced = true;
                 Some(error::of(DOING, error, &self.identity))
@@ -240,7 +283,10 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.consumer.context().leaving.store(true, Ordering::Release);
+        self.consumer
+            .context()
+            .leaving
+            .store(true, Ordering::Release);
         self.end_revocation();
     }
 }
@@ -267,8 +313,17 @@ impl Rebalances {
 }
 
 impl ConsumerContext for Rebalances {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let numbers: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(TopicPartitionListElem::partition)
+            .collect();
         let nothing = TopicPartitionList::new();
         let assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         // With an assignment of nothing, always: librdkafka only wants to hear that we have heard.
@@ -277,8 +332,12 @@ impl ConsumerContext for Rebalances {
         } else if consumer.assignment_lost() || self.leaving.load(Ordering::Acquire) {
             let answered = consumer.incremental_unassign(&nothing);
             let mut told = self.told.lock();
-            told.rebalance.assigned.retain(|partition| !numbers.contains(partition));
-            told.rebalance.revoked.retain(|partition| !numbers.contains(partition));
+            told.rebalance
+                .assigned
+                .retain(|partition| !numbers.contains(partition));
+            told.rebalance
+                .revoked
+                .retain(|partition| !numbers.contains(partition));
             told.rebalance.lost.extend(&numbers);
             answered
         } else {

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_config::Topic;
+
+use super::Shared;
 use super::client;
 use super::error::{self, OrderError};
 use super::group::Group;
 use super::sink::{Failed, Sink};
 use super::source::Source;
 use super::wake::Wake;
-use super::Shared;
 use crate::log::{
-    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, Start,
-    TopicPartition,
+    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance,
+    RecordBatch, Start, TopicPartition,
 };
 
 /// A member of the group.
@@ -22,7 +24,7 @@ pub(super) struct KafkaMember {
     group: Group,
     source: Source,
     wake: Arc<Wake>,
-    /// The transactional producer; `None` after a failed `recover`.
+    /// The transactional producer; `None` when it cannot be trusted any more: `recover` makes another.
     sink: Option<Sink>,
     /// The producer of `send_now`.
     immediate: Option<Sink>,
@@ -36,8 +38,17 @@ impl KafkaMember {
         let sink = Sink::transactional(&shared, &identity)?;
         let wake = Arc::new(Wake::default());
         let source = Source::new(&shared, &identity, false, &wake)?;
-        let group = Group::join(&shared, &identity, Some(&wake))?;
-        let mut member = Self { shared, identity, group, source, wake, sink: Some(sink), immediate: None, open: None };
+        let group = Group::join(&shared, &identity, Some(&wake), Membership::default())?;
+        let mut member = Self {
+            shared,
+            identity,
+            group,
+            source,
+            wake,
+            sink: Some(sink),
+            immediate: None,
+            open: None,
+        };
         if member.shared.settings.send_now {
             member.immediate()?;
         }
@@ -46,13 +57,18 @@ impl KafkaMember {
 
     fn immediate(&mut self) -> Result<&mut Sink, LogError> {
         if self.immediate.is_none() {
-            self.immediate = Some(Sink::immediate(&self.shared, &format!("{}-now", self.identity))?);
+            self.immediate = Some(Sink::immediate(
+                &self.shared,
+                &format!("{}-now", self.identity),
+            )?);
         }
         Ok(self.immediate.as_mut().expect("invariant: made above"))
     }
 
     fn sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
-        self.sink.as_mut().ok_or_else(|| error::unavailable(doing, OrderError::NotRecovered))
+        self.sink
+            .as_mut()
+            .ok_or_else(|| error::unavailable(doing, OrderError::NotRecovered))
     }
 
     fn open_sink(&mut self, doing: &'static str) -> Result<&mut Sink, LogError> {
@@ -63,10 +79,17 @@ impl KafkaMember {
     }
 
     /// Everything that a commit does before it decides.
-    fn prepare(&mut self, membership: Membership, positions: &[(TopicPartition, i64)]) -> Result<(), Failed> {
+    fn prepare(
+        &mut self,
+        membership: Membership,
+        positions: &[(TopicPartition, i64)],
+    ) -> Result<(), Failed> {
         const DOING: &str = "committing";
         let (Some(sink), Some(_)) = (&mut self.sink, self.open) else {
-            return Err(Failed::Abort(error::unavailable(DOING, OrderError::NoTransaction)));
+            return Err(Failed::Abort(error::unavailable(
+                DOING,
+                OrderError::NoTransaction,
+            )));
         };
         // At least once: what was sent at once must have arrived before the input counts as done.
         if let Some(immediate) = &self.immediate {
@@ -74,7 +97,11 @@ impl KafkaMember {
         }
         let metadata = match positions {
             [] => None,
-            positions => Some(self.group.vouch(membership, positions).map_err(Failed::Abort)?),
+            positions => Some(
+                self.group
+                    .vouch(membership, positions)
+                    .map_err(Failed::Abort)?,
+            ),
         };
         sink.drain().map_err(|error| match error {
             LogError::Fenced { .. } => Failed::Fenced(error),
@@ -86,9 +113,60 @@ impl KafkaMember {
         Ok(())
     }
 
+    /// Joins the group again after the brokers said that another has our place there, if nobody has.
+    ///
+    /// librdkafka 2.12 fences itself: when its session has timed out (brokers away for longer than that) it forgets its member id
+    /// but goes on with heartbeats under the instance id, and the brokers answer with the code for a rival. A rival takes the
+    /// transactional id before the place in the group, so the producer knows.
+    fn rejoin(&mut self) -> Result<Rebalance, LogError> {
+        const DOING: &str = "asking whether another member has our place";
+        let timed_out = self.timed_out();
+        self.abort()
+            .map_err(|error| Self::unless(timed_out, error))?;
+        let position = [(TopicPartition::new(Topic::Behaviors, 0), 0)];
+        let metadata = self.group.any_metadata();
+        self.begin()?;
+        let sink = self.sink(DOING)?;
+        // Never committed: only who answers is of interest.
+        match metadata.map(|metadata| sink.send_positions(&position, &metadata)) {
+            Some(Err(Failed::Fenced(error))) => return Err(error),
+            Some(Err(Failed::Abort(error) | Failed::Unknown(error))) => {
+                tracing::debug!(target: "kafka", client = self.identity, %error, "our place was taken by nobody");
+            }
+            Some(Ok(())) | None => {}
+        }
+        self.abort()?;
+        let lost = self.group.owned();
+        tracing::warn!(target: "kafka", client = self.identity, ?lost, "joining the group again");
+        self.source.unassign(|at| lost.contains(&at.partition))?;
+        let next = Membership(self.group.membership().0 + 1);
+        self.group = Group::join(&self.shared, &self.identity, Some(&self.wake), next)?;
+        Ok(Rebalance {
+            lost,
+            ..Rebalance::default()
+        })
+    }
+
+    /// A transaction that was open for too long is aborted by the brokers, who then answer as if we were fenced.
+    fn unless(timed_out: bool, error: LogError) -> LogError {
+        match error {
+            LogError::Fenced { .. } if timed_out => {
+                error::unavailable("writing", OrderError::TransactionTimedOut)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the producer up: nobody knows what became of its transaction.
+    fn distrust(&mut self) {
+        self.open = None;
+        self.sink = None;
+    }
+
     /// Whether the brokers have aborted the open transaction by themselves. They tell it by the same codes as fencing.
     fn timed_out(&self) -> bool {
-        self.open.is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
+        self.open
+            .is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
     }
 
     fn committed_ends(&self, sink: &Sink) -> Result<Committed, LogError> {
@@ -109,9 +187,13 @@ impl Member for KafkaMember {
         into.clear();
         let deadline = Instant::now() + limit.wait;
         loop {
-            let rebalance = self.group.serve()?;
+            let rebalance = match self.group.serve() {
+                Err(LogError::Fenced { .. }) => self.rejoin()?,
+                served => served?,
+            };
             if !rebalance.is_empty() {
-                self.source.unassign(|at| rebalance.lost.contains(&at.partition))?;
+                self.source
+                    .unassign(|at| rebalance.lost.contains(&at.partition))?;
                 into.set_membership(self.group.membership());
                 return Ok(rebalance);
             }
@@ -138,7 +220,8 @@ impl Member for KafkaMember {
     }
 
     fn release(&mut self, partitions: &[i32]) -> Result<(), LogError> {
-        self.source.unassign(|at| partitions.contains(&at.partition))?;
+        self.source
+            .unassign(|at| partitions.contains(&at.partition))?;
         self.group.release(partitions)
     }
 
@@ -149,7 +232,10 @@ impl Member for KafkaMember {
     }
 
     fn send(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
-        self.open_sink("sending a record")?.send(&record)
+        let timed_out = self.timed_out();
+        self.open_sink("sending a record")?
+            .send(&record)
+            .map_err(|error| Self::unless(timed_out, error))
     }
 
     fn send_now(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
@@ -171,7 +257,10 @@ impl Member for KafkaMember {
         let failed = match decided {
             Ok(()) => {
                 self.open = None;
-                let sink = self.sink.as_ref().expect("invariant: it has just committed");
+                let sink = self
+                    .sink
+                    .as_ref()
+                    .expect("invariant: it has just committed");
                 return self.committed_ends(sink).map_err(CommitError::Unknown);
             }
             Err(failed) => failed,
@@ -179,31 +268,43 @@ impl Member for KafkaMember {
         Err(match failed {
             Failed::Abort(error) => {
                 // Whether or not this works: without a commit it is never committed.
+                let timed_out = self.timed_out();
                 if let Err(error) = self.abort() {
                     tracing::debug!(target: "kafka", client = self.identity, %error, "aborting failed; recover will do it");
                 }
-                CommitError::Aborted(error)
+                CommitError::Aborted(Self::unless(timed_out, error))
             }
             Failed::Fenced(_) if self.timed_out() => {
-                self.open = None;
-                CommitError::Unknown(error::unavailable("committing", OrderError::TransactionTimedOut))
+                self.distrust();
+                CommitError::Unknown(error::unavailable(
+                    "committing",
+                    OrderError::TransactionTimedOut,
+                ))
             }
             Failed::Fenced(error) => {
                 self.open = None;
                 CommitError::Fenced(error)
             }
             Failed::Unknown(error) => {
-                self.open = None;
+                self.distrust();
                 CommitError::Unknown(error)
             }
         })
     }
 
     fn abort(&mut self) -> Result<(), LogError> {
+        let timed_out = self.timed_out();
         if self.open.take().is_none() {
             return Ok(());
         }
-        self.sink("aborting")?.abort()
+        let aborted = self.sink("aborting")?.abort();
+        aborted.map_err(|error| {
+            let error = Self::unless(timed_out, error);
+            if !matches!(error, LogError::Fenced { .. }) {
+                self.distrust();
+            }
+            error
+        })
     }
 
     fn recover(&mut self) -> Result<(), LogError> {
@@ -219,7 +320,14 @@ impl Member for KafkaMember {
 
     fn leave(mut self: Box<Self>, forever: bool) -> Result<(), LogError> {
         let aborted = self.abort();
-        let Self { shared, group, source, sink, immediate, .. } = *self;
+        let Self {
+            shared,
+            group,
+            source,
+            sink,
+            immediate,
+            ..
+        } = *self;
         drop((source, sink, immediate));
         if forever {
             group.leave_group(shared.settings.operation_timeout)?;

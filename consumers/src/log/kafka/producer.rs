@@ -11,7 +11,10 @@ pub(super) struct KafkaProducer(Sink);
 
 impl KafkaProducer {
     pub(super) fn new(shared: &Arc<Shared>) -> Result<Self, LogError> {
-        Ok(Self(Sink::immediate(shared, &format!("{}-producer", shared.settings.group))?))
+        Ok(Self(Sink::immediate(
+            shared,
+            &format!("{}-producer", shared.settings.group),
+        )?))
     }
 }
 

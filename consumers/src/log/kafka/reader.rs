@@ -22,7 +22,12 @@ pub(super) struct KafkaReader {
 
 impl KafkaReader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sources: BTreeMap::new(), wake: Arc::default(), last: None }
+        Self {
+            shared,
+            sources: BTreeMap::new(),
+            wake: Arc::default(),
+            last: None,
+        }
     }
 }
 
@@ -60,7 +65,9 @@ impl Reader for KafkaReader {
                     match source.drain(limit, into) {
                         Ok(()) => {}
                         // What was taken of other topics is not lost by one topic's error: it comes with the next poll.
-                        Err(error) if into.is_empty() && into.ends().is_empty() => return Err(error),
+                        Err(error) if into.is_empty() && into.ends().is_empty() => {
+                            return Err(error);
+                        }
                         Err(error) => source.keep(error),
                     }
                     if into.len() > before {

@@ -66,7 +66,12 @@ impl Sink {
         Self::new(shared, "", client_id, None)
     }
 
-    fn new(shared: &Arc<Shared>, identity: &str, client_id: &str, id: Option<&str>) -> Result<Self, LogError> {
+    fn new(
+        shared: &Arc<Shared>,
+        identity: &str,
+        client_id: &str,
+        id: Option<&str>,
+    ) -> Result<Self, LogError> {
         let context = Deliveries {
             logging: Logging::new(&shared.settings, client_id),
             done: AtomicU64::new(0),
@@ -85,9 +90,14 @@ impl Sink {
 
     /// Opens a transaction.
     pub(super) fn begin(&mut self) -> Result<(), LogError> {
-        self.producer.begin_transaction().map_err(|error| self.explain("opening a transaction", error))?;
+        self.producer
+            .begin_transaction()
+            .map_err(|error| self.explain("opening a transaction", error))?;
         self.number += 1;
-        *self.deliveries().outcome.lock() = Outcome { number: self.number, ..Outcome::default() };
+        *self.deliveries().outcome.lock() = Outcome {
+            number: self.number,
+            ..Outcome::default()
+        };
         Ok(())
     }
 
@@ -95,7 +105,10 @@ impl Sink {
     pub(super) fn send(&mut self, record: &Outgoing<'_>) -> Result<(), LogError> {
         const DOING: &str = "sending a record";
         let name = self.shared.names.of(record.to.topic);
-        let told = TOLD.iter().position(|topic| *topic == record.to.topic).map_or(0, |place| place + 1);
+        let told = TOLD
+            .iter()
+            .position(|topic| *topic == record.to.topic)
+            .map_or(0, |place| place + 1);
         let opaque = (self.number << 8) | told;
         let mut message: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(name, opaque).partition(record.to.partition);
@@ -103,9 +116,17 @@ impl Sink {
         message.payload = record.value;
         if !record.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            message.headers = Some(record.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(*value) })
-            }));
+            message.headers = Some(
+                record
+                    .headers
+                    .iter()
+                    .fold(headers, |headers, (key, value)| {
+                        headers.insert(Header {
+                            key,
+                            value: Some(*value),
+                        })
+                    }),
+            );
         }
         let mut deadline = None;
         loop {
@@ -116,18 +137,24 @@ impl Sink {
                 }
                 Err((KafkaError::MessageProduction(Code::QueueFull), unsent)) => {
                     let now = Instant::now();
-                    if now >= *deadline.get_or_insert(now + self.shared.settings.operation_timeout) {
+                    if now >= *deadline.get_or_insert(now + self.shared.settings.operation_timeout)
+                    {
                         return Err(error::unavailable(DOING, OrderError::QueueFull));
                     }
                     message = unsent;
                     // Room comes with acknowledgements; half of what is under way is enough to go on.
-                    self.wait_for(self.sent - self.in_flight() / 2, now + Duration::from_millis(100));
+                    self.wait_for(
+                        self.sent - self.in_flight() / 2,
+                        now + Duration::from_millis(100),
+                    );
                     continue;
                 }
                 Err((error, _)) => error,
             };
             if error::is_unknown_topic(&error) {
-                return Err(LogError::NoTopic { name: name.to_owned() });
+                return Err(LogError::NoTopic {
+                    name: name.to_owned(),
+                });
             }
             return Err(self.explain(DOING, error));
         }
@@ -171,19 +198,31 @@ impl Sink {
         const DOING: &str = "adding positions to the transaction";
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for (at, position) in positions {
-            list.add_partition_offset(self.shared.names.of(at.topic), at.partition, rdkafka::Offset::Offset(*position))
-                .map_err(|error| Failed::Abort(self.explain(DOING, error)))?;
+            list.add_partition_offset(
+                self.shared.names.of(at.topic),
+                at.partition,
+                rdkafka::Offset::Offset(*position),
+            )
+            .map_err(|error| Failed::Abort(self.explain(DOING, error)))?;
         }
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.producer.send_offsets_to_transaction(&list, metadata, left.max(Duration::from_millis(1))) {
+            match self.producer.send_offsets_to_transaction(
+                &list,
+                metadata,
+                left.max(Duration::from_millis(1)),
+            ) {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < deadline => {}
                 // The group's instance id, not the transactional id: the member's next poll says whether we are fenced
                 // or only late.
                 Err(error) if error::code(&error) == Some(Code::FencedInstanceId) => {
-                    return Err(Failed::Abort(LogError::Unavailable { doing: DOING, source: Box::new(error) }));
+                    return Err(Failed::Abort(LogError::Unavailable {
+                        doing: DOING,
+                        source: Box::new(error),
+                    }));
                 }
                 Err(error) if error::code(&error).is_some_and(error::is_fenced) => {
                     return Err(Failed::Fenced(self.explain(DOING, error)));
@@ -199,18 +238,28 @@ impl Sink {
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.producer.commit_transaction(left.max(Duration::from_millis(1))) {
+            match self
+                .producer
+                .commit_transaction(left.max(Duration::from_millis(1)))
+            {
                 Ok(()) => return Ok(()),
                 // Asking again is what the outcome is learned by.
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
-                Err(error @ KafkaError::Flush(_)) => return Err(Failed::Abort(self.explain(DOING, error))),
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < deadline => {}
+                Err(error @ KafkaError::Flush(_)) => {
+                    return Err(Failed::Abort(self.explain(DOING, error)));
+                }
                 Err(error) if error::code(&error).is_some_and(error::is_fenced) => {
                     return Err(Failed::Fenced(self.explain(DOING, error)));
                 }
                 Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
                     let error = self.explain(DOING, KafkaError::Transaction(error));
                     // If the abort is accepted it was not committed; if not, nobody knows.
-                    return Err(if self.abort().is_ok() { Failed::Abort(error) } else { Failed::Unknown(error) });
+                    return Err(if self.abort().is_ok() {
+                        Failed::Abort(error)
+                    } else {
+                        Failed::Unknown(error)
+                    });
                 }
                 Err(error) => return Err(Failed::Unknown(self.explain(DOING, error))),
             }
@@ -222,9 +271,13 @@ impl Sink {
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.producer.abort_transaction(left.max(Duration::from_millis(1))) {
+            match self
+                .producer
+                .abort_transaction(left.max(Duration::from_millis(1)))
+            {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < deadline => {}
                 Err(error) => return Err(self.explain("aborting", error)),
             }
         }
@@ -241,7 +294,8 @@ impl Sink {
     }
 
     fn in_flight(&self) -> u64 {
-        self.sent.saturating_sub(self.deliveries().done.load(Ordering::Acquire))
+        self.sent
+            .saturating_sub(self.deliveries().done.load(Ordering::Acquire))
     }
 
     /// Waits until so many records are done, or one has failed, or the deadline.
@@ -250,7 +304,11 @@ impl Sink {
         deliveries.target.store(target, Ordering::SeqCst);
         let mut outcome = deliveries.outcome.lock();
         while deliveries.done.load(Ordering::SeqCst) < target && outcome.failure.is_none() {
-            if deliveries.changed.wait_until(&mut outcome, deadline).timed_out() {
+            if deliveries
+                .changed
+                .wait_until(&mut outcome, deadline)
+                .timed_out()
+            {
                 break;
             }
         }
@@ -259,7 +317,15 @@ impl Sink {
     }
 
     fn explain(&self, doing: &'static str, error: KafkaError) -> LogError {
-        let error = self.deliveries().logging.refusal().unwrap_or(error);
+        // After a fatal error every call fails with other words; a refusal is told beside the calls.
+        let fatal = self
+            .producer
+            .client()
+            .fatal_error()
+            .map(|(code, _)| KafkaError::Global(code));
+        let error = fatal
+            .or_else(|| self.deliveries().logging.refusal())
+            .unwrap_or(error);
         error::of(doing, error, &self.identity)
     }
 }

@@ -38,11 +38,22 @@ pub(super) struct Source {
 impl Source {
     /// A client that reads nothing yet. With `ends` it reports the ends of partitions, which the caller must then know by their
     /// number alone: librdkafka's Rust face does not tell the topic, so it may read one topic only.
-    pub(super) fn new(shared: &Arc<Shared>, identity: &str, ends: bool, wake: &Arc<Wake>) -> Result<Self, LogError> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        identity: &str,
+        ends: bool,
+        wake: &Arc<Wake>,
+    ) -> Result<Self, LogError> {
         let context = Logging::new(&shared.settings, identity);
         let mut consumer = client::reading(&shared.settings, identity, ends, context)?;
         consumer.set_nonempty_callback(wake.callback());
-        Ok(Self { consumer, shared: Arc::clone(shared), starts: BTreeMap::new(), last: None, stash: None })
+        Ok(Self {
+            consumer,
+            shared: Arc::clone(shared),
+            starts: BTreeMap::new(),
+            last: None,
+            stash: None,
+        })
     }
 
     /// Reads these partitions from there on (again, if they were read already).
@@ -65,19 +76,26 @@ impl Source {
             };
             (*at, offset)
         }))?;
-        self.consumer.incremental_assign(&list).map_err(|error| error::of(DOING, error, ""))?;
+        self.consumer
+            .incremental_assign(&list)
+            .map_err(|error| error::of(DOING, error, ""))?;
         self.starts.append(&mut starts);
         Ok(())
     }
 
     /// Stops reading those partitions that `which` names.
-    pub(super) fn unassign(&mut self, which: impl Fn(&TopicPartition) -> bool) -> Result<(), LogError> {
+    pub(super) fn unassign(
+        &mut self,
+        which: impl Fn(&TopicPartition) -> bool,
+    ) -> Result<(), LogError> {
         let gone: Vec<TopicPartition> = self.starts.keys().copied().filter(which).collect();
         if gone.is_empty() {
             return Ok(());
         }
         let list = self.list(gone.iter().map(|at| (*at, Offset::Invalid)))?;
-        self.consumer.incremental_unassign(&list).map_err(|error| error::of(DOING, error, ""))?;
+        self.consumer
+            .incremental_unassign(&list)
+            .map_err(|error| error::of(DOING, error, ""))?;
         for at in gone {
             self.starts.remove(&at);
         }
@@ -90,7 +108,11 @@ impl Source {
     }
 
     /// Takes what is there, up to the limit, without waiting. An error comes only when nothing was taken.
-    pub(super) fn drain(&mut self, limit: PollLimit, into: &mut RecordBatch) -> Result<(), LogError> {
+    pub(super) fn drain(
+        &mut self,
+        limit: PollLimit,
+        into: &mut RecordBatch,
+    ) -> Result<(), LogError> {
         if let Some(error) = self.stash.take() {
             return Err(error);
         }
@@ -112,7 +134,12 @@ impl Source {
                     continue;
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some(at) = self.starts.keys().find(|at| at.partition == partition).copied() {
+                    if let Some(at) = self
+                        .starts
+                        .keys()
+                        .find(|at| at.partition == partition)
+                        .copied()
+                    {
                         let position = self.position(at)?;
                         into.push_end(at, position);
                     }
@@ -138,7 +165,10 @@ impl Source {
 
     /// The next position to read: after the last record taken, and after transaction markers behind it.
     fn position(&self, at: TopicPartition) -> Result<i64, LogError> {
-        let positions = self.consumer.position().map_err(|error| error::of(DOING, error, ""))?;
+        let positions = self
+            .consumer
+            .position()
+            .map_err(|error| error::of(DOING, error, ""))?;
         let found = positions.find_partition(self.shared.names.of(at.topic), at.partition);
         match (found.map(|element| element.offset()), self.starts.get(&at)) {
             (Some(Offset::Offset(offset)), _) => Ok(offset),
@@ -152,19 +182,27 @@ impl Source {
         let name = self.shared.names.of(at.topic);
         self.consumer
             .fetch_watermarks(name, at.partition, self.shared.settings.operation_timeout)
-            .map_err(|error| self.no_topic(&error, name).unwrap_or_else(|| error::of(DOING, error, "")))
+            .map_err(|error| {
+                Self::no_topic(&error, name).unwrap_or_else(|| error::of(DOING, error, ""))
+            })
     }
 
-    fn no_topic(&self, error: &KafkaError, name: &str) -> Option<LogError> {
-        error::is_unknown_topic(error).then(|| LogError::NoTopic { name: name.to_owned() })
+    fn no_topic(error: &KafkaError, name: &str) -> Option<LogError> {
+        error::is_unknown_topic(error).then(|| LogError::NoTopic {
+            name: name.to_owned(),
+        })
     }
 
     /// What an error event means, if anything: most are librdkafka's own business, and heal.
     fn judge(&mut self, error: KafkaError) -> Result<Option<LogError>, LogError> {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         Ok(match error::code(&error) {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => self.out_of_range()?,
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => self.missing_topic(),
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => {
+                self.out_of_range()?
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                self.missing_topic()
+            }
             Some(code) if fatal || code == Code::AllBrokersDown || error::is_refusal(code) => {
                 Some(error::of(DOING, error, ""))
             }
@@ -181,7 +219,11 @@ impl Source {
             let offset = self.position(*at)?;
             if offset < first || offset > next {
                 self.unassign(|other| other == at)?;
-                return Ok(Some(LogError::OutOfRange { topic: at.topic, partition: at.partition, offset }));
+                return Ok(Some(LogError::OutOfRange {
+                    topic: at.topic,
+                    partition: at.partition,
+                    offset,
+                }));
             }
         }
         // All positions are there (now): the partition that stopped goes on where it was.
@@ -200,9 +242,17 @@ impl Source {
         topics.dedup();
         topics.into_iter().find_map(|topic| {
             let name = self.shared.names.of(topic);
-            let asked = self.consumer.fetch_metadata(Some(name), self.shared.settings.operation_timeout).ok()?;
-            let known = asked.topics().iter().any(|topic| topic.name() == name && topic.error().is_none());
-            (!known).then(|| LogError::NoTopic { name: name.to_owned() })
+            let asked = self
+                .consumer
+                .fetch_metadata(Some(name), self.shared.settings.operation_timeout)
+                .ok()?;
+            let known = asked
+                .topics()
+                .iter()
+                .any(|topic| topic.name() == name && topic.error().is_none());
+            (!known).then(|| LogError::NoTopic {
+                name: name.to_owned(),
+            })
         })
     }
 
@@ -221,7 +271,10 @@ impl Source {
 
 fn push(topic: Topic, message: &BorrowedMessage<'_>, into: &mut RecordBatch) {
     let at = TopicPartition::new(topic, message.partition());
-    let times = (message.offset(), message.timestamp().to_millis().unwrap_or(-1));
+    let times = (
+        message.offset(),
+        message.timestamp().to_millis().unwrap_or(-1),
+    );
     match message.headers() {
         None => into.push(at, times, message.key(), message.payload(), []),
         Some(headers) => {
@@ -234,5 +287,8 @@ fn push(topic: Topic, message: &BorrowedMessage<'_>, into: &mut RecordBatch) {
 /// A header, unless its name is not UTF-8: the client library panics on it, and a stranger's record must stop nobody.
 fn header<H: Headers>(headers: &H, index: usize) -> Option<Header<'_>> {
     let found = catch_unwind(AssertUnwindSafe(|| headers.try_get(index)));
-    found.ok().flatten().map(|header| (header.key, header.value))
+    found
+        .ok()
+        .flatten()
+        .map(|header| (header.key, header.value))
 }
