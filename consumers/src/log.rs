@@ -18,7 +18,9 @@ use std::time::Duration;
 use headwater_config::Topic;
 
 mod batch;
+pub mod conformance;
 pub mod kafka;
+pub mod local;
 pub use batch::{Header, Headers, Record, RecordBatch};
 
 /// A partition of a topic.
