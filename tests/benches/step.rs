@@ -1,7 +1,11 @@
 //! What a step costs: decode, fold, assemble, score and the records that follow, without any log.
 //!
 //! `cargo bench -p headwater-tests --bench step -- [EVENTS] [USERS]`. Prints CPU time an event, by stage, on this thread.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +27,13 @@ fn cpu() -> f64 {
 
 fn event(number: u64, users: u64, to: &mut String) -> u64 {
     use std::fmt::Write;
-    let mix = |salt: u64| (number ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 11;
+    let mix = |salt: u64| {
+        (number ^ salt)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+            >> 11
+    };
     let user = mix(1) % users;
     // Zipf-like: the logarithm of a uniform number is spread over 100,000 items.
     let item = (100_000f64.powf((mix(2) % 1_000_000) as f64 / 1e6)) as u64;
@@ -49,7 +59,14 @@ fn run(name: &str, toml: &str, events: u64, users: u64) {
     let mut pipeline = Pipeline::new(&config, (1, 1), metrics).unwrap();
     let stores = MemoryStores::default();
     let users_state = Partition::open(stores.open(0).unwrap(), settings_of(&config, 1)).unwrap();
-    let mut owned = BTreeMap::from([(0, Owned { number: 0, users: users_state, statistics: Statistics::default() })]);
+    let mut owned = BTreeMap::from([(
+        0,
+        Owned {
+            number: 0,
+            users: users_state,
+            statistics: Statistics::default(),
+        },
+    )]);
     let items = ItemTable::default();
     let mut output = StepOutput::default();
     let mut batch = RecordBatch::default();
@@ -62,11 +79,26 @@ fn run(name: &str, toml: &str, events: u64, users: u64) {
             let user = event(number, users, &mut text);
             let key = format!("user-{user}");
             let at = TopicPartition::new(Topic::Behaviors, 0);
-            batch.push(at, (number as i64, START + number as i64), Some(key.as_bytes()), Some(text.as_bytes()), []);
+            batch.push(
+                at,
+                (number as i64, START + number as i64),
+                Some(key.as_bytes()),
+                Some(text.as_bytes()),
+                [],
+            );
         }
         let before = cpu();
         let now = Timestamp(START + step as i64 * 5000 + 5000);
-        pipeline.step(&batch, &mut owned, &items, now, &mut || [7; 16], &mut output).unwrap();
+        pipeline
+            .step(
+                &batch,
+                &mut owned,
+                &items,
+                now,
+                &mut || [7; 16],
+                &mut output,
+            )
+            .unwrap();
         let partition = owned.get_mut(&0).unwrap();
         partition.users.committed(step as i64);
         let took = cpu() - before;
@@ -89,13 +121,30 @@ fn run(name: &str, toml: &str, events: u64, users: u64) {
 }
 
 fn main() {
-    let numbers: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let numbers: Vec<u64> = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
     let events = numbers.first().copied().unwrap_or(1_000_000);
     let users = numbers.get(1).copied().unwrap_or(100_000);
     let quiet = "feature_log = false\nitem_statistics = false\n";
     let state = "[state]\nmemory = \"8GiB\"\n[scenarios]\nnames = [\"feed\"]\n[scoring]\n";
     run("state", &format!("{state}{quiet}"), events, users);
-    run("state, a score an event", &format!("{state}{quiet}on_behavior = \"item\""), events, users);
-    run("… and item statistics", &format!("{state}feature_log = false\non_behavior = \"item\""), events, users);
-    run("… and the feature log", &format!("{state}on_behavior = \"item\""), events, users);
+    run(
+        "state, a score an event",
+        &format!("{state}{quiet}on_behavior = \"item\""),
+        events,
+        users,
+    );
+    run(
+        "… and item statistics",
+        &format!("{state}feature_log = false\non_behavior = \"item\""),
+        events,
+        users,
+    );
+    run(
+        "… and the feature log",
+        &format!("{state}on_behavior = \"item\""),
+        events,
+        users,
+    );
 }
