@@ -25,8 +25,10 @@
 //! | prior | global, with `prior_trials` at `prior_rate` | (its logit is the start of the sum) |
 //! | scenario | scenario | global |
 //! | category | mean of the item's categories | scenario |
-//! | item | item, long | scenario + category |
-//! | item, recent | item, short | scenario + category + item |
+//! | other tasks | item in all scenarios, other tasks | that task's global rate; the mean shift times `other_tasks` |
+//! | item elsewhere | item in all scenarios less this one | all terms above |
+//! | item | item, long | all terms above |
+//! | item, recent | item, short | all terms above |
 //! | user | user, long | mean of the items' own rates in the user's trials (`expected` / `trials`) |
 //! | user, recent | user, short | the same over recent trials, shifted by *user* |
 //! | user × category | the user's trials in the categories | the items' own rates in these trials, shifted by *user* |
@@ -55,7 +57,9 @@ pub struct Smoothing {
     pub scenario: f64,
     /// A category around its scenario.
     pub category: f64,
-    /// An item around its categories.
+    /// How much of an item's shift in other tasks is expected in this one: a correlation, within [-1, 1].
+    pub other_tasks: f64,
+    /// An item around what is expected of it; in its scenario around all others.
     pub item: f64,
     /// An item of late around the same item.
     pub item_recent: f64,
@@ -78,6 +82,7 @@ impl Default for Smoothing {
             prior_trials: 4.0,
             scenario: 4.0,
             category: 4.0,
+            other_tasks: 0.5,
             item: 2.0,
             item_recent: 4.0,
             user: 2.0,
@@ -99,6 +104,10 @@ pub enum Term {
     Scenario,
     /// The candidate's categories.
     Category,
+    /// The candidate in other tasks.
+    OtherTasks,
+    /// The candidate in other scenarios.
+    ItemElsewhere,
     /// The candidate.
     Item,
     /// The candidate of late.
@@ -117,12 +126,14 @@ pub enum Term {
 
 impl Term {
     /// Every term, in the order in which they are summed.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Prior,
         Self::Scenario,
         Self::User,
         Self::UserRecent,
         Self::Category,
+        Self::OtherTasks,
+        Self::ItemElsewhere,
         Self::Item,
         Self::ItemRecent,
         Self::UserCategory,
@@ -136,6 +147,8 @@ impl Term {
             Self::Prior => "prior",
             Self::Scenario => "scenario",
             Self::Category => "category",
+            Self::OtherTasks => "other_tasks",
+            Self::ItemElsewhere => "item_elsewhere",
             Self::Item => "item",
             Self::ItemRecent => "item_recent",
             Self::User => "user",
@@ -217,8 +230,14 @@ impl Base {
     /// `category` is the mean over the item's categories, `item` the item's counts, both in the scenario.
     pub fn item_rate(&self, category: &Counts, item: &Counts) -> f32 {
         let category = self.category(category.trials.into(), category.positives.into());
-        let item = self.item(category, item.trials.into(), item.positives.into());
-        rate(self.log_odds + category.log_odds + item.log_odds) as f32
+        let expected = self.log_odds + category.log_odds;
+        let item = self.item(
+            Term::Item,
+            expected,
+            item.trials.into(),
+            item.positives.into(),
+        );
+        rate(expected + item.log_odds) as f32
     }
 
     fn category(&self, trials: f64, positives: f64) -> Contribution {
@@ -231,9 +250,8 @@ impl Base {
         )
     }
 
-    fn item(&self, category: Contribution, trials: f64, positives: f64) -> Contribution {
-        let expected = self.log_odds + category.log_odds;
-        weigh(Term::Item, trials, positives, expected, self.smoothing.item)
+    fn item(&self, term: Term, expected: f64, trials: f64, positives: f64) -> Contribution {
+        weigh(term, trials, positives, expected, self.smoothing.item)
     }
 }
 
@@ -280,18 +298,7 @@ impl Baseline {
     }
 
     fn ground(&self, global: [f32; 2], scenario: [f32; 2]) -> (Contribution, Contribution) {
-        let [trials, positives] = global.map(f64::from);
-        let strength = self.smoothing.prior_trials;
-        let expected = self.smoothing.prior_rate;
-        let prior = Contribution {
-            term: Term::Prior,
-            trials,
-            positives,
-            expected_rate: expected,
-            log_odds: log_odds(
-                (positives + strength * expected) / (trials.max(positives) + strength),
-            ),
-        };
+        let prior = self.prior(global);
         let [trials, positives] = scenario.map(f64::from);
         let scenario = weigh(
             Term::Scenario,
@@ -301,6 +308,19 @@ impl Baseline {
             self.smoothing.scenario,
         );
         (prior, scenario)
+    }
+
+    fn prior(&self, global: [f32; 2]) -> Contribution {
+        let [trials, positives] = global.map(f64::from);
+        let positives = positives.min(trials);
+        let (expected, strength) = (self.smoothing.prior_rate, self.smoothing.prior_trials);
+        Contribution {
+            term: Term::Prior,
+            trials,
+            positives,
+            expected_rate: expected,
+            log_odds: log_odds((positives + strength * expected) / (trials + strength)),
+        }
     }
 
     fn shared(&self, row: FeatureRow<'_>, task: usize) -> Shared {
@@ -360,12 +380,26 @@ impl Baseline {
             unreachable!("the level's table has two quantities")
         };
         let category = shared.base.category(trials.into(), positives.into());
+        let other_tasks = self.other_tasks(row, task);
+        let mut own = shared.base.log_odds + category.log_odds + other_tasks.log_odds;
+        let &[all_trials, all_positives] = row.level(Level::ItemAnywhere, task) else {
+            unreachable!("the level's table has two quantities")
+        };
         let &[trials, positives, recent_trials, recent_positives, _] = row.level(Level::Item, task)
         else {
             unreachable!("the level's table has five quantities")
         };
-        let item = shared.base.item(category, trials.into(), positives.into());
-        let own = shared.base.log_odds + category.log_odds + item.log_odds;
+        let item_elsewhere = shared.base.item(
+            Term::ItemElsewhere,
+            own,
+            f64::from((all_trials - trials).max(0.0)),
+            f64::from((all_positives - positives).max(0.0)),
+        );
+        own += item_elsewhere.log_odds;
+        let item = shared
+            .base
+            .item(Term::Item, own, trials.into(), positives.into());
+        own += item.log_odds;
         let item_recent = weigh(
             Term::ItemRecent,
             recent_trials.into(),
@@ -400,6 +434,8 @@ impl Baseline {
             shared.user,
             shared.user_recent,
             category,
+            other_tasks,
+            item_elsewhere,
             item,
             item_recent,
             user_category,
@@ -419,6 +455,42 @@ impl Baseline {
         let mut all = [user_item; Term::ALL.len()];
         all[..before.len()].copy_from_slice(&before);
         all
+    }
+
+    /// What the item's reception in other tasks lets expect in this one: the mean shift over the tasks that have trials.
+    fn other_tasks(&self, row: FeatureRow<'_>, task: usize) -> Contribution {
+        let (mut trials, mut positives, mut shift, mut tasks) = (0.0, 0.0, 0.0, 0.0);
+        for other in (0..row.tasks()).filter(|&other| other != task) {
+            let &[own_trials, own_positives] = row.level(Level::ItemAnywhere, other) else {
+                unreachable!("the level's table has two quantities")
+            };
+            if own_trials > 0.0 {
+                let &[all_trials, all_positives] = row.level(Level::Global, other) else {
+                    unreachable!("the level's table has two quantities")
+                };
+                let prior = self.prior([all_trials, all_positives]);
+                let (own_trials, own_positives) = (own_trials.into(), own_positives.into());
+                let seen = weigh(
+                    Term::OtherTasks,
+                    own_trials,
+                    own_positives,
+                    prior.log_odds,
+                    self.smoothing.item,
+                );
+                trials += own_trials;
+                positives += seen.positives;
+                shift += seen.log_odds;
+                tasks += 1.0;
+            }
+        }
+        let mean = if tasks > 0.0 { shift / tasks } else { 0.0 };
+        Contribution {
+            term: Term::OtherTasks,
+            trials,
+            positives,
+            expected_rate: 0.0,
+            log_odds: self.smoothing.other_tasks * mean,
+        }
     }
 
     /// Scores every candidate for every task.
@@ -460,14 +532,15 @@ fn probability(terms: &[Contribution]) -> (f64, f32) {
 }
 
 /// The shift in log-odds that `positives` in `trials` bring where `expected` log-odds were expected; see the module's
-/// text. More positives than trials (an item's cells may have them) count as that many trials.
+/// text. Positives beyond the trials had none of their own and are left out.
 fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) -> Contribution {
     let expected_rate = rate(expected).clamp(RATE_MIN, 1.0 - RATE_MIN);
-    let negatives = (trials - positives).max(0.0);
-    let shift = if trials + positives > 0.0 {
+    let positives = positives.min(trials);
+    let shift = if trials > 0.0 {
         // k·r = m / (1 − r) and k·(1 − r) = m / r
         let (yes, no) = (strength / (1.0 - expected_rate), strength / expected_rate);
-        ((positives + yes) / (negatives + no)).ln() - (expected_rate / (1.0 - expected_rate)).ln()
+        ((positives + yes) / (trials - positives + no)).ln()
+            - (expected_rate / (1.0 - expected_rate)).ln()
     } else {
         0.0
     };

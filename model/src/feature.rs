@@ -16,7 +16,7 @@
 //!   candidate of an earlier request of the task's scenarios; a **positive** is a behavior of one of its positive
 //!   kinds. A kind may be both (`like` and `dislike` are trials, `like` is the positive).
 //! * Everything is **strictly before the row's time**. Levels without the user ([`Level::Global`],
-//!   [`Level::Scenario`], [`Level::Category`], [`Level::Item`]) come from the item table's cells that ended at or
+//!   [`Level::Scenario`], [`Level::Category`], [`Level::ItemAnywhere`], [`Level::Item`]) come from the item table's cells that ended at or
 //!   before the start of the row's minute.
 //! * `trials`, `positives` and `expected` are decayed with the *long* half-life, those named `recent_…` with the
 //!   *short* one ([`HalfLives`]): an event of age `a` weighs `2^(-a / half-life)`. No long half-life means undecayed;
@@ -28,6 +28,7 @@
 //! | `Scenario` | shared | all items, the row's scenario | trials, positives |
 //! | `User` | shared | the user's entries | trials, positives, expected, unmatched, recent ×3, idle |
 //! | `Category` | candidate | items of the candidate's categories, the row's scenario | trials, positives |
+//! | `ItemAnywhere` | candidate | the candidate, all scenarios | trials, positives |
 //! | `Item` | candidate | the candidate, the row's scenario | trials, positives, recent ×2, idle |
 //! | `UserCategory` | candidate | the user's entries of items of the candidate's categories | trials, positives, expected, unmatched, idle |
 //! | `UserAttribute` | candidate | the user's entries of items that share the candidate's attribute | the same |
@@ -73,6 +74,8 @@ pub enum Level {
     User,
     /// Everybody, on items of the candidate's categories, in the row's scenario.
     Category,
+    /// Everybody, on the candidate, in all scenarios together.
+    ItemAnywhere,
     /// Everybody, on the candidate, in the row's scenario.
     Item,
     /// The user, on items of the candidate's categories.
@@ -111,11 +114,12 @@ use Quantity::{
 
 impl Level {
     /// Every level, in the order of the layout: those of the shared part first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Global,
         Self::Scenario,
         Self::User,
         Self::Category,
+        Self::ItemAnywhere,
         Self::Item,
         Self::UserCategory,
         Self::UserAttribute,
@@ -125,7 +129,9 @@ impl Level {
     /// What a row holds of the level, in the order of the layout. This table is the layout; all else follows from it.
     pub const fn quantities(self) -> &'static [Quantity] {
         match self {
-            Self::Global | Self::Scenario | Self::Category => &[Trials, Positives],
+            Self::Global | Self::Scenario | Self::Category | Self::ItemAnywhere => {
+                &[Trials, Positives]
+            }
             Self::User => &[
                 Trials,
                 Positives,
@@ -156,6 +162,7 @@ impl Level {
             Self::Scenario => "scenario",
             Self::User => "user",
             Self::Category => "category",
+            Self::ItemAnywhere => "item_anywhere",
             Self::Item => "item",
             Self::UserCategory => "user_category",
             Self::UserAttribute => "user_attribute",
@@ -531,6 +538,11 @@ impl FeatureRow<'_> {
         };
         let from = task * width + level.offset();
         &part[from..from + level.quantities().len()]
+    }
+
+    /// How many tasks the row speaks of.
+    pub(crate) fn tasks(&self) -> usize {
+        self.shared.len() / SHARED
     }
 }
 
