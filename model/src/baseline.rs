@@ -381,7 +381,7 @@ impl Baseline {
         };
         let category = shared.base.category(trials.into(), positives.into());
         let other_tasks = self.other_tasks(row, task);
-        let mut own = shared.base.log_odds + category.log_odds + other_tasks.log_odds;
+        let mut own = shared.base.log_odds + category.log_odds;
         let &[all_trials, all_positives] = row.level(Level::ItemAnywhere, task) else {
             unreachable!("the level's table has two quantities")
         };
