@@ -229,29 +229,27 @@ impl Base {
     /// The item's own smoothed rate, as the terms *category* and *item* give it: what a plain user gives in a trial.
     /// `category` is the mean over the item's categories, `item` the item's counts, both in the scenario.
     pub fn item_rate(&self, category: &Counts, item: &Counts) -> f32 {
-        let category = self.category(category.trials.into(), category.positives.into());
-        let expected = self.log_odds + category.log_odds;
-        let item = self.item(
-            Term::Item,
-            expected,
-            item.trials.into(),
-            item.positives.into(),
-        );
+        let pair = |counts: &Counts| [counts.trials.into(), counts.positives.into()];
+        let expected = self.log_odds + self.category(pair(category)).log_odds;
+        let item = self.item(Term::Item, pair(item), expected);
         rate(expected + item.log_odds) as f32
     }
 
-    fn category(&self, trials: f64, positives: f64) -> Contribution {
-        weigh(
-            Term::Category,
-            trials,
-            positives,
-            self.log_odds,
-            self.smoothing.category,
-        )
+    fn category(&self, seen: [f64; 2]) -> Contribution {
+        weigh(Term::Category, seen, self.log_odds, self.smoothing.category)
     }
 
-    fn item(&self, term: Term, expected: f64, trials: f64, positives: f64) -> Contribution {
-        weigh(term, trials, positives, expected, self.smoothing.item)
+    fn item(&self, term: Term, seen: [f64; 2], expected: f64) -> Contribution {
+        weigh(term, seen, expected, self.smoothing.item)
+    }
+
+    /// The log-odds of `expected` positives in `trials`; the base's own where there were no trials.
+    fn mean(&self, expected: f64, trials: f64) -> f64 {
+        if trials > 0.0 {
+            log_odds(expected / trials)
+        } else {
+            self.log_odds
+        }
     }
 }
 
@@ -263,8 +261,7 @@ pub struct Baseline {
 
 /// The terms that all candidates share.
 struct Shared {
-    prior: Contribution,
-    scenario: Contribution,
+    ground: [Contribution; 2],
     user: Contribution,
     user_recent: Contribution,
     base: Base,
@@ -281,37 +278,29 @@ impl Baseline {
         Self { smoothing }
     }
 
-    /// What is expected before the item is known; `global` and `scenario` as in [`Level::Global`] and [`Level::Scenario`].
+    /// What is expected before the item is known; the counts are those of [`Level::Global`] and [`Level::Scenario`].
     pub fn base(&self, global: &Counts, scenario: &Counts) -> Base {
-        let (prior, scenario) = self.ground(
-            [global.trials, global.positives],
-            [scenario.trials, scenario.positives],
-        );
-        self.base_of(prior, scenario)
+        let pair = |counts: &Counts| [counts.trials.into(), counts.positives.into()];
+        let ground = self.ground(pair(global), pair(scenario));
+        self.base_of(&ground)
     }
 
-    fn base_of(&self, prior: Contribution, scenario: Contribution) -> Base {
+    fn base_of(&self, ground: &[Contribution; 2]) -> Base {
         Base {
             smoothing: self.smoothing,
-            log_odds: prior.log_odds + scenario.log_odds,
+            log_odds: ground.iter().map(|term| term.log_odds).sum(),
         }
     }
 
-    fn ground(&self, global: [f32; 2], scenario: [f32; 2]) -> (Contribution, Contribution) {
+    /// The terms before any item or user.
+    fn ground(&self, global: [f64; 2], scenario: [f64; 2]) -> [Contribution; 2] {
         let prior = self.prior(global);
-        let [trials, positives] = scenario.map(f64::from);
-        let scenario = weigh(
-            Term::Scenario,
-            trials,
-            positives,
-            prior.log_odds,
-            self.smoothing.scenario,
-        );
-        (prior, scenario)
+        let strength = self.smoothing.scenario;
+        let scenario = weigh(Term::Scenario, scenario, prior.log_odds, strength);
+        [prior, scenario]
     }
 
-    fn prior(&self, global: [f32; 2]) -> Contribution {
-        let [trials, positives] = global.map(f64::from);
+    fn prior(&self, [trials, positives]: [f64; 2]) -> Contribution {
         let positives = positives.min(trials);
         let (expected, strength) = (self.smoothing.prior_rate, self.smoothing.prior_trials);
         Contribution {
@@ -324,45 +313,34 @@ impl Baseline {
     }
 
     fn shared(&self, row: FeatureRow<'_>, task: usize) -> Shared {
-        let &[trials, positives] = row.level(Level::Global, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let &[scenario_trials, scenario_positives] = row.level(Level::Scenario, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let (prior, scenario) =
-            self.ground([trials, positives], [scenario_trials, scenario_positives]);
-        let base = self.base_of(prior, scenario);
-        let &[
+        let ground = self.ground(
+            row.numbers(Level::Global, task),
+            row.numbers(Level::Scenario, task),
+        );
+        let base = self.base_of(&ground);
+        let [
             trials,
             positives,
             expected,
-            _,
+            _unmatched,
             recent_trials,
             recent_positives,
             recent_expected,
-            _,
-        ] = row.level(Level::User, task)
-        else {
-            unreachable!("the level's table has eight quantities")
-        };
+        ] = row.numbers(Level::User, task);
         let user = weigh(
             Term::User,
-            trials.into(),
-            positives.into(),
-            mean_rate(expected, trials, base.log_odds),
+            [trials, positives],
+            base.mean(expected, trials),
             self.smoothing.user,
         );
         let user_recent = weigh(
             Term::UserRecent,
-            recent_trials.into(),
-            recent_positives.into(),
-            mean_rate(recent_expected, recent_trials, base.log_odds) + user.log_odds,
+            [recent_trials, recent_positives],
+            base.mean(recent_expected, recent_trials) + user.log_odds,
             self.smoothing.user_recent,
         );
         Shared {
-            prior,
-            scenario,
+            ground,
             user,
             user_recent,
             base,
@@ -375,62 +353,42 @@ impl Baseline {
         row: FeatureRow<'_>,
         task: usize,
     ) -> [Contribution; Term::ALL.len()] {
-        let smoothing = &self.smoothing;
-        let &[trials, positives] = row.level(Level::Category, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let category = shared.base.category(trials.into(), positives.into());
+        let (smoothing, base) = (&self.smoothing, &shared.base);
+        let category = base.category(row.numbers(Level::Category, task));
         let other_tasks = self.other_tasks(row, task);
-        let mut own = shared.base.log_odds + category.log_odds;
-        let &[all_trials, all_positives] = row.level(Level::ItemAnywhere, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let &[trials, positives, recent_trials, recent_positives, _] = row.level(Level::Item, task)
-        else {
-            unreachable!("the level's table has five quantities")
-        };
-        let item_elsewhere = shared.base.item(
-            Term::ItemElsewhere,
-            own,
-            f64::from((all_trials - trials).max(0.0)),
-            f64::from((all_positives - positives).max(0.0)),
-        );
-        own += item_elsewhere.log_odds;
-        let item = shared
-            .base
-            .item(Term::Item, own, trials.into(), positives.into());
-        own += item.log_odds;
+        let [trials, positives, recent_trials, recent_positives] = row.numbers(Level::Item, task);
+        let [all_trials, all_positives] = row.numbers(Level::ItemAnywhere, task);
+        let mut expected = base.log_odds + category.log_odds;
+        let elsewhere =
+            [all_trials - trials, all_positives - positives].map(|count| count.max(0.0));
+        let item_elsewhere = base.item(Term::ItemElsewhere, elsewhere, expected);
+        expected += item_elsewhere.log_odds;
+        let item = base.item(Term::Item, [trials, positives], expected);
+        expected += item.log_odds;
         let item_recent = weigh(
             Term::ItemRecent,
-            recent_trials.into(),
-            recent_positives.into(),
-            own,
+            [recent_trials, recent_positives],
+            expected,
             smoothing.item_recent,
         );
-        let &[trials, positives, expected, _, _] = row.level(Level::UserCategory, task) else {
-            unreachable!("the level's table has five quantities")
-        };
+        let [trials, positives, user_expected] = row.numbers(Level::UserCategory, task);
         let user_category = weigh(
             Term::UserCategory,
-            trials.into(),
-            positives.into(),
-            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            [trials, positives],
+            base.mean(user_expected, trials) + shared.user.log_odds,
             smoothing.user_category,
         );
-        let &[trials, positives, expected, unmatched, _] = row.level(Level::UserAttribute, task)
-        else {
-            unreachable!("the level's table has five quantities")
-        };
+        let [trials, positives, user_expected, unmatched] = row.numbers(Level::UserAttribute, task);
         let user_attribute = weigh(
             Term::UserAttribute,
-            f64::from(trials) + f64::from(unmatched),
-            f64::from(positives) + f64::from(unmatched),
-            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            [trials + unmatched, positives + unmatched],
+            base.mean(user_expected, trials) + shared.user.log_odds,
             smoothing.user_attribute,
         );
+        let [prior, scenario] = shared.ground;
         let before = [
-            shared.prior,
-            shared.scenario,
+            prior,
+            scenario,
             shared.user,
             shared.user_recent,
             category,
@@ -441,15 +399,10 @@ impl Baseline {
             user_category,
             user_attribute,
         ];
-        let &[trials, positives, _, _] = row.level(Level::UserItem, task) else {
-            unreachable!("the level's table has four quantities")
-        };
-        let expected = before.iter().map(|term| term.log_odds).sum();
         let user_item = weigh(
             Term::UserItem,
-            trials.into(),
-            positives.into(),
-            expected,
+            row.numbers(Level::UserItem, task),
+            before.iter().map(|term| term.log_odds).sum(),
             smoothing.user_item,
         );
         let mut all = [user_item; Term::ALL.len()];
@@ -457,28 +410,16 @@ impl Baseline {
         all
     }
 
-    /// What the item's reception in other tasks lets expect in this one: the mean shift over the tasks that have trials.
+    /// What the item's reception in other tasks says of it: the mean shift over the tasks that have trials.
     fn other_tasks(&self, row: FeatureRow<'_>, task: usize) -> Contribution {
-        let (mut trials, mut positives, mut shift, mut tasks) = (0.0, 0.0, 0.0, 0.0);
+        let (mut sums, mut shift, mut tasks) = ([0.0; 2], 0.0, 0.0);
         for other in (0..row.tasks()).filter(|&other| other != task) {
-            let &[own_trials, own_positives] = row.level(Level::ItemAnywhere, other) else {
-                unreachable!("the level's table has two quantities")
-            };
-            if own_trials > 0.0 {
-                let &[all_trials, all_positives] = row.level(Level::Global, other) else {
-                    unreachable!("the level's table has two quantities")
-                };
-                let prior = self.prior([all_trials, all_positives]);
-                let (own_trials, own_positives) = (own_trials.into(), own_positives.into());
-                let seen = weigh(
-                    Term::OtherTasks,
-                    own_trials,
-                    own_positives,
-                    prior.log_odds,
-                    self.smoothing.item,
-                );
-                trials += own_trials;
-                positives += seen.positives;
+            let own: [f64; 2] = row.numbers(Level::ItemAnywhere, other);
+            if own[0] > 0.0 {
+                let prior = self.prior(row.numbers(Level::Global, other));
+                let seen = weigh(Term::OtherTasks, own, prior.log_odds, self.smoothing.item);
+                sums[0] += seen.trials;
+                sums[1] += seen.positives;
                 shift += seen.log_odds;
                 tasks += 1.0;
             }
@@ -486,8 +427,8 @@ impl Baseline {
         let mean = if tasks > 0.0 { shift / tasks } else { 0.0 };
         Contribution {
             term: Term::OtherTasks,
-            trials,
-            positives,
+            trials: sums[0],
+            positives: sums[1],
             expected_rate: 0.0,
             log_odds: self.smoothing.other_tasks * mean,
         }
@@ -533,7 +474,7 @@ fn probability(terms: &[Contribution]) -> (f64, f32) {
 
 /// The shift in log-odds that `positives` in `trials` bring where `expected` log-odds were expected; see the module's
 /// text. Positives beyond the trials had none of their own and are left out.
-fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) -> Contribution {
+fn weigh(term: Term, [trials, positives]: [f64; 2], expected: f64, strength: f64) -> Contribution {
     let expected_rate = rate(expected).clamp(RATE_MIN, 1.0 - RATE_MIN);
     let positives = positives.min(trials);
     let shift = if trials > 0.0 {
@@ -550,15 +491,6 @@ fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) 
         positives,
         expected_rate,
         log_odds: shift,
-    }
-}
-
-/// The log-odds of `expected` positives in `trials`, or `otherwise` where there were no trials.
-fn mean_rate(expected: f32, trials: f32, otherwise: f64) -> f64 {
-    if trials > 0.0 {
-        log_odds(f64::from(expected) / f64::from(trials))
-    } else {
-        otherwise
     }
 }
 

@@ -529,15 +529,19 @@ impl FeatureRow<'_> {
         part[task * width + level.offset() + place]
     }
 
-    /// The numbers of a level, in the order of [`Level::quantities`].
-    pub(crate) fn level(&self, level: Level, task: usize) -> &[f32] {
+    /// The first numbers of a level, in the order of [`Level::quantities`]; trials and positives come first in each.
+    pub(crate) fn numbers<const N: usize>(&self, level: Level, task: usize) -> [f64; N] {
+        debug_assert!(
+            N <= level.quantities().len(),
+            "{level:?} holds fewer than {N} numbers; this is a bug"
+        );
         let (part, width) = if level.is_shared() {
             (self.shared, SHARED)
         } else {
             (self.own, OWN)
         };
         let from = task * width + level.offset();
-        &part[from..from + level.quantities().len()]
+        std::array::from_fn(|place| f64::from(part[from + place]))
     }
 
     /// How many tasks the row speaks of.
