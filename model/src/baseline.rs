@@ -24,20 +24,25 @@
 //! |---|---|---|
 //! | prior | global, with `prior_trials` at `prior_rate` | (its logit is the start of the sum) |
 //! | scenario | scenario | global |
-//! | category | mean of the item's categories | scenario |
-//! | other tasks | item in all scenarios, other tasks | that task's global rate; the mean shift times `other_tasks` |
-//! | item elsewhere | item in all scenarios less this one | all terms above |
-//! | item | item, long | all terms above |
-//! | item, recent | item, short | all terms above |
-//! | user | user, long | mean of the items' own rates in the user's trials (`expected` / `trials`) |
+//! | user | user, long | the items' own rates in the user's trials: `expected` / `trials` |
 //! | user, recent | user, short | the same over recent trials, shifted by *user* |
+//! | category | mean of the item's categories | scenario |
+//! | other tasks | the item in all scenarios, each other task | that task's global rate; the mean of the shifts times `other_tasks` |
+//! | item elsewhere | the item in all scenarios less this one | scenario, shifted by *category* |
+//! | item | item, long | the same, shifted by *item elsewhere* |
+//! | item, recent | item, short | the same, shifted by *item* |
 //! | user × category | the user's trials in the categories | the items' own rates in these trials, shifted by *user* |
 //! | user × attribute | the same for the attribute; a positive without a trial counts as a trial too | the same |
 //! | user × item | the user's trials of the item | the sum of all terms above |
 
 use serde::{Deserialize, Serialize};
 
+use thiserror::Error;
+
 use crate::feature::{Counts, FeatureBatch, FeatureRow, Level};
+
+#[cfg(test)]
+mod tests;
 
 /// Rates that serve as an expectation are held within this distance from 0 and 1.
 const RATE_MIN: f64 = 1e-4;
@@ -73,6 +78,66 @@ pub struct Smoothing {
     pub user_attribute: f64,
     /// A user's repeated trials of one item around all that is expected of them.
     pub user_item: f64,
+}
+
+/// Why constants make no scorer.
+#[derive(Clone, Copy, Debug, Error, PartialEq)]
+pub enum SmoothingError {
+    /// A rate must lie strictly between 0 and 1.
+    #[error("{name} = {value} must lie between 0 and 1")]
+    Rate {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+    /// A strength must be positive and finite.
+    #[error("{name} = {value} must be within [0.001, 1000000]")]
+    Strength {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+    /// A correlation must lie within [-1, 1].
+    #[error("{name} = {value} must be within [-1, 1]")]
+    Correlation {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+}
+
+impl Smoothing {
+    /// Whether each constant is within its bounds.
+    fn check(&self) -> Result<(), SmoothingError> {
+        let (name, value) = ("prior_rate", self.prior_rate);
+        if !(RATE_MIN..=1.0 - RATE_MIN).contains(&value) {
+            return Err(SmoothingError::Rate { name, value });
+        }
+        let (name, value) = ("other_tasks", self.other_tasks);
+        if !(-1.0..=1.0).contains(&value) {
+            return Err(SmoothingError::Correlation { name, value });
+        }
+        for (name, value) in [
+            ("prior_trials", self.prior_trials),
+            ("scenario", self.scenario),
+            ("category", self.category),
+            ("item", self.item),
+            ("item_recent", self.item_recent),
+            ("user", self.user),
+            ("user_recent", self.user_recent),
+            ("user_category", self.user_category),
+            ("user_attribute", self.user_attribute),
+            ("user_item", self.user_item),
+        ] {
+            if !(1e-3..=1e6).contains(&value) {
+                return Err(SmoothingError::Strength { name, value });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for Smoothing {
@@ -274,8 +339,9 @@ impl Baseline {
     pub const VERSION: u32 = 1;
 
     /// A scorer of these constants.
-    pub const fn new(smoothing: Smoothing) -> Self {
-        Self { smoothing }
+    pub fn new(smoothing: Smoothing) -> Result<Self, SmoothingError> {
+        smoothing.check()?;
+        Ok(Self { smoothing })
     }
 
     /// What is expected before the item is known; the counts are those of [`Level::Global`] and [`Level::Scenario`].
