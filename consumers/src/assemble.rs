@@ -10,7 +10,7 @@
 use headwater_config::{Config, Span};
 use headwater_model::{
     Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
-    LoggedRequest, Scores, Smoothing, TaskSpec,
+    LoggedRequest, Scores, TaskSpec,
 };
 use headwater_state::{
     Cells, Entity, ItemTable, KindId, Length, ScenarioId, SlotId, Timestamp, User, category_id,
