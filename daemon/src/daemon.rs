@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::status::{Board, PutAside, Readiness, Status, Stopped};
 use crate::stores::AgedStores;
 use crate::supervisor::{Phase, Supervisor, TaskKind};
-use crate::topics::{self, Found};
+use crate::topics::Found;
 use crate::world::unix_ms;
 
 mod back_off;
@@ -29,6 +29,7 @@ mod error;
 mod fleet_task;
 mod items;
 mod open;
+mod repartition;
 mod worker;
 
 pub use error::{StartError, StopError};
@@ -100,11 +101,12 @@ impl Daemon {
     pub fn start_in(config: Config, host: Host) -> Result<Handle, StartError> {
         config.check()?;
         let identity = Identity::take(&config)?;
+        let source = repartition::open_log(&config, host.log.is_some())?;
         let log = match host.log {
             Some(log) => log,
-            None => open_log(&config)?,
+            None => open_log(&repartition::of_fast_loop(&config))?,
         };
-        let found = topics::check(&config, &*log).map_err(StartError::Topics)?;
+        let found = repartition::check(&config, &*log).map_err(StartError::Topics)?;
         let registry = host.registry.unwrap_or_default();
         let fast = headwater_consumers::Metrics::register(&registry)?;
         let metrics = Metrics::register(&registry)?;
@@ -125,7 +127,9 @@ impl Daemon {
             registry,
             metrics,
             fast,
-            board: Arc::new(Board::new(config.instance.workers)),
+            board: Arc::new(Board::new(
+                config.instance.workers + usize::from(source.is_some()),
+            )),
             positions: Arc::new(parking_lot::Mutex::new(BTreeMap::new())),
             fleet: Arc::default(),
             questions,
@@ -141,7 +145,7 @@ impl Daemon {
         let handle = Handle {
             inner: Arc::clone(&inner),
         };
-        spawn(&inner, asked, listener).map_err(StartError::Thread)?;
+        spawn(&inner, asked, listener, source).map_err(StartError::Thread)?;
         tracing::info!(
             version = crate::VERSION,
             instance = inner.identity.instance,
@@ -341,6 +345,7 @@ fn spawn(
     inner: &Arc<Inner>,
     asked: Vec<std::sync::mpsc::Receiver<Question>>,
     listener: Option<TcpListener>,
+    source: Option<Arc<dyn Log>>,
 ) -> std::io::Result<()> {
     let items: SharedItems = Arc::default();
     let supervisor = &inner.supervisor;
@@ -364,11 +369,25 @@ fn spawn(
     supervisor.spawn(TaskKind::Fleet, "headwater-fleet", move |stopping| {
         fleet_task::run(&speaking, stopping)
     })?;
+    if let Some(log) = source {
+        let repartitioning = repartition::Repartitioning {
+            instance: inner.identity.instance.clone(),
+            config: inner.config.clone(),
+            found: inner.found,
+            log,
+            metrics: inner.fast.clone(),
+            board: Arc::clone(&inner.board),
+        };
+        supervisor.spawn(TaskKind::Worker, "headwater-repartition", move |stopping| {
+            repartitioning.run(stopping)
+        })?;
+    }
+    let fast = repartition::of_fast_loop(&inner.config);
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,
             instance: inner.identity.instance.clone(),
-            config: inner.config.clone(),
+            config: fast.clone(),
             found: inner.found,
             log: Arc::clone(&inner.log),
             stores: Arc::clone(&inner.stores),

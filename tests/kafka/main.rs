@@ -4,6 +4,7 @@
 
 mod broker;
 mod conformance;
+mod foreign;
 mod latency;
 mod member;
 mod outage;

@@ -41,6 +41,12 @@ pub enum StartError {
     /// The registry has metrics of these names already.
     #[error("metrics registry: a registry belongs to one daemon")]
     Metrics(#[from] prometheus::Error),
+    /// A source is to be repartitioned on a log that has one group alone.
+    #[error(
+        "source.behaviors.repartition: the embedded log, and a log that a host program brings, have no second group to read a source by. \
+         Who writes there chooses the partition: write behaviors to the one of their user, and set repartition = false"
+    )]
+    RepartitionEmbedded,
     /// HTTP cannot listen there.
     #[error("admin.address {address}: cannot listen there")]
     Admin {
@@ -60,7 +66,9 @@ impl StartError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Admin { .. } | Self::Metrics(_) => Exit::Configuration,
+            Self::Config(_) | Self::Admin { .. } | Self::Metrics(_) | Self::RepartitionEmbedded => {
+                Exit::Configuration
+            }
             Self::Identity(error) => error.exit(),
             Self::LogFolder { .. } => Exit::Format,
             Self::Log(error) => Exit::of_log(error),
@@ -114,6 +122,9 @@ pub enum StopError {
         /// The count now.
         found: i32,
     },
+    /// The source cannot be brought into order.
+    #[error("repartitioning the source of behaviors")]
+    Repartition(#[source] headwater_consumers::Error),
     /// Items cannot be followed.
     #[error("reading {} and {}", Topic::Items.key(), Topic::ItemState.key())]
     Items(#[source] headwater_consumers::Error),
@@ -142,7 +153,9 @@ impl StopError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Worker { source, .. } | Self::Items(source) => Exit::of_consumers(source),
+            Self::Worker { source, .. } | Self::Repartition(source) | Self::Items(source) => {
+                Exit::of_consumers(source)
+            }
             Self::Replaced { .. } => Exit::Format,
             Self::PartitionsChanged { .. } => Exit::Configuration,
             Self::Fleet(error) => Exit::of_log(error),

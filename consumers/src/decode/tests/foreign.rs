@@ -46,8 +46,7 @@ author = "/a"
 
 fn read(decoder: &Decoder, record: &Value) -> Result<Vec<DecodedBehavior<'static>>, String> {
     let bytes = record.to_string();
-    let decoded = decoder.behaviors(Some(bytes.as_bytes()), NOW + 1000);
-    match decoded {
+    match decoder.behaviors(Some(bytes.as_bytes()), NOW + 1000) {
         Ok(super::super::Decoded::Many { behaviors, .. }) => Ok(behaviors),
         Ok(other) => panic!("{other:?}"),
         Err(reject) => Err(said(&reject)),
@@ -187,6 +186,10 @@ fn every_form_of_pointer_is_followed() {
 
 /// Goal: each format of time, to the millisecond, downwards. Method: the same moment in every way of writing it, and its neighbours.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one table of times and one of failures"
+)]
 fn every_format_of_time_is_read() {
     let time = |format: &str, value: Value| {
         let toml = FLAT.replace(
