@@ -1,1 +1,5 @@
 //! To come.
+
+pub mod engine;
+
+pub use engine::Engine;
