@@ -6,3 +6,4 @@ mod broker;
 mod latency;
 mod member;
 mod outage;
+mod speed;

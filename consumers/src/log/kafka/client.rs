@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use headwater_config::Topic;
 use parking_lot::Mutex;
+use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Statistics};
 
 use super::error::{self, SettingError};
@@ -63,9 +66,9 @@ const DEFAULTS: [(&str, &str); 6] = [
 
 /// Our defaults for clients that read.
 const READING: [(&str, &str); 6] = [
-    // The brokers answer at the first byte. An idle fetch is renewed ten times a second, so that a partition that is
-    // started while all others are idle waits no longer than that (500 ms by default).
-    ("fetch.wait.max.ms", "100"),
+    // The brokers answer at the first byte. An idle fetch is renewed twenty times a second: a partition that is started, and
+    // the end of one, wait for the renewal (500 ms by default).
+    ("fetch.wait.max.ms", "50"),
     ("fetch.error.backoff.ms", "50"),
     // When the queue was full, look again soon (1 s by default).
     ("fetch.queue.backoff.ms", "5"),
@@ -240,6 +243,24 @@ where
     create(settings, &config, context)
 }
 
+/// Asks for the leaders of a topic's partitions, which the client then remembers.
+pub(super) fn ask_leaders<C: ClientContext>(
+    client: &Client<C>,
+    shared: &Shared,
+    topic: Topic,
+) -> Result<(), KafkaError> {
+    let name = shared.names.of(topic);
+    let metadata = client.fetch_metadata(Some(name), shared.settings.operation_timeout)?;
+    let found = metadata.topics().iter().find(|found| found.name() == name);
+    match found.map_or(
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART),
+        MetadataTopic::error,
+    ) {
+        None => Ok(()),
+        Some(code) => Err(KafkaError::MetadataFetch(code.into())),
+    }
+}
+
 /// Where the log lines of a client go, and what it reported as an error.
 #[derive(Debug)]
 pub(super) struct Logging {
@@ -290,10 +311,10 @@ impl ClientContext for Logging {
                 tracing::error!(target: "kafka", client, facility, "{line}");
             }
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                tracing::warn!(target: "kafka", client, facility, "{line}")
+                tracing::warn!(target: "kafka", client, facility, "{line}");
             }
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(target: "kafka", client, facility, "{line}")
+                tracing::info!(target: "kafka", client, facility, "{line}");
             }
             RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", client, facility, "{line}"),
         }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
@@ -36,6 +37,7 @@ pub(super) struct Group {
     /// Partitions that are asked back and not yet released.
     awaiting: BTreeSet<i32>,
     membership: Membership,
+    joined: bool,
     metadata: Option<ConsumerGroupMetadata>,
     /// An error that came together with a rebalance: for the next call.
     stash: Option<LogError>,
@@ -44,11 +46,13 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Joins the group under that identity; the brokers answer while [`Group::serve`] is called.
+    /// Joins the group under that identity; the brokers answer while [`Group::serve`] is called. Memberships are numbered on from
+    /// `after`.
     pub(super) fn join(
         shared: &Arc<Shared>,
         identity: &str,
         wake: Option<&Arc<Wake>>,
+        after: Membership,
     ) -> Result<Self, LogError> {
         let context = Rebalances {
             logging: Logging::new(&shared.settings, identity),
@@ -68,7 +72,8 @@ impl Group {
             identity: identity.to_owned(),
             owned: BTreeMap::new(),
             awaiting: BTreeSet::new(),
-            membership: Membership::default(),
+            membership: after,
+            joined: false,
             metadata: None,
             stash: None,
             fenced: false,
@@ -105,6 +110,7 @@ impl Group {
     /// Takes over what a rebalance changed.
     fn follow(&mut self, told: Told) -> Rebalance {
         self.membership.0 += 1;
+        self.joined = true;
         self.metadata = self.consumer.group_metadata();
         for partition in &told.rebalance.lost {
             self.owned.remove(partition);
@@ -128,6 +134,16 @@ impl Group {
     /// The membership as of the last poll.
     pub(super) fn membership(&self) -> Membership {
         self.membership
+    }
+
+    /// The partitions that are ours.
+    pub(super) fn owned(&self) -> Vec<i32> {
+        self.owned.keys().copied().collect()
+    }
+
+    /// The metadata as of now, for a question whose answer is thrown away.
+    pub(super) fn any_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
     }
 
     /// The metadata with which positions of these partitions can be committed, if they have been ours ever since they were polled
@@ -205,7 +221,7 @@ impl Group {
         let deadline = Instant::now() + within;
         let wait = Duration::from_millis(20);
         // Who leaves must have joined: the brokers know the static member by the id that they gave to the last who joined.
-        while self.membership == Membership::default() && Instant::now() < deadline {
+        while !self.joined && Instant::now() < deadline {
             self.serve()?;
             std::thread::park_timeout(wait);
         }
@@ -306,7 +322,7 @@ impl ConsumerContext for Rebalances {
         let numbers: Vec<i32> = partitions
             .elements()
             .iter()
-            .map(|element| element.partition())
+            .map(TopicPartitionListElem::partition)
             .collect();
         let nothing = TopicPartitionList::new();
         let assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
