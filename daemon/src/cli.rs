@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use headwater::{Exit, StartError, StopError};
 use headwater_config::{Config, LoadError, Loaded, Sources};
 
+mod backtest;
 mod config;
 mod run;
 mod topics;
@@ -56,6 +57,7 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backtest(backtest::Arguments),
     Config(config::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
@@ -78,6 +80,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let global = &line.global;
     let done = match line.command {
+        Command::Backtest(arguments) => backtest::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),

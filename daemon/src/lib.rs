@@ -23,6 +23,7 @@
 //! - A folder of another prefix, group, instance or of a newer format is refused, and so is a topic that is not what it must be.
 
 mod admin;
+pub mod backtest;
 pub mod daemon;
 pub mod engine;
 mod exit;
@@ -30,6 +31,8 @@ pub mod fleet;
 mod identity;
 pub mod inspect;
 mod metrics;
+mod progress;
+pub mod recording;
 pub mod status;
 mod stores;
 pub mod supervisor;
