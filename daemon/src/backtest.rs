@@ -102,7 +102,7 @@ impl BacktestError {
             Self::Recording(_) | Self::Id { .. } => Exit::Configuration,
             Self::Write { .. } => Exit::TryAgain,
             Self::Engine(error) => match error {
-                EngineError::Config(_) | EngineError::Refused(_) => Exit::Configuration,
+                EngineError::Config(_) | EngineError::Tasks(_) | EngineError::Refused(_) => Exit::Configuration,
                 EngineError::Store(error) => Exit::of_store(error),
                 EngineError::Step { source } => Exit::of_consumers(source),
                 EngineError::DeadLetter { .. } => Exit::Bug,

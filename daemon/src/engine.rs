@@ -130,7 +130,7 @@ impl Engine {
             statistics: Statistics::default(),
         };
         Ok(Self {
-            pipeline: Pipeline::new(&config, (1, 1), metrics),
+            pipeline: Pipeline::new(&config, (1, 1), metrics)?,
             owned: BTreeMap::from([(PARTITION, owned)]),
             items: ItemTable::default(),
             maker: ItemMaker::new(&config),

@@ -71,7 +71,7 @@ impl Exit {
                 State::Damaged { .. } => Self::TryAgain,
                 State::Changelog { .. } => Self::Format,
             },
-            Error::Topic { .. } => Self::Configuration,
+            Error::Topic { .. } | Error::Schema(_) => Self::Configuration,
             Error::Disagreement { .. } | Error::Recreated { .. } | Error::Internal { .. } => {
                 Self::Format
             }

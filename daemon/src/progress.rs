@@ -8,13 +8,13 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, Prog
 
 /// A bar over the bytes of a file, or over a count of records.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
     /// A bar over `whole` (bytes or records); without it a spinner. Drawn on standard error if that is a terminal and `wanted`.
-    pub fn new(whole: Option<u64>, wanted: bool) -> Self {
+    pub(crate) fn new(whole: Option<u64>, wanted: bool) -> Self {
         let target = if wanted {
             ProgressDrawTarget::stderr_with_hz(5)
         } else {
@@ -31,8 +31,8 @@ impl Progress {
             .with_key(
                 "left",
                 |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-                    // A terminal that cannot be written to is indicatif's to notice.
-                    drop(write!(to, "{:.0?}", round(state.eta())));
+                    // What cannot be written to a text in memory is nobody's loss.
+                    write!(to, "{}", span(state.eta())).unwrap_or_default();
                 },
             )
             .progress_chars("=> ");
@@ -41,7 +41,7 @@ impl Progress {
     }
 
     /// The bar stands at `place` (of the whole), after `records`.
-    pub fn at(&self, place: u64, records: u64) {
+    pub(crate) fn at(&self, place: u64, records: u64) {
         if self.bar.is_hidden() {
             return;
         }
@@ -60,11 +60,17 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-fn round(span: Duration) -> Duration {
-    Duration::from_secs(span.as_secs())
+/// A span as people say it: 42s, 3m05s, 2h07m.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+    }
 }

@@ -8,6 +8,9 @@ pub enum EngineError {
     /// The configuration breaks a rule.
     #[error("configuration refused")]
     Config(#[source] headwater_config::LoadError),
+    /// The tasks of the configuration make no feature schema.
+    #[error("tasks refused")]
+    Tasks(#[from] headwater_model::FeatureSchemaError),
     /// A record cannot be read: nothing changed. With a log it would be a dead letter.
     #[error("record refused: {0}")]
     Refused(#[from] Reject),
