@@ -287,12 +287,19 @@ impl Assembler {
         let item = self
             .memo
             .counts(&plan, Entity::Item(candidate), Some(row.scenario));
+        let anywhere = self.memo.counts(&plan, Entity::Item(candidate), None);
         let hash = pinned_hash(candidate.as_bytes());
         let entry = self.entries.find(hash);
         let known = items.item(candidate);
         for task in 0..self.tasks.len() {
             self.batch
                 .set(place, Level::Item, task, &self.memo.at(item, task));
+            self.batch.set(
+                place,
+                Level::ItemAnywhere,
+                task,
+                &self.memo.at(anywhere, task),
+            );
             if let Some(entry) = entry {
                 let sums = self.entries.sums[entry * self.tasks.len() + task];
                 if sums.last.is_some() {
