@@ -187,7 +187,8 @@ impl Assembler {
             roles,
             names: config.tasks.keys().cloned().collect(),
             schema_hash: format!("{:016x}", schema.hash()),
-            baseline: Baseline::new(Smoothing::default()),
+            baseline: Baseline::new(Smoothing::default())
+                .expect("invariant: the default constants are sound"),
             model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
             batch: FeatureBatch::new(&schema),
             memo: Memo::default(),
