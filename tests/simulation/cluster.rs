@@ -7,7 +7,7 @@ use std::time::Duration;
 use headwater_consumers::items::ItemFollower;
 use headwater_consumers::log::{Log, PollLimit};
 use headwater_consumers::step::{Pipeline, SharedItems};
-use headwater_consumers::worker::{Worker, World};
+use headwater_consumers::worker::{Status, Worker, World};
 use headwater_consumers::{Error, Metrics, Reaction};
 use headwater_state::Timestamp;
 
@@ -45,6 +45,7 @@ pub(crate) struct Daemon {
     pub workers: Vec<Option<Worker>>,
     /// Somebody else runs under this name now.
     pub replaced: bool,
+    told: Vec<Status>,
 }
 
 /// What one poll of the item follower takes.
@@ -70,6 +71,7 @@ impl Daemon {
             follower: None,
             workers: (0..workers).map(|_| None).collect(),
             replaced: false,
+            told: vec![Status::default(); workers],
         }
     }
 
@@ -159,10 +161,13 @@ impl Daemon {
         };
         match guarded(ground, false, || worker.turn()) {
             Came::Through(()) => {
-                ground.fate.tell(|| {
-                    let status = worker.status();
-                    format!("{}-{number} {status:?}", self.name)
-                });
+                let status = worker.status();
+                if self.told[number] != status {
+                    ground
+                        .fate
+                        .tell(|| format!("{}-{number} {status:?}", self.name));
+                    self.told[number] = status;
+                }
                 Ok(())
             }
             Came::Dead => {

@@ -10,7 +10,7 @@ use super::Seen;
 use super::outputs::Answer;
 
 /// A behavior that counts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Counted {
     pub partition: i32,
     pub user: String,
@@ -28,6 +28,13 @@ pub(crate) struct Counted {
     pub attributes: Vec<(String, String)>,
     /// The record; empty for what a request has shown.
     pub raw: Vec<u8>,
+}
+
+impl std::fmt::Debug for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let raw = String::from_utf8_lossy(&self.raw);
+        write!(f, "{}-{}.{} {raw}", self.partition, self.offset, self.index)
+    }
 }
 
 impl Counted {
