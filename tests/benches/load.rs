@@ -9,7 +9,11 @@
 //! ```
 //!
 //! The first 16 hexadecimal digits of an `event_id` are the microseconds at which the behavior was due; a score repeats the id.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement prints, and stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement prints, and stops at the first surprise"
+)]
 
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,18 +29,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn client() -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", std::env::var("KAFKA_BOOTSTRAP").expect("KAFKA_BOOTSTRAP names the broker"));
+    config.set(
+        "bootstrap.servers",
+        std::env::var("KAFKA_BOOTSTRAP").expect("KAFKA_BOOTSTRAP names the broker"),
+    );
     config
 }
 
 fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64
 }
 
 /// CPU seconds of this process, from /proc: user and system, in ticks of 10 ms.
 fn cpu() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
@@ -61,7 +76,12 @@ struct Zipf(Vec<f64>);
 impl Zipf {
     fn new(n: usize) -> Self {
         let mut sum = 0.0;
-        let mut sums: Vec<f64> = (1..=n).map(|rank| { sum += 1.0 / rank as f64; sum }).collect();
+        let mut sums: Vec<f64> = (1..=n)
+            .map(|rank| {
+                sum += 1.0 / rank as f64;
+                sum
+            })
+            .collect();
         sums.iter_mut().for_each(|value| *value /= sum);
         Self(sums)
     }
@@ -87,7 +107,10 @@ fn fill(topic: &str, events: u64, users: u64, rate: f64) {
         .set("queue.buffering.max.kbytes", "400000")
         .create()
         .unwrap();
-    let (zipf, mut random) = (Zipf::new(100_000), Random(0x9e37_79b9_7f4a_7c15 ^ events ^ users));
+    let (zipf, mut random) = (
+        Zipf::new(100_000),
+        Random(0x9e37_79b9_7f4a_7c15 ^ events ^ users),
+    );
     let start = now_us();
     let began = Instant::now();
     let (mut text, mut key, mut bytes, mut late) = (String::new(), String::new(), 0, 0);
@@ -120,7 +143,10 @@ fn fill(topic: &str, events: u64, users: u64, rate: f64) {
         )
         .unwrap();
         bytes += text.len();
-        while producer.send(BaseRecord::to(topic).key(&key).payload(&text)).is_err() {
+        while producer
+            .send(BaseRecord::to(topic).key(&key).payload(&text))
+            .is_err()
+        {
             producer.poll(Duration::from_millis(1));
         }
         if number % 256 == 0 {
@@ -129,7 +155,10 @@ fn fill(topic: &str, events: u64, users: u64, rate: f64) {
     }
     drain(&producer);
     let took = began.elapsed().as_secs_f64();
-    println!("filled {topic}: {events} events of {} B in {took:.1} s; {late} were sent over 5 ms late", bytes as u64 / events.max(1));
+    println!(
+        "filled {topic}: {events} events of {} B in {took:.1} s; {late} were sent over 5 ms late",
+        bytes as u64 / events.max(1)
+    );
 }
 
 /// A read_committed consumer of all partitions.
@@ -143,10 +172,16 @@ fn reader(topic: &str, from: Offset) -> (BaseConsumer, usize) {
         .set("queued.min.messages", "500000")
         .create()
         .unwrap();
-    let partitions = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap().topics()[0].partitions().len();
+    let partitions = consumer
+        .fetch_metadata(Some(topic), PATIENCE)
+        .unwrap()
+        .topics()[0]
+        .partitions()
+        .len();
     let mut all = TopicPartitionList::new();
     for partition in 0..partitions {
-        all.add_partition_offset(topic, partition as i32, from).unwrap();
+        all.add_partition_offset(topic, partition as i32, from)
+            .unwrap();
     }
     consumer.assign(&all).unwrap();
     (consumer, partitions)
@@ -201,12 +236,15 @@ fn parse(topic: &str, events: u64) {
     let (consumer, _) = reader(topic, Offset::Beginning);
     let (mut seen, mut sum, mut began, mut before) = (0, 0, Instant::now(), cpu());
     while seen < events {
-        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
         if seen == 0 {
             (began, before) = (Instant::now(), cpu());
         }
         let event: Parsed<'_> = serde_json::from_slice(message.payload().unwrap()).unwrap();
-        sum += event.time + (event.user_id.len() + event.item_id.map_or(0, str::len) + event.kind.len()) as u64;
+        sum += event.time
+            + (event.user_id.len() + event.item_id.map_or(0, str::len) + event.kind.len()) as u64;
         seen += 1;
     }
     let (wall, spent) = (began.elapsed().as_secs_f64(), cpu() - before);
@@ -238,7 +276,8 @@ fn first(topic: &str, since_ms: u64) {
     while seen.len() < partitions && began.elapsed() < Duration::from_secs(180) {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) {
             let now = now_us() / 1000;
-            seen.entry(message.partition()).or_insert_with(|| now.saturating_sub(since_ms));
+            seen.entry(message.partition())
+                .or_insert_with(|| now.saturating_sub(since_ms));
         }
     }
     let mut after: Vec<u64> = seen.into_values().collect();
@@ -251,8 +290,15 @@ fn first(topic: &str, since_ms: u64) {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let number = |place: usize| arguments.get(place).map_or(0.0, |text| text.parse::<f64>().unwrap());
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let number = |place: usize| {
+        arguments
+            .get(place)
+            .map_or(0.0, |text| text.parse::<f64>().unwrap())
+    };
     let topic = arguments.get(1).map_or("", String::as_str);
     match arguments.first().map(String::as_str) {
         Some("fill") => fill(topic, number(2) as u64, number(3) as u64, number(4)),
