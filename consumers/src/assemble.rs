@@ -502,6 +502,12 @@ impl Memo {
         entity: Entity<'_>,
         scenario: Option<ScenarioId>,
     ) -> usize {
+        if !plan.items.has_statistics() {
+            // Nothing is known of anything: the zeros at the head, without a look-up.
+            self.counts
+                .resize(self.counts.len().max(plan.tasks.len()), Counts::default());
+            return 0;
+        }
         let key = memo_key(entity, scenario);
         if let Some(place) = self.places.get(&key) {
             return *place;
