@@ -35,8 +35,12 @@ pub struct ScoringConfig {
     pub item_statistics: bool,
     /// Whether a request counts as an impression of each of its candidates.
     pub requests_are_impressions: bool,
-    /// Half-life of the baseline's rate of what is popular now.
+    /// Half-life of the baseline's rate of what is popular now; zero: not used.
     pub half_life_short: Span,
-    /// Half-life of the baseline's rate of what holds; longer than the short one.
+    /// Half-life of the baseline's rate of what holds, longer than the short one; zero: not decayed.
     pub half_life_long: Span,
+    /// As `half_life_short`, of a user's rates.
+    pub user_half_life_short: Span,
+    /// As `half_life_long`, of a user's rates.
+    pub user_half_life_long: Span,
 }

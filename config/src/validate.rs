@@ -367,15 +367,24 @@ fn scoring(rules: &mut Rules, config: &Config) {
     let scoring = &config.scoring;
     rules.range("scoring.standing_max", scoring.standing_max, (0, 1_000));
     rules.positive("scoring.standing_ttl_max", scoring.standing_ttl_max);
-    rules.positive("scoring.half_life_short", scoring.half_life_short);
-    rules.require(
-        scoring.half_life_short < scoring.half_life_long,
-        &["scoring.half_life_short", "scoring.half_life_long"],
-        || {
-            format!(
-                "half_life_short ({}) is not shorter than half_life_long ({})",
-                scoring.half_life_short, scoring.half_life_long
-            )
-        },
-    );
+    for (short, long, keys) in [
+        (
+            scoring.half_life_short,
+            scoring.half_life_long,
+            ["scoring.half_life_short", "scoring.half_life_long"],
+        ),
+        (
+            scoring.user_half_life_short,
+            scoring.user_half_life_long,
+            [
+                "scoring.user_half_life_short",
+                "scoring.user_half_life_long",
+            ],
+        ),
+    ] {
+        rules.require(long.is_zero() || short < long, &keys, || {
+            let [short_key, long_key] = keys.map(|key| key.trim_start_matches("scoring."));
+            format!("{short_key} ({short}) is not shorter than {long_key} ({long})")
+        });
+    }
 }

@@ -33,18 +33,28 @@ pub struct ScoredItem<'a> {
 pub struct Tasks<'a> {
     /// Names, as in config.
     pub names: &'a [String],
-    /// Probability of each; NaN where the task does not hold in the scenario.
+    /// Which of them hold in the scenario: the others are not said.
+    pub holds: &'a [bool],
+    /// Probability of each.
     pub values: &'a [f32],
+}
+
+impl Tasks<'_> {
+    fn iter(&self) -> impl Iterator<Item = (&str, f32)> {
+        let held = self.names.iter().zip(self.values).zip(self.holds);
+        held.filter(|(_, holds)| **holds)
+            .map(|((name, value), _)| (name.as_str(), *value))
+    }
+
+    /// Probability of the first task that holds; 0 where none does.
+    pub fn first(&self) -> f32 {
+        self.iter().next().map_or(0.0, |(_, value)| value)
+    }
 }
 
 impl Serialize for Tasks<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(
-            self.names
-                .iter()
-                .zip(self.values)
-                .filter(|(_, value)| value.is_finite()),
-        )
+        serializer.collect_map(self.iter())
     }
 }
 

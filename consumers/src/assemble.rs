@@ -1,8 +1,21 @@
-//! Rows from state (provisional).
+//! Rows from state: the only place where features are computed. What a row holds is the model crate's
+//! [`FeatureSchema`]; this module fills it from a user's state and the item table.
+//!
+//! Before it stands `state`, after it the model. It promises `STATE-3`: nothing of a row comes from anything that happened at or
+//! after the row's time. Of a user, behaviors count that are strictly before it; of items, cells that ended before the row's minute began.
+//!
+//! A row costs one pass over the user's recent behaviors and entries, whatever the number of events behind them, and a few look-ups a
+//! candidate. Decayed counts of an entity are kept for the minute, and the rate that an item's trials were expected to have for the hour.
 
-use headwater_config::Config;
-use headwater_model::Scores;
-use headwater_state::{Entity, ItemTable, KindId, ScenarioId, Timestamp, User, of_series};
+use headwater_config::{Config, Span};
+use headwater_model::{
+    Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
+    LoggedRequest, Scores, Smoothing, TaskSpec,
+};
+use headwater_state::{
+    Cells, Entity, ItemTable, KindId, Length, ScenarioId, SlotId, Timestamp, User, category_id,
+    of_series, pinned_hash,
+};
 
 use crate::step::RowRequest;
 
@@ -19,81 +32,703 @@ pub struct Row<'a> {
     pub candidates: &'a [&'a str],
 }
 
-/// Makes rows and scores them.
+/// Makes rows and has them scored.
 #[derive(Debug)]
 pub struct Assembler {
-    tasks: Vec<String>,
-    positive: Vec<Vec<KindId>>,
+    tasks: Vec<Task>,
+    /// Kinds that are a trial or a positive of some task: for each task, whether they are.
+    roles: Vec<(KindId, Vec<Role>)>,
+    names: Vec<String>,
+    schema: FeatureSchema,
+    schema_hash: String,
+    baseline: Baseline,
+    model: String,
+    batch: FeatureBatch,
+    memo: Memo,
+    entries: Entries,
+    groups: Groups,
     item_state: i64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Role {
+    trial: bool,
+    positive: bool,
+}
+
+#[derive(Debug)]
+struct Task {
+    scenarios: Vec<ScenarioId>,
+    item: HalfLives,
+    user: HalfLives,
+}
+
+impl Task {
+    fn holds_in(&self, scenario: ScenarioId) -> bool {
+        self.scenarios.is_empty() || self.scenarios.contains(&scenario)
+    }
+}
+
+/// Decayed trials and positives of one thing, for one task.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    long: [f64; 2],
+    short: [f64; 2],
+    last: Option<i64>,
+}
+
+impl Sums {
+    fn add(&mut self, count: f64, role: Role, age_ms: i64, lives: HalfLives, at: i64) {
+        let long = lives
+            .long_ms
+            .map_or(count, |half| count * decay(age_ms, half));
+        let short = lives
+            .short_ms
+            .map_or(0.0, |half| count * decay(age_ms, half));
+        let weight = [
+            f64::from(u8::from(role.trial)),
+            f64::from(u8::from(role.positive)),
+        ];
+        for part in 0..2 {
+            self.long[part] += long * weight[part];
+            self.short[part] += short * weight[part];
+        }
+        self.last = self.last.max(Some(at));
+    }
+
+    /// As counts of an entity that is no user's.
+    fn counts(&self) -> Counts {
+        Counts {
+            trials: self.long[0] as f32,
+            positives: self.long[1] as f32,
+            recent_trials: self.short[0] as f32,
+            recent_positives: self.short[1] as f32,
+            last_ms: self.last.unwrap_or(Counts::NEVER_MS),
+            ..Counts::default()
+        }
+    }
+
+    /// As counts of a user's entry.
+    fn entry(&self, item_rate: f32) -> Counts {
+        let pair = |sums: [f64; 2]| sums.map(|sum| sum as f32);
+        Counts::of_entry(
+            pair(self.long),
+            pair(self.short),
+            item_rate,
+            self.last.unwrap_or(Counts::NEVER_MS),
+        )
+    }
+}
+
+fn decay(age_ms: i64, half_life_ms: u64) -> f64 {
+    (-(age_ms.max(0) as f64) / half_life_ms as f64).exp2()
 }
 
 impl Assembler {
     /// For a configuration.
-    pub fn new(config: &Config) -> Self {
-        Self {
-            tasks: config.tasks.keys().cloned().collect(),
-            positive: config
+    ///
+    /// # Errors
+    /// If its tasks make no schema.
+    pub fn new(config: &Config) -> Result<Self, FeatureSchemaError> {
+        let lives = |short: Span, long: Span| HalfLives {
+            short_ms: half_life(short),
+            long_ms: half_life(long),
+        };
+        let scoring = &config.scoring;
+        let item = lives(scoring.half_life_short, scoring.half_life_long);
+        let user = lives(scoring.user_half_life_short, scoring.user_half_life_long);
+        let specs = config
+            .tasks
+            .iter()
+            .map(|(name, task)| TaskSpec {
+                name: name.clone(),
+                definition: format!(
+                    "positive {:?} trials {:?} scenarios {:?} requests {} attributes {:?}",
+                    task.positive,
+                    task.trials,
+                    task.scenarios,
+                    scoring.requests_are_impressions,
+                    config.items.attributes
+                ),
+                item,
+                user,
+            })
+            .collect();
+        let schema = FeatureSchema::new(specs)?;
+        let mut roles: Vec<(KindId, Vec<Role>)> = Vec::new();
+        for kind in &config.kinds.names {
+            let of_tasks: Vec<Role> = config
                 .tasks
                 .values()
-                .map(|task| task.positive.iter().map(|kind| KindId::of(kind)).collect())
-                .collect(),
+                .map(|task| Role {
+                    trial: task.trials.contains(kind),
+                    positive: task.positive.contains(kind),
+                })
+                .collect();
+            if of_tasks.iter().any(|role| role.trial || role.positive) {
+                roles.push((KindId::of(kind), of_tasks));
+            }
+        }
+        let tasks = config
+            .tasks
+            .values()
+            .map(|task| Task {
+                scenarios: task
+                    .scenarios
+                    .iter()
+                    .map(|name| ScenarioId::of(name))
+                    .collect(),
+                item,
+                user,
+            })
+            .collect();
+        Ok(Self {
+            tasks,
+            roles,
+            names: config.tasks.keys().cloned().collect(),
+            schema_hash: format!("{:016x}", schema.hash()),
+            baseline: Baseline::new(Smoothing::default()),
+            model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
+            batch: FeatureBatch::new(&schema),
+            memo: Memo::default(),
+            entries: Entries::default(),
+            groups: Groups::default(),
             item_state: 0,
+            schema,
+        })
+    }
+
+    /// Assembles the rows of a request and has them scored.
+    pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
+        self.assemble(row, items);
+        self.baseline.score(&self.batch, scores);
+    }
+
+    /// Assembles the rows of a request.
+    pub fn assemble(&mut self, row: &Row<'_>, items: &ItemTable) -> &FeatureBatch {
+        self.item_state = items.positions().values().sum();
+        let minute = floor(row.time, Length::Minute);
+        self.memo.begin(minute, self.item_state);
+        self.batch.begin(row.time.0, row.candidates.len());
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
+        let global = self.memo.counts(&plan, Entity::Total, None);
+        let scenario = self.memo.counts(&plan, Entity::Total, Some(row.scenario));
+        for task in 0..self.tasks.len() {
+            self.batch
+                .set_shared(Level::Global, task, &self.memo.at(global, task));
+            self.batch
+                .set_shared(Level::Scenario, task, &self.memo.at(scenario, task));
+        }
+        self.groups.begin(items.categories(), self.tasks.len());
+        self.entries.begin(self.tasks.len());
+        if let Some(user) = row.user {
+            self.entries.fill(&plan, user, row.time);
+            self.sum_entries(row, items);
+        }
+        for (place, candidate) in row.candidates.iter().enumerate() {
+            self.candidate(place, candidate, row, items);
+        }
+        &self.batch
+    }
+
+    /// Turns the user's entries into counts of the user, of each category and of each attribute.
+    fn sum_entries(&mut self, row: &Row<'_>, items: &ItemTable) {
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
+        let hour = floor(row.time, Length::Hour);
+        let mut user = vec![Counts::default(); self.tasks.len()];
+        for entry in 0..self.entries.items.len() {
+            let (hash, key) = self.entries.items[entry];
+            let id = self.entries.text(key);
+            let rates = self.memo.rates(&plan, hash, id, hour);
+            let known = if items.is_empty() {
+                None
+            } else {
+                items.item(id)
+            };
+            for task in 0..self.tasks.len() {
+                let sums = self.entries.sums[entry * self.tasks.len() + task];
+                if sums.last.is_none() {
+                    continue;
+                }
+                let counts = sums.entry(self.memo.rates[rates + task]);
+                user[task].add(&counts);
+                if let Some(known) = known {
+                    for number in known.categories.iter().chain(known.attributes.iter()) {
+                        self.groups.add(*number, task, &counts);
+                    }
+                }
+            }
+        }
+        for (task, counts) in user.iter().enumerate() {
+            self.batch.set_shared(Level::User, task, counts);
         }
     }
 
-    /// Scores the candidates of a row.
-    pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
-        self.item_state = items.positions().values().sum();
-        scores.reset(row.candidates.len(), self.tasks.len());
-        for (place, candidate) in row.candidates.iter().enumerate() {
+    fn candidate(&mut self, place: usize, candidate: &str, row: &Row<'_>, items: &ItemTable) {
+        let plan = Plan {
+            tasks: &self.tasks,
+            roles: &self.roles,
+            baseline: &self.baseline,
+            items,
+            scenario: row.scenario,
+        };
+        let item = self
+            .memo
+            .counts(&plan, Entity::Item(candidate), Some(row.scenario));
+        let hash = pinned_hash(candidate.as_bytes());
+        let entry = self.entries.find(hash);
+        let known = items.item(candidate);
+        for task in 0..self.tasks.len() {
+            self.batch
+                .set(place, Level::Item, task, &self.memo.at(item, task));
+            if let Some(entry) = entry {
+                let sums = self.entries.sums[entry * self.tasks.len() + task];
+                if sums.last.is_some() {
+                    self.batch
+                        .set(place, Level::UserItem, task, &sums.entry(0.0));
+                }
+            }
+        }
+        let Some(known) = known else { return };
+        if !known.categories.is_empty() {
+            let share = 1.0 / known.categories.len() as f32;
             for task in 0..self.tasks.len() {
-                let (mut positives, mut trials) = (1.0, 10.0);
-                if let Some(cells) = items.statistics(Entity::Item(candidate)) {
-                    for cell in cells.iter().filter(|cell| cell.end() <= row.time) {
-                        trials += f64::from(cell.count);
-                        if self.positive[task].contains(&of_series(cell.series).1) {
-                            positives += f64::from(cell.count);
-                        }
+                let (mut all, mut own) = (Counts::default(), Counts::default());
+                for number in &known.categories {
+                    let counts = self.memo.counts(
+                        &plan,
+                        Entity::Category(items.category_name(*number)),
+                        Some(row.scenario),
+                    );
+                    all.add(&self.memo.at(counts, task));
+                    if let Some(counts) = self.groups.get(*number, task) {
+                        own.add(counts);
                     }
                 }
-                if let Some(user) = row.user {
-                    let own = user.recent().iter().filter(|behavior| {
-                        behavior.time < row.time && behavior.item == Some(candidate)
-                    });
-                    positives += own.count() as f64 / 10.0;
+                self.batch
+                    .set(place, Level::Category, task, &all.scaled(share));
+                self.batch
+                    .set(place, Level::UserCategory, task, &own.scaled(share));
+            }
+        }
+        for task in 0..self.tasks.len() {
+            let mut own = Counts::default();
+            for number in &known.attributes {
+                if let Some(counts) = self.groups.get(*number, task) {
+                    own.add(counts);
                 }
-                scores.set(place, task, (positives / trials) as f32);
+            }
+            if !known.attributes.is_empty() {
+                self.batch.set(place, Level::UserAttribute, task, &own);
             }
         }
     }
 
+    /// Whether a task holds in a scenario: elsewhere it has no score.
+    pub fn holds(&self, task: usize, scenario: ScenarioId) -> bool {
+        self.tasks[task].holds_in(scenario)
+    }
+
     /// Names of the tasks.
     pub fn task_names(&self) -> &[String] {
-        &self.tasks
+        &self.names
     }
-    /// Who scores.
-    pub fn model_name(&self) -> &'static str {
-        "provisional"
+
+    /// Who scores, with its version.
+    pub fn model_name(&self) -> &str {
+        &self.model
     }
-    /// Hash of the schema.
-    pub fn schema_hash(&self) -> &'static str {
-        "0"
+
+    /// Hash of the schema, as headers have it.
+    pub fn schema_hash(&self) -> &str {
+        &self.schema_hash
     }
-    /// What item statistics the last rows saw.
+
+    /// The schema of the rows.
+    pub fn schema(&self) -> &FeatureSchema {
+        &self.schema
+    }
+
+    /// The scorer.
+    pub fn baseline(&self) -> &Baseline {
+        &self.baseline
+    }
+
+    /// What item statistics the last rows saw: the sum of the next offsets of `item-state`.
     pub fn item_state(&self) -> i64 {
         self.item_state
     }
-    /// Logs a row.
-    pub fn log_row(
-        &self,
-        request: &RowRequest<'_>,
-        pseudonym: &str,
-        place: usize,
-        scores: &Scores,
-        _: &ItemTable,
-        to: &mut Vec<u8>,
+
+    /// The rows assembled last, as the feature log keeps them.
+    pub fn log<'a>(
+        &'a self,
+        request: &RowRequest<'a>,
+        pseudonym: &'a str,
+        scores: &'a Scores,
+    ) -> LoggedRequest<'a> {
+        let head = LogHead {
+            model: Baseline::NAME,
+            version: Baseline::VERSION,
+            request_id: request.request_id,
+            user: pseudonym,
+            scenario: request.scenario_name,
+            item_state: self.item_state,
+        };
+        LoggedRequest::of(
+            head,
+            &self.schema,
+            request.candidates.iter().copied(),
+            &self.batch,
+            scores,
+        )
+    }
+}
+
+fn half_life(span: Span) -> Option<u64> {
+    (!span.is_zero()).then_some(span.micros() / 1000)
+}
+
+/// The beginning of the cell that holds a time.
+fn floor(time: Timestamp, length: Length) -> i64 {
+    time.0.div_euclid(length.ms()) * length.ms()
+}
+
+/// What the sums of a request go by.
+struct Plan<'a> {
+    tasks: &'a [Task],
+    roles: &'a [(KindId, Vec<Role>)],
+    baseline: &'a Baseline,
+    items: &'a ItemTable,
+    scenario: ScenarioId,
+}
+
+impl Plan<'_> {
+    fn role(&self, kind: KindId) -> Option<&[Role]> {
+        self.roles
+            .iter()
+            .find(|(other, _)| *other == kind)
+            .map(|(_, roles)| roles.as_slice())
+    }
+
+    /// Decayed counts at `until` of an entity's cells that ended by then, in one scenario or in all.
+    fn entity(&self, cells: &Cells, scenario: Option<ScenarioId>, until: i64, to: &mut [Sums]) {
+        let usable = |cell: &&headwater_state::Cell| {
+            cell.end().0 <= until
+                && scenario.is_none_or(|scenario| of_series(cell.series).0 == scenario)
+        };
+        // Positives from before the first trial had none: those cells are left out.
+        let mut first_trial = vec![i64::MAX; self.tasks.len()];
+        for cell in cells.iter().filter(usable) {
+            let Some(roles) = self.role(of_series(cell.series).1) else {
+                continue;
+            };
+            for (first, role) in first_trial.iter_mut().zip(roles) {
+                if role.trial {
+                    *first = (*first).min(cell.start().0);
+                }
+            }
+        }
+        for cell in cells.iter().filter(usable) {
+            let Some(roles) = self.role(of_series(cell.series).1) else {
+                continue;
+            };
+            let middle = if cell.length == Length::Older {
+                cells.first.0
+            } else {
+                cell.middle().0
+            };
+            for (task, role) in roles.iter().enumerate() {
+                if (role.trial || role.positive) && cell.end().0.max(1) > first_trial[task] {
+                    let lives = self.tasks[task].item;
+                    to[task].add(f64::from(cell.count), *role, until - middle, lives, middle);
+                }
+            }
+        }
+    }
+}
+
+/// Decayed counts by entity, for the minute; and expected rates by item, for the hour.
+#[derive(Debug, Default)]
+struct Memo {
+    minute: i64,
+    item_state: i64,
+    places: hashbrown::HashMap<u64, usize>,
+    counts: Vec<Counts>,
+    sums: Vec<Sums>,
+    hour: i64,
+    rate_places: hashbrown::HashMap<u64, usize>,
+    rates: Vec<f32>,
+}
+
+/// Entities kept of one minute at most.
+const MEMO_MAX: usize = 200_000;
+
+impl Memo {
+    fn begin(&mut self, minute: i64, item_state: i64) {
+        if minute != self.minute || item_state != self.item_state || self.places.len() > MEMO_MAX {
+            self.places.clear();
+            self.counts.clear();
+            (self.minute, self.item_state) = (minute, item_state);
+        }
+    }
+
+    fn at(&self, place: usize, task: usize) -> Counts {
+        self.counts[place + task]
+    }
+
+    /// The place of an entity's counts as of the minute, one a task.
+    fn counts(
+        &mut self,
+        plan: &Plan<'_>,
+        entity: Entity<'_>,
+        scenario: Option<ScenarioId>,
+    ) -> usize {
+        let key = memo_key(entity, scenario);
+        if let Some(place) = self.places.get(&key) {
+            return *place;
+        }
+        let minute = self.minute;
+        self.sum(plan, entity, scenario, minute);
+        let place = self.counts.len();
+        self.counts.extend(self.sums.iter().map(Sums::counts));
+        self.places.insert(key, place);
+        place
+    }
+
+    fn sum(
+        &mut self,
+        plan: &Plan<'_>,
+        entity: Entity<'_>,
+        scenario: Option<ScenarioId>,
+        until: i64,
     ) {
-        let row = serde_json::json!({"request": request.request_id, "user": pseudonym, "item": request.candidates[place], "scores": scores.of(place)});
-        serde_json::to_writer(to, &row).expect("invariant: plain JSON");
+        self.sums.clear();
+        self.sums.resize(plan.tasks.len(), Sums::default());
+        if let Some(cells) = plan.items.statistics(entity) {
+            plan.entity(cells, scenario, until, &mut self.sums);
+        }
+    }
+
+    /// The place of the rates that an item's trials were expected to have, one a task: as of the beginning of the hour.
+    fn rates(&mut self, plan: &Plan<'_>, hash: u64, item: &str, hour: i64) -> usize {
+        if hour != self.hour || self.rate_places.len() > MEMO_MAX {
+            self.rate_places.clear();
+            self.rates.clear();
+            self.hour = hour;
+        }
+        let key = hash ^ u64::from(plan.scenario.0).rotate_left(32);
+        if let Some(place) = self.rate_places.get(&key) {
+            return *place;
+        }
+        let place = self.rates.len();
+        self.rate_places.insert(key, place);
+        let scenario = Some(plan.scenario);
+        let mut of = |entity, scenario| -> Vec<Counts> {
+            self.sum(plan, entity, scenario, hour);
+            self.sums.iter().map(Sums::counts).collect()
+        };
+        let global = of(Entity::Total, None);
+        let within = of(Entity::Total, scenario);
+        let own = of(Entity::Item(item), scenario);
+        let mut category = vec![Counts::default(); plan.tasks.len()];
+        if let Some(known) = plan.items.item(item) {
+            let share = 1.0 / known.categories.len().max(1) as f32;
+            for number in &known.categories {
+                let counts = of(
+                    Entity::Category(plan.items.category_name(*number)),
+                    scenario,
+                );
+                category
+                    .iter_mut()
+                    .zip(&counts)
+                    .for_each(|(sum, counts)| sum.add(&counts.scaled(share)));
+            }
+        }
+        for task in 0..plan.tasks.len() {
+            let base = plan.baseline.base(&global[task], &within[task]);
+            self.rates.push(base.item_rate(&category[task], &own[task]));
+        }
+        place
+    }
+}
+
+fn memo_key(entity: Entity<'_>, scenario: Option<ScenarioId>) -> u64 {
+    let (salt, id) = match entity {
+        Entity::Total => (1, 0),
+        Entity::Item(id) => (2, pinned_hash(id.as_bytes())),
+        Entity::Category(name) => (3, category_id(name)),
+    };
+    id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(salt)
+        ^ scenario.map_or(u64::MAX, |id| u64::from(id.0))
+        ^ u64::from(salt)
+}
+
+/// A user's items with their decayed counts, recent and history together.
+#[derive(Debug, Default)]
+struct Entries {
+    places: hashbrown::HashMap<u64, usize>,
+    /// Hash and text of each item.
+    items: Vec<(u64, (usize, usize))>,
+    texts: String,
+    /// One for each item and task.
+    sums: Vec<Sums>,
+    tasks: usize,
+}
+
+impl Entries {
+    fn begin(&mut self, tasks: usize) {
+        self.places.clear();
+        self.items.clear();
+        self.texts.clear();
+        self.sums.clear();
+        self.tasks = tasks;
+    }
+
+    fn text(&self, (start, end): (usize, usize)) -> &str {
+        &self.texts[start..end]
+    }
+
+    fn find(&self, hash: u64) -> Option<usize> {
+        self.places.get(&hash).copied()
+    }
+
+    fn place(&mut self, hash: u64, item: &str) -> usize {
+        if let Some(place) = self.places.get(&hash) {
+            return *place;
+        }
+        let start = self.texts.len();
+        self.texts.push_str(item);
+        self.items.push((hash, (start, self.texts.len())));
+        self.sums
+            .resize(self.items.len() * self.tasks, Sums::default());
+        self.places.insert(hash, self.items.len() - 1);
+        self.items.len() - 1
+    }
+
+    /// One pass over what is known of the user from before `time`.
+    fn fill(&mut self, plan: &Plan<'_>, user: &User, time: Timestamp) {
+        for behavior in user
+            .recent()
+            .iter()
+            .take_while(|behavior| behavior.time < time)
+        {
+            let Some(item) = behavior.item else { continue };
+            let Some(roles) = plan.role(behavior.kind) else {
+                continue;
+            };
+            let place = self.place(pinned_hash(item.as_bytes()), item);
+            let at = behavior.time.0;
+            self.add(
+                plan,
+                place,
+                roles,
+                behavior.scenario,
+                1.0,
+                (time.0 - at, at),
+            );
+        }
+        let late = user.history_newest() >= time;
+        for entry in user.history(SlotId::ITEM) {
+            if entry.key.is_empty() {
+                continue;
+            }
+            let mut place = None;
+            for cell in entry.cells() {
+                let (scenario, kind) = of_series(cell.series);
+                let Some(roles) = plan.role(kind) else {
+                    continue;
+                };
+                let place = *place.get_or_insert_with(|| self.place(entry.hash, entry.key));
+                // History is all before the row, unless the row is late, and says so: then what may be newer is left out.
+                if late
+                    && (cell.end() > time || (cell.length == Length::Older && entry.last >= time))
+                {
+                    continue;
+                }
+                // A cell's middle may lie after its last event.
+                let middle = if cell.length == Length::Older {
+                    entry.first
+                } else {
+                    cell.middle().min(entry.last)
+                };
+                self.add(
+                    plan,
+                    place,
+                    roles,
+                    scenario,
+                    f64::from(cell.count),
+                    (time.0 - middle.0, middle.0),
+                );
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        plan: &Plan<'_>,
+        place: usize,
+        roles: &[Role],
+        scenario: ScenarioId,
+        count: f64,
+        (age_ms, at): (i64, i64),
+    ) {
+        for (task, role) in roles.iter().enumerate() {
+            if (role.trial || role.positive) && plan.tasks[task].holds_in(scenario) {
+                self.sums[place * self.tasks + task].add(
+                    count,
+                    *role,
+                    age_ms,
+                    plan.tasks[task].user,
+                    at,
+                );
+            }
+        }
+    }
+}
+
+/// Counts by category and attribute number.
+#[derive(Debug, Default)]
+struct Groups {
+    counts: Vec<Counts>,
+    filled: Vec<bool>,
+    touched: Vec<u32>,
+    tasks: usize,
+}
+
+impl Groups {
+    fn begin(&mut self, numbers: usize, tasks: usize) {
+        for number in self.touched.drain(..) {
+            self.filled[number as usize] = false;
+            let start = number as usize * self.tasks;
+            self.counts[start..start + self.tasks].fill(Counts::default());
+        }
+        self.tasks = tasks;
+        if self.filled.len() < numbers {
+            self.filled.resize(numbers, false);
+            self.counts.resize(numbers * tasks, Counts::default());
+        }
+    }
+
+    fn add(&mut self, number: u32, task: usize, counts: &Counts) {
+        if !std::mem::replace(&mut self.filled[number as usize], true) {
+            self.touched.push(number);
+        }
+        self.counts[number as usize * self.tasks + task].add(counts);
+    }
+
+    fn get(&self, number: u32, task: usize) -> Option<&Counts> {
+        self.filled[number as usize].then(|| &self.counts[number as usize * self.tasks + task])
     }
 }

@@ -67,6 +67,9 @@ impl StepOutput {
     }
 }
 
+/// Candidates of one record of the feature log: some 200 bytes each.
+const LOGGED_CANDIDATES_MAX: usize = 1000;
+
 /// What the steps of a worker share.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -100,11 +103,14 @@ struct Cause<'a> {
 
 impl Pipeline {
     /// A pipeline for a configuration; `partitions` is the count of the behaviors topic.
+    ///
+    /// # Errors
+    /// If the configured tasks make no feature schema.
     pub fn new(
         config: &Config,
         (partitions, dead_letter_partitions): (i32, i32),
         metrics: Metrics,
-    ) -> Self {
+    ) -> Result<Self, headwater_model::FeatureSchemaError> {
         let names = Topic::ALL
             .into_iter()
             .map(|topic| (topic, config.topic_name(topic)))
@@ -116,9 +122,9 @@ impl Pipeline {
             .map(|name| (ScenarioId::of(name), name.clone()))
             .collect();
         scenario_names.insert(ScenarioId::of("other"), "other".to_owned());
-        Self {
+        Ok(Self {
             decoder: Decoder::new(config),
-            assembler: Assembler::new(config),
+            assembler: Assembler::new(config)?,
             settings: Settings {
                 names,
                 partitions,
@@ -138,7 +144,7 @@ impl Pipeline {
             key: Vec::new(),
             deltas: BTreeMap::new(),
             scenario_names,
-        }
+        })
     }
 
     /// The decoder.
@@ -690,7 +696,7 @@ impl Pipeline {
             output,
         );
         if self.settings.config.scoring.feature_log {
-            self.log_rows(request, cause, owned, items, output);
+            self.log_rows(request, cause, owned, output);
         }
         Ok(())
     }
@@ -712,24 +718,24 @@ impl Pipeline {
         let tasks = self.assembler.task_names();
         let model = self.assembler.model_name();
         let schema = self.assembler.schema_hash();
+        let holds: Vec<bool> = (0..tasks.len())
+            .map(|task| self.assembler.holds(task, request.scenario))
+            .collect();
         let items: Vec<ScoredItem<'_>> = request
             .candidates
             .iter()
             .enumerate()
             .map(|(place, item_id)| {
-                let values = self.scores.of(place);
-                let score = values
-                    .iter()
-                    .copied()
-                    .find(|value| value.is_finite())
-                    .unwrap_or(0.0);
+                let values = self.scores.candidate(place);
+                let tasks = Tasks {
+                    names: tasks,
+                    holds: &holds,
+                    values,
+                };
                 ScoredItem {
                     item_id,
-                    score,
-                    tasks: Tasks {
-                        names: tasks,
-                        values,
-                    },
+                    score: tasks.first(),
+                    tasks,
                 }
             })
             .collect();
@@ -799,7 +805,6 @@ impl Pipeline {
         request: &RowRequest<'_>,
         cause: Cause<'_>,
         owned: &mut Owned,
-        items: &ItemTable,
         output: &mut StepOutput,
     ) {
         let salt = owned
@@ -816,28 +821,23 @@ impl Pipeline {
         } else {
             &mut output.transactional
         };
-        let schema = self.assembler.schema_hash().to_owned();
-        for place in 0..request.candidates.len() {
-            self.scratch.clear();
-            self.assembler.log_row(
-                request,
-                &pseudonym,
-                place,
-                &self.scores,
-                items,
-                &mut self.scratch,
-            );
-            let id = format!("{}-{place}", cause.id);
+        let mut logged = self.assembler.log(request, &pseudonym, &self.scores);
+        let schema = self.assembler.schema_hash().as_bytes();
+        let candidates = std::mem::take(&mut logged.candidates);
+        for (part, candidates) in candidates.chunks(LOGGED_CANDIDATES_MAX).enumerate() {
+            logged.candidates = candidates.to_vec();
+            let id = format!("{}-{part}", cause.id);
             let headers = [
                 (HEADER_ID, Some(id.as_bytes())),
-                (HEADER_SCHEMA, Some(schema.as_bytes())),
+                (HEADER_SCHEMA, Some(schema)),
             ];
-            batch.push(
+            answer::push_json(
+                batch,
                 at,
-                (0, 0),
-                Some(pseudonym.as_bytes()),
-                Some(&self.scratch),
+                pseudonym.as_bytes(),
+                &logged,
                 headers,
+                &mut self.scratch,
             );
         }
     }

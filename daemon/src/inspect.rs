@@ -229,7 +229,7 @@ pub(crate) fn view(
                     last: entry.last.0,
                     counts: entry
                         .cells()
-                        .map(|(kind, cell)| names.count(kind, &cell))
+                        .map(|cell| names.count(headwater_state::of_series(cell.series).1, &cell))
                         .collect(),
                 })
                 .collect();

@@ -1,27 +1,16 @@
-//! To come.
+//! Headwater's models: the rows that scorers read, and the scorers.
+//!
+//! `consumers` fills a [`FeatureBatch`] for each score request (its *assemble* stage, the only place where features
+//! are computed); a scorer of this crate turns it into probabilities; what was read and answered is logged as a
+//! [`LoggedRequest`]. Nothing here reads a clock, the environment or randomness: the same batch gives the same bits.
 
-/// Scores of candidates.
-#[derive(Clone, Debug, Default)]
-pub struct Scores {
-    values: Vec<f32>,
-    tasks: usize,
-}
+mod baseline;
+mod feature;
+mod feature_log;
 
-impl Scores {
-    /// The scores of candidate `place`, one a task; empty where nothing was scored.
-    pub fn of(&self, place: usize) -> &[f32] {
-        self.values
-            .get(place * self.tasks..(place + 1) * self.tasks)
-            .unwrap_or_default()
-    }
-    /// Begins anew.
-    pub fn reset(&mut self, candidates: usize, tasks: usize) {
-        self.tasks = tasks;
-        self.values.clear();
-        self.values.resize(candidates * tasks, f32::NAN);
-    }
-    /// Sets one.
-    pub fn set(&mut self, place: usize, task: usize, value: f32) {
-        self.values[place * self.tasks + task] = value;
-    }
-}
+pub use baseline::{Base, Baseline, Contribution, Explanation, Scores, Smoothing, Term};
+pub use feature::{
+    Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError, HalfLives, Level,
+    Quantity, TaskSpec,
+};
+pub use feature_log::{FeatureLogError, LogHead, LoggedCandidate, LoggedRequest};

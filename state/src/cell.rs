@@ -227,10 +227,7 @@ impl Cells {
     pub(crate) fn write(&self, to: &mut Vec<u8>) {
         to.put_i64(self.first.0);
         to.put_i64(self.last.0);
-        to.put_u16(
-            u16::try_from(self.cells.len())
-                .expect("invariant: kinds and scenarios are bounded, so cells are"),
-        );
+        to.put_u32(self.cells.len() as u32);
         for cell in &self.cells {
             cell.write(to);
         }
@@ -239,8 +236,8 @@ impl Cells {
     pub(crate) fn read(from: &mut Take<'_>) -> Result<Self, Damage> {
         let first = Timestamp(from.i64()?);
         let last = Timestamp(from.i64()?);
-        let count = usize::from(from.u16()?);
-        let mut cells = Vec::with_capacity(count);
+        let count = from.u32()? as usize;
+        let mut cells = Vec::with_capacity(count.min(4096));
         for _ in 0..count {
             cells.push(Cell::read(from)?);
         }

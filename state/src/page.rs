@@ -4,7 +4,7 @@
 //! [`ENTRIES_PER_PAGE`] entries), and entries lie in a page in order of hash and key. So pages follow from the set of entries, and
 //! a restored user has the same bytes (`STATE-2`); and an update touches one page, however long the history is.
 
-use crate::behavior::{FixedSum, KindId, Timestamp, pinned_hash};
+use crate::behavior::{FixedSum, Timestamp, pinned_hash};
 use crate::cell::{Cell, Cells, Grain};
 use crate::error::Damage;
 use crate::format::{Put, Take};
@@ -46,13 +46,10 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Its cells; the series of a cell is its kind.
-    pub fn cells(&self) -> impl Iterator<Item = (KindId, Cell)> + use<'a> {
+    /// Its cells; the series of a cell is its scenario and kind.
+    pub fn cells(&self) -> impl Iterator<Item = Cell> + use<'a> {
         let mut take = Take(self.cells);
-        std::iter::from_fn(move || {
-            let cell = Cell::read(&mut take).ok()?;
-            Some((KindId(cell.series as u32), cell))
-        })
+        std::iter::from_fn(move || Cell::read(&mut take).ok())
     }
 
     fn parse(packed: &'a [u8]) -> Result<Self, Damage> {
@@ -62,7 +59,7 @@ impl<'a> Entry<'a> {
         let key = take.str()?;
         let first = Timestamp(take.i64()?);
         let last = Timestamp(take.i64()?);
-        let count = usize::from(take.u16()?);
+        let count = take.u32()? as usize;
         if take.0.len() != count * Cell::BYTES {
             return Err(Damage::Contradiction);
         }
@@ -160,7 +157,7 @@ impl Page {
         &mut self,
         hash: u64,
         key: &str,
-        kind: KindId,
+        series: u64,
         time: Timestamp,
         sum: FixedSum,
     ) -> bool {
@@ -175,7 +172,7 @@ impl Page {
             }
             Err(_) => Cells::default(),
         };
-        cells.add(Grain::USER, u64::from(kind.0), time, 1, sum);
+        cells.add(Grain::USER, series, time, 1, sum);
         let packed = pack(hash, key, &cells);
         self.replace(found.clone(), packed);
         found.is_err()

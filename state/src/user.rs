@@ -3,12 +3,13 @@
 
 use headwater_config::Topic;
 
-use crate::behavior::{Behavior, FixedSum, KindId, SlotId, Timestamp, pinned_hash};
+use crate::behavior::{Behavior, FixedSum, SlotId, Timestamp, pinned_hash};
 use crate::cell::Length;
 use crate::error::Damage;
 use crate::format::{Put, Take};
 use crate::page::{Entry, Page, page_of, pages_of};
 use crate::recent::Recent;
+use crate::statistics::series;
 
 /// How many event ids of late behaviors a user remembers: those that went straight into history, past recent.
 const LATE_EVENTS_MAX: usize = 32;
@@ -182,7 +183,11 @@ impl User {
             return self.fold_into_history(
                 behavior.item,
                 attributes,
-                (behavior.kind, behavior.time, behavior.value),
+                (
+                    series(behavior.scenario, behavior.kind),
+                    behavior.time,
+                    behavior.value,
+                ),
                 fetch,
             );
         }
@@ -196,7 +201,7 @@ impl User {
             self.fold_into_history(
                 left.item,
                 left.attributes(),
-                (left.kind, left.time, left.value),
+                (series(left.scenario, left.kind), left.time, left.value),
                 fetch,
             )?;
         }
@@ -209,7 +214,7 @@ impl User {
         &mut self,
         item: Option<&'b str>,
         attributes: impl Iterator<Item = (SlotId, &'b str)>,
-        (kind, time, value): (KindId, Timestamp, Option<FixedSum>),
+        (series, time, value): (u64, Timestamp, Option<FixedSum>),
         fetch: &mut Fetch<'_>,
     ) -> Result<(), crate::Error> {
         self.history_newest = self.history_newest.max(time);
@@ -219,7 +224,7 @@ impl User {
             let hash = pinned_hash(key.as_bytes());
             let slot = self.slot_mut(id);
             let page = slot.page_mut(hash, fetch)?;
-            if page.add(hash, key, kind, time, value.unwrap_or_default()) {
+            if page.add(hash, key, series, time, value.unwrap_or_default()) {
                 slot.entries += 1;
                 slot.fit(fetch)?;
             }
@@ -422,7 +427,7 @@ impl User {
 fn activity_of(entry: &Entry<'_>, newest: Timestamp) -> f64 {
     entry
         .cells()
-        .map(|(_, cell)| {
+        .map(|cell| {
             let at = if cell.length == Length::Older {
                 entry.first
             } else {

@@ -17,7 +17,7 @@ use headwater_consumers::log::{
 };
 
 /// A broker of ours.
-pub struct Broker {
+pub(crate) struct Broker {
     port: u16,
     folder: PathBuf,
     /// Ends the broker when this process ends, however it does: it waits for its standard input to be closed.
@@ -41,7 +41,7 @@ fn free_port() -> u16 {
 
 impl Broker {
     /// Starts a broker of its own, for a test that ends it.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         // One start at a time: two would look for free ports at once.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock();
@@ -69,7 +69,7 @@ impl Broker {
     }
 
     /// Runs a command of the script: start, stop, kill.
-    pub fn run(&self, command: &str) {
+    pub(crate) fn run(&self, command: &str) {
         let ran = Command::new(script())
             .args([command, "--port", &self.port.to_string(), "--dir"])
             .arg(&self.folder)
@@ -82,20 +82,20 @@ impl Broker {
         );
     }
 
-    pub fn bootstrap(&self) -> String {
+    pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
 
 /// Where the broker of the run takes clients.
-pub fn bootstrap() -> String {
+pub(crate) fn bootstrap() -> String {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     std::env::var("KAFKA_BOOTSTRAP")
         .unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
 }
 
 /// Settings of a log with topics and a group that nobody else has.
-pub fn settings(bootstrap: String, test: &str) -> KafkaSettings {
+pub(crate) fn settings(bootstrap: String, test: &str) -> KafkaSettings {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let prefix = format!(
         "{test}-{}-{}",
@@ -116,13 +116,13 @@ pub fn settings(bootstrap: String, test: &str) -> KafkaSettings {
 }
 
 /// A log on the broker of the run, with these topics of so many partitions.
-pub fn log(test: &str, topics: &[Topic], partitions: i32) -> KafkaLog {
+pub(crate) fn log(test: &str, topics: &[Topic], partitions: i32) -> KafkaLog {
     let log = KafkaLog::connect(settings(bootstrap(), test)).unwrap();
     create(&log, topics, partitions);
     log
 }
 
-pub fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
+pub(crate) fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
     for topic in topics {
         let spec = TopicSpec {
             topic: *topic,
@@ -135,17 +135,17 @@ pub fn create(log: &KafkaLog, topics: &[Topic], partitions: i32) {
 }
 
 /// Polls of the tests: much, and not long.
-pub const LIMIT: PollLimit = PollLimit {
+pub(crate) const LIMIT: PollLimit = PollLimit {
     records: 10_000,
     bytes: 1 << 24,
     wait: Duration::from_millis(50),
 };
 
 /// Longest wait for anything.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A record of a value alone.
-pub fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
+pub(crate) fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
     Outgoing {
         to: TopicPartition::new(topic, partition),
         key: Some(b"key"),
@@ -158,7 +158,7 @@ pub fn value(topic: Topic, partition: i32, value: &[u8]) -> Outgoing<'_> {
 ///
 /// # Panics
 /// When it is not, within the deadline.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -169,7 +169,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Polls the member until it is assigned that many partitions, and tells which.
-pub fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
+pub(crate) fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
     let mut batch = RecordBatch::default();
     let mut found = Vec::new();
     until("an assignment", || {
@@ -181,7 +181,7 @@ pub fn assigned(member: &mut dyn Member, count: usize) -> Vec<i32> {
 }
 
 /// All stable values of a partition, in order.
-pub fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
+pub(crate) fn values(log: &dyn Log, of: TopicPartition) -> Vec<Vec<u8>> {
     let mut reader = log.reader().unwrap();
     reader.assign(of, Start::Beginning).unwrap();
     let mut batch = RecordBatch::default();

@@ -11,7 +11,8 @@ use crate::broker::{assigned, log, value};
 /// with their positions, the first 20 left out.
 #[test]
 fn a_transaction_of_500_records_takes_less_than_50_ms() {
-    let (times, _) = transactions("latency", 120, 500);
+    let log = log("latency", &[Topic::Behaviors, Topic::Changelog], 4);
+    let (times, _) = transactions(&log, 120, 500);
     let p50 = times[times.len() / 2];
     eprintln!(
         "500 records a transaction: p50 {p50:?}, p99 {:?}",
@@ -21,8 +22,7 @@ fn a_transaction_of_500_records_takes_less_than_50_ms() {
 }
 
 /// Runs transactions one after the other; their times, sorted, without the first 20, and records a second.
-fn transactions(test: &str, count: usize, records: usize) -> (Vec<Duration>, f64) {
-    let log = log(test, &[Topic::Behaviors, Topic::Changelog], 4);
+pub(crate) fn transactions(log: &dyn Log, count: usize, records: usize) -> (Vec<Duration>, f64) {
     let mut member = log.member("one", 0).unwrap();
     assert_eq!(assigned(&mut *member, 4), [0, 1, 2, 3]);
     let input = TopicPartition::new(Topic::Behaviors, 0);

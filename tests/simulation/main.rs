@@ -56,7 +56,7 @@ fn a_behavior_becomes_a_score() {
     producer.flush().unwrap();
     let config = Config::from_toml("[scoring]\non_behavior = \"item\"").unwrap();
     let metrics = headwater_consumers::Metrics::register(&prometheus::Registry::new()).unwrap();
-    let pipeline = Pipeline::new(&config, (2, 2), metrics);
+    let pipeline = Pipeline::new(&config, (2, 2), metrics).unwrap();
     let member = log.member("a", 0).unwrap();
     let mut worker = Worker::new(
         &config,

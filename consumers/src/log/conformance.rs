@@ -431,11 +431,11 @@ const fn spec(topic: Topic, partitions: i32) -> TopicSpec {
     }
 }
 
-/// A record with a key and a value.
+/// A record with a value, which is its key, too: compaction keeps all that differ.
 fn plain(to: TopicPartition, value: &str) -> Outgoing<'_> {
     Outgoing {
         to,
-        key: Some(b"key"),
+        key: Some(value.as_bytes()),
         value: Some(value.as_bytes()),
         headers: &[],
     }

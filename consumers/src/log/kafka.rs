@@ -19,7 +19,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use self::client::{Logging, Names};
 use super::{
-    Created, Extent, Log, LogError, Member, Producer, Reader, TopicFacts, TopicPartition, TopicSpec,
+    Created, Extent, Log, LogError, Member, Membership, Producer, Reader, TopicFacts,
+    TopicPartition, TopicSpec,
 };
 
 mod admin;
@@ -179,8 +180,8 @@ impl Log for KafkaLog {
     fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
         let identities: BTreeSet<String> = admin::members_of(&self.shared, instance)?;
         for identity in identities {
-            group::Group::join(&self.shared, &identity, None)?
-                .leave_group(self.shared.settings.operation_timeout)?;
+            let group = group::Group::join(&self.shared, &identity, None, Membership::default())?;
+            group.leave_group(self.shared.settings.operation_timeout)?;
         }
         Ok(())
     }

@@ -163,7 +163,7 @@ impl Working {
     fn try_join(&self) -> Result<Worker, Error> {
         let member = self.log.member(&self.instance, self.number)?;
         let counts = (self.found.partitions, self.found.dead_letters);
-        let pipeline = Pipeline::new(&self.config, counts, self.metrics.clone());
+        let pipeline = Pipeline::new(&self.config, counts, self.metrics.clone())?;
         Worker::new(
             &self.config,
             Arc::clone(&self.log),

@@ -255,7 +255,7 @@ fn counts(stores: &MemoryStores, settings: Settings) -> BTreeMap<(u8, u8), u64> 
         let history = user.history(SlotId::ITEM).flat_map(|entry| {
             entry
                 .cells()
-                .map(|(kind, cell)| (kind, u64::from(cell.count)))
+                .map(|cell| (crate::of_series(cell.series).1, u64::from(cell.count)))
         });
         for (kind, count) in recent.chain(history) {
             *found.entry((number, kind.0 as u8)).or_insert(0) += count;

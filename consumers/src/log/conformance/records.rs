@@ -285,7 +285,7 @@ pub(super) fn a_position_outside_of_the_log_is_an_error(bench: &dyn Bench) {
     assert!(expected, "{error:?}");
 }
 
-/// Goal: a deletion in a compacted topic is read as one. Method: a value and its tombstone.
+/// Goal: a deletion in a compacted topic is read as one. Method: a value and its tombstone; compaction may take the value.
 pub(super) fn tombstones_come_back(bench: &dyn Bench) {
     let ground = Ground::new(bench, &[(Topic::Changelog, 1)]);
     let mut producer = ground.log.producer().expect("a producer");
@@ -299,17 +299,12 @@ pub(super) fn tombstones_come_back(bench: &dyn Bench) {
         producer.send(record).expect("a send");
     }
     producer.flush().expect("a flush");
-    let seen: Vec<_> = ground
-        .read(changelog(0))
-        .into_iter()
-        .map(|seen| (seen.key, seen.value))
-        .collect();
+    let seen = ground.read(changelog(0));
+    let last = seen.last().expect("a record");
     assert_eq!(
-        seen,
-        [
-            (Some(b"k".to_vec()), Some(b"1".to_vec())),
-            (Some(b"k".to_vec()), None)
-        ]
+        (&last.key, &last.value),
+        (&Some(b"k".to_vec()), &None),
+        "{seen:?}"
     );
 }
 

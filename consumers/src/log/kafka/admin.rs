@@ -12,6 +12,7 @@ use headwater_config::{Cleanup, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::groups::GroupInfo;
 
 use super::Shared;
 use super::client::{self, Logging};
@@ -146,7 +147,7 @@ fn clients(shared: &Shared) -> Result<BTreeSet<String>, LogError> {
             shared.settings.operation_timeout,
         )
         .map_err(|error| shared.explain("asking who is in the group", error))?;
-    let members = groups.groups().iter().flat_map(|group| group.members());
+    let members = groups.groups().iter().flat_map(GroupInfo::members);
     Ok(members
         .map(|member| member.client_id().to_owned())
         .collect())

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_config::Topic;
+
 use super::Shared;
 use super::client;
 use super::error::{self, OrderError};
@@ -22,7 +24,7 @@ pub(super) struct KafkaMember {
     group: Group,
     source: Source,
     wake: Arc<Wake>,
-    /// The transactional producer; `None` after a failed `recover`.
+    /// The transactional producer; `None` when it cannot be trusted any more: `recover` makes another.
     sink: Option<Sink>,
     /// The producer of `send_now`.
     immediate: Option<Sink>,
@@ -36,7 +38,7 @@ impl KafkaMember {
         let sink = Sink::transactional(&shared, &identity)?;
         let wake = Arc::new(Wake::default());
         let source = Source::new(&shared, &identity, false, &wake)?;
-        let group = Group::join(&shared, &identity, Some(&wake))?;
+        let group = Group::join(&shared, &identity, Some(&wake), Membership::default())?;
         let mut member = Self {
             shared,
             identity,
@@ -111,6 +113,56 @@ impl KafkaMember {
         Ok(())
     }
 
+    /// Joins the group again after the brokers said that another has our place there, if nobody has.
+    ///
+    /// librdkafka 2.12 fences itself: when its session has timed out (brokers away for longer than that) it forgets its member id
+    /// but goes on with heartbeats under the instance id, and the brokers answer with the code for a rival. A rival takes the
+    /// transactional id before the place in the group, so the producer knows.
+    fn rejoin(&mut self) -> Result<Rebalance, LogError> {
+        const DOING: &str = "asking whether another member has our place";
+        let timed_out = self.timed_out();
+        self.abort()
+            .map_err(|error| Self::unless(timed_out, error))?;
+        let position = [(TopicPartition::new(Topic::Behaviors, 0), 0)];
+        let metadata = self.group.any_metadata();
+        self.begin()?;
+        let sink = self.sink(DOING)?;
+        // Never committed: only who answers is of interest.
+        match metadata.map(|metadata| sink.send_positions(&position, &metadata)) {
+            Some(Err(Failed::Fenced(error))) => return Err(error),
+            Some(Err(Failed::Abort(error) | Failed::Unknown(error))) => {
+                tracing::debug!(target: "kafka", client = self.identity, %error, "our place was taken by nobody");
+            }
+            Some(Ok(())) | None => {}
+        }
+        self.abort()?;
+        let lost = self.group.owned();
+        tracing::warn!(target: "kafka", client = self.identity, ?lost, "joining the group again");
+        self.source.unassign(|at| lost.contains(&at.partition))?;
+        let next = Membership(self.group.membership().0 + 1);
+        self.group = Group::join(&self.shared, &self.identity, Some(&self.wake), next)?;
+        Ok(Rebalance {
+            lost,
+            ..Rebalance::default()
+        })
+    }
+
+    /// A transaction that was open for too long is aborted by the brokers, who then answer as if we were fenced.
+    fn unless(timed_out: bool, error: LogError) -> LogError {
+        match error {
+            LogError::Fenced { .. } if timed_out => {
+                error::unavailable("writing", OrderError::TransactionTimedOut)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the producer up: nobody knows what became of its transaction.
+    fn distrust(&mut self) {
+        self.open = None;
+        self.sink = None;
+    }
+
     /// Whether the brokers have aborted the open transaction by themselves. They tell it by the same codes as fencing.
     fn timed_out(&self) -> bool {
         self.open
@@ -135,7 +187,10 @@ impl Member for KafkaMember {
         into.clear();
         let deadline = Instant::now() + limit.wait;
         loop {
-            let rebalance = self.group.serve()?;
+            let rebalance = match self.group.serve() {
+                Err(LogError::Fenced { .. }) => self.rejoin()?,
+                served => served?,
+            };
             if !rebalance.is_empty() {
                 self.source
                     .unassign(|at| rebalance.lost.contains(&at.partition))?;
@@ -153,7 +208,7 @@ impl Member for KafkaMember {
     }
 
     fn committed(&mut self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        self.group.committed(of)
+        self.source.committed(of)
     }
 
     fn start(&mut self, at: &[(TopicPartition, Start)]) -> Result<(), LogError> {
@@ -177,7 +232,10 @@ impl Member for KafkaMember {
     }
 
     fn send(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
-        self.open_sink("sending a record")?.send(&record)
+        let timed_out = self.timed_out();
+        self.open_sink("sending a record")?
+            .send(&record)
+            .map_err(|error| Self::unless(timed_out, error))
     }
 
     fn send_now(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
@@ -210,13 +268,14 @@ impl Member for KafkaMember {
         Err(match failed {
             Failed::Abort(error) => {
                 // Whether or not this works: without a commit it is never committed.
+                let timed_out = self.timed_out();
                 if let Err(error) = self.abort() {
                     tracing::debug!(target: "kafka", client = self.identity, %error, "aborting failed; recover will do it");
                 }
-                CommitError::Aborted(error)
+                CommitError::Aborted(Self::unless(timed_out, error))
             }
             Failed::Fenced(_) if self.timed_out() => {
-                self.open = None;
+                self.distrust();
                 CommitError::Unknown(error::unavailable(
                     "committing",
                     OrderError::TransactionTimedOut,
@@ -227,17 +286,25 @@ impl Member for KafkaMember {
                 CommitError::Fenced(error)
             }
             Failed::Unknown(error) => {
-                self.open = None;
+                self.distrust();
                 CommitError::Unknown(error)
             }
         })
     }
 
     fn abort(&mut self) -> Result<(), LogError> {
+        let timed_out = self.timed_out();
         if self.open.take().is_none() {
             return Ok(());
         }
-        self.sink("aborting")?.abort()
+        let aborted = self.sink("aborting")?.abort();
+        aborted.map_err(|error| {
+            let error = Self::unless(timed_out, error);
+            if !matches!(error, LogError::Fenced { .. }) {
+                self.distrust();
+            }
+            error
+        })
     }
 
     fn recover(&mut self) -> Result<(), LogError> {

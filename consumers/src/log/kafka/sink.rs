@@ -5,7 +5,7 @@
 //! ways of waiting that the library offers cost 100 ms a transaction: its `flush` (which its `commit_transaction` calls when
 //! anything is in flight), and sending offsets while records are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(super) struct Sink {
     producer: ThreadedProducer<Deliveries>,
     shared: Arc<Shared>,
     identity: String,
+    /// Topics whose leaders the client knows.
+    met: BTreeSet<Topic>,
     /// Records enqueued, ever.
     sent: u64,
     /// The transaction that records belong to: deliveries of an aborted one are of no interest.
@@ -54,7 +56,9 @@ pub(super) enum Failed {
 impl Sink {
     /// A producer that writes in transactions. Aborts or completes what its predecessor left open, and fences it.
     pub(super) fn transactional(shared: &Arc<Shared>, identity: &str) -> Result<Self, LogError> {
-        let sink = Self::new(shared, identity, identity, Some(identity))?;
+        let mut sink = Self::new(shared, identity, identity, Some(identity))?;
+        // Connects. A client that has no connection yet asks for its coordinator again only after 500 ms.
+        sink.meet(Topic::Behaviors)?;
         sink.producer
             .init_transactions(shared.settings.operation_timeout)
             .map_err(|error| sink.explain("taking over the transactional id", error))?;
@@ -83,9 +87,30 @@ impl Sink {
             producer: client::writing(&shared.settings, client_id, id, context)?,
             shared: Arc::clone(shared),
             identity: identity.to_owned(),
+            met: BTreeSet::new(),
             sent: 0,
             number: 0,
         })
+    }
+
+    /// Asks for a topic's leaders before the first record to it: a record to a topic that the client does not know waits for a
+    /// scan that comes once a second, and one to a topic that does not exist for the whole of its timeout.
+    fn meet(&mut self, topic: Topic) -> Result<(), LogError> {
+        if self.met.contains(&topic) {
+            return Ok(());
+        }
+        client::ask_leaders(self.producer.client(), &self.shared, topic)
+            .map_err(|error| self.known(topic, "asking for a topic's leaders", error))?;
+        self.met.insert(topic);
+        Ok(())
+    }
+
+    fn known(&self, topic: Topic, doing: &'static str, error: KafkaError) -> LogError {
+        if error::is_unknown_topic(&error) {
+            let name = self.shared.names.of(topic).to_owned();
+            return LogError::NoTopic { name };
+        }
+        self.explain(doing, error)
     }
 
     /// Opens a transaction.
@@ -104,6 +129,7 @@ impl Sink {
     /// Enqueues a record; waits while the queue is full.
     pub(super) fn send(&mut self, record: &Outgoing<'_>) -> Result<(), LogError> {
         const DOING: &str = "sending a record";
+        self.meet(record.to.topic)?;
         let name = self.shared.names.of(record.to.topic);
         let told = TOLD
             .iter()
@@ -151,12 +177,7 @@ impl Sink {
                 }
                 Err((error, _)) => error,
             };
-            if error::is_unknown_topic(&error) {
-                return Err(LogError::NoTopic {
-                    name: name.to_owned(),
-                });
-            }
-            return Err(self.explain(DOING, error));
+            return Err(self.known(record.to.topic, DOING, error));
         }
     }
 
@@ -317,7 +338,15 @@ impl Sink {
     }
 
     fn explain(&self, doing: &'static str, error: KafkaError) -> LogError {
-        let error = self.deliveries().logging.refusal().unwrap_or(error);
+        // After a fatal error every call fails with other words; a refusal is told beside the calls.
+        let fatal = self
+            .producer
+            .client()
+            .fatal_error()
+            .map(|(code, _)| KafkaError::Global(code));
+        let error = fatal
+            .or_else(|| self.deliveries().logging.refusal())
+            .unwrap_or(error);
         error::of(doing, error, &self.identity)
     }
 }

@@ -4,7 +4,7 @@
 //! It promises records in offset order within a partition, and none from before a partition was assigned (again): librdkafka
 //! numbers each assignment and drops what an older one left in its queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub(super) struct Source {
     shared: Arc<Shared>,
     /// What is assigned, and where its reading began.
     starts: BTreeMap<TopicPartition, Start>,
+    /// Topics whose leaders the client knows.
+    met: BTreeSet<Topic>,
     /// The topic of the last record: they come in runs.
     last: Option<(String, Topic)>,
     /// An error that came behind records: for the next call.
@@ -51,6 +53,7 @@ impl Source {
             consumer,
             shared: Arc::clone(shared),
             starts: BTreeMap::new(),
+            met: BTreeSet::new(),
             last: None,
             stash: None,
         })
@@ -62,6 +65,13 @@ impl Source {
         self.unassign(|assigned| again.contains(assigned))?;
         let mut starts = BTreeMap::new();
         for (at, start) in at {
+            if !self.met.contains(&at.topic) {
+                // Asked before the assignment: a partition whose leader the client does not know waits for 500 ms.
+                let name = self.shared.names.of(at.topic);
+                client::ask_leaders(self.consumer.client(), &self.shared, at.topic)
+                    .map_err(|error| Self::known(error, name))?;
+                self.met.insert(at.topic);
+            }
             let start = match start {
                 // Resolved now: librdkafka would ask at some later time, and what came in between would be missed.
                 Start::End => Start::At(self.extent(*at)?.1),
@@ -105,6 +115,33 @@ impl Source {
     /// Whether nothing is read.
     pub(super) fn is_idle(&self) -> bool {
         self.starts.is_empty()
+    }
+
+    /// The committed positions of the group, waiting out open transactions. Asked here, where it does not matter how the group's
+    /// client is: after an outage it may be fenced for a while.
+    pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        const DOING: &str = "asking for committed positions";
+        let mut list = TopicPartitionList::with_capacity(of.len());
+        for at in of {
+            list.add_partition(self.shared.names.of(at.topic), at.partition);
+        }
+        let refused = |error| error::of(DOING, error, "");
+        let list = self
+            .consumer
+            .committed_offsets(list, self.shared.settings.operation_timeout)
+            .map_err(refused)?;
+        of.iter()
+            .map(|at| {
+                let found = list.find_partition(self.shared.names.of(at.topic), at.partition);
+                let found =
+                    found.expect("invariant: the answer has the partitions of the question");
+                found.error().map_err(refused)?;
+                Ok(match found.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                })
+            })
+            .collect()
     }
 
     /// Takes what is there, up to the limit, without waiting. An error comes only when nothing was taken.
@@ -182,16 +219,16 @@ impl Source {
         let name = self.shared.names.of(at.topic);
         self.consumer
             .fetch_watermarks(name, at.partition, self.shared.settings.operation_timeout)
-            .map_err(|error| {
-                self.no_topic(&error, name)
-                    .unwrap_or_else(|| error::of(DOING, error, ""))
-            })
+            .map_err(|error| Self::known(error, name))
     }
 
-    fn no_topic(&self, error: &KafkaError, name: &str) -> Option<LogError> {
-        error::is_unknown_topic(error).then(|| LogError::NoTopic {
-            name: name.to_owned(),
-        })
+    fn known(error: KafkaError, name: &str) -> LogError {
+        if error::is_unknown_topic(&error) {
+            return LogError::NoTopic {
+                name: name.to_owned(),
+            };
+        }
+        error::of(DOING, error, "")
     }
 
     /// What an error event means, if anything: most are librdkafka's own business, and heal.

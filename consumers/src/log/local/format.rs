@@ -228,7 +228,8 @@ pub(super) fn frame_at(bytes: &[u8], at: usize) -> Found<'_> {
         return Found::Torn;
     };
     if crc32fast::hash(&head[..8]) != head_crc {
-        return if rest.iter().all(|byte| *byte == 0) {
+        // A body begins with a byte that is not zero: where there are only zeros, no transaction is lost by cutting.
+        return if after.iter().all(|byte| *byte == 0) {
             Found::Torn
         } else {
             Found::Damaged

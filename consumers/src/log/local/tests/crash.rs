@@ -1,0 +1,241 @@
+//! What is there after the process was killed, and what is said of files that are damaged.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    segment::list(folder)
+        .unwrap()
+        .into_iter()
+        .map(|(_, path)| path)
+        .collect()
+}
+
+/// Copies a log as it lies there, as a kill would leave it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for path in segments(from) {
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// All that a log says.
+fn everything(log: &LocalLog) -> (Vec<Contents>, Vec<Extent>, Vec<Option<i64>>) {
+    let places = || {
+        [Topic::Behaviors, Topic::Changelog, Topic::Scores]
+            .into_iter()
+            .flat_map(|topic| [at(topic, 0), at(topic, 1)])
+    };
+    let committed = member(log)
+        .committed(&places().collect::<Vec<_>>())
+        .unwrap();
+    (
+        places().map(|of| contents(log, of)).collect(),
+        places().map(|of| log.extent(of).unwrap()).collect(),
+        committed,
+    )
+}
+
+/// A few transactions, the last of which writes to two topics and commits a position.
+fn fill(log: &LocalLog) {
+    make_topics(log, 2);
+    let mut member = member(log);
+    for round in 0..3 {
+        let (key, value) = (format!("k{round}"), format!("v{round}"));
+        let records = [
+            record(at(Topic::Changelog, 0), &key, Some(&value)),
+            record(at(Topic::Changelog, 1), "same", Some(&value)),
+            record(at(Topic::Scores, 1), "u", None),
+        ];
+        transact(
+            &mut *member,
+            &records,
+            &[(at(Topic::Behaviors, 0), round + 1)],
+        )
+        .unwrap();
+        member
+            .send_now(record(at(Topic::Scores, 0), "now", Some(&value)))
+            .unwrap();
+    }
+    let records = [
+        record(at(Topic::Changelog, 0), "last", Some("l")),
+        record(at(Topic::Scores, 0), "last", Some("l")),
+    ];
+    transact(
+        &mut *member,
+        &records,
+        &[(at(Topic::Behaviors, 0), 100), (at(Topic::Behaviors, 1), 7)],
+    )
+    .unwrap();
+    member.begin().unwrap();
+    member
+        .send(record(at(Topic::Changelog, 0), "open", Some("o")))
+        .unwrap();
+}
+
+/// Goal: PIPE-1 after a kill: all that was committed is there, nothing else. Method: reopen after a drop with an open transaction.
+#[test]
+fn a_reopened_log_says_the_same() {
+    for segment_bytes in [32 << 20, 0] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = || Options {
+            segment_bytes,
+            ..options()
+        };
+        let log = LocalLog::open(folder.path(), options()).unwrap();
+        fill(&log);
+        let before = everything(&log);
+        assert_eq!(before.2[..2], [Some(100), Some(7)]);
+        drop(log);
+        let log = LocalLog::open(folder.path(), options()).unwrap();
+        assert_eq!(log.torn_bytes(), 0);
+        assert_eq!(everything(&log), before);
+    }
+}
+
+/// Goal: a transaction is there whole or not at all, wherever a kill cuts its frame, and the log goes on from there. Method: cut the
+/// file at every byte of the last frame; also with zeros from there on, as after a loss of power.
+#[test]
+fn a_torn_tail_is_the_log_before_it_at_every_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let log = LocalLog::open(&whole, options()).unwrap();
+    make_topics(&log, 2);
+    let mut writer = member(&log);
+    transact(
+        &mut *writer,
+        &[record(at(Topic::Changelog, 0), "a", Some("1"))],
+        &[(at(Topic::Behaviors, 0), 1)],
+    )
+    .unwrap();
+    let before = everything(&log);
+    let mut writer = member(&log);
+    let path = segments(&whole).pop().unwrap();
+    let start = fs::metadata(&path).unwrap().len();
+    let records = [
+        record(at(Topic::Changelog, 0), "b", Some("2")),
+        record(at(Topic::Scores, 1), "c", None),
+    ];
+    transact(&mut *writer, &records, &[(at(Topic::Behaviors, 0), 2)]).unwrap();
+    let after = everything(&log);
+    let bytes = fs::read(&path).unwrap();
+    for cut in start as usize..=bytes.len() {
+        for zeros in [0, 1, 4096] {
+            let torn = folder.path().join(format!("{cut}-{zeros}"));
+            copy(&whole, &torn);
+            let mut left = bytes[..cut].to_vec();
+            left.resize(cut + zeros, 0);
+            fs::write(torn.join(path.file_name().unwrap()), &left).unwrap();
+            let log = LocalLog::open(&torn, options()).unwrap();
+            let (expected, kept) = if cut < bytes.len() {
+                (&before, start as usize)
+            } else {
+                (&after, cut)
+            };
+            assert_eq!(
+                log.torn_bytes(),
+                (cut + zeros - kept) as u64,
+                "cut at {cut}"
+            );
+            assert_eq!(everything(&log), *expected, "cut at {cut}");
+            transact(
+                &mut *member(&log),
+                &records,
+                &[(at(Topic::Behaviors, 0), 2)],
+            )
+            .unwrap();
+            let again = everything(&log);
+            drop(log);
+            let log = LocalLog::open(&torn, options()).unwrap();
+            assert_eq!(
+                (log.torn_bytes(), everything(&log)),
+                (0, again),
+                "cut at {cut}, then reopened"
+            );
+            drop(log);
+            fs::remove_dir_all(&torn).unwrap();
+        }
+    }
+}
+
+/// Goal: damage is never read past in silence. Method: change every byte of every segment, one at a time.
+#[test]
+fn a_changed_byte_is_an_error_that_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let log = LocalLog::open(
+        &whole,
+        Options {
+            segment_bytes: 600,
+            ..options()
+        },
+    )
+    .unwrap();
+    fill(&log);
+    drop(log);
+    let paths = segments(&whole);
+    assert!(paths.len() > 1, "{paths:?}");
+    for path in paths {
+        let bytes = fs::read(&path).unwrap();
+        for index in 0..bytes.len() {
+            if (format::HEADER_BYTES - 4..format::HEADER_BYTES).contains(&index) {
+                continue; // Padding of the header.
+            }
+            let damaged = folder.path().join("damaged");
+            copy(&whole, &damaged);
+            let mut bytes = bytes.clone();
+            bytes[index] ^= 0x40;
+            let there = damaged.join(path.file_name().unwrap());
+            fs::write(&there, &bytes).unwrap();
+            match LocalLog::open(&damaged, options()) {
+                Err(LogError::Damaged { path, at }) => {
+                    assert_eq!(path, there);
+                    assert!(at <= index as u64, "byte {index} told as {at}");
+                }
+                other => panic!("byte {index} of {}: {other:?}", there.display()),
+            }
+            fs::remove_dir_all(&damaged).unwrap();
+        }
+    }
+}
+
+/// Goal: two processes never write to one folder. Method: open it twice; after the first one is dropped, the second one may.
+#[test]
+fn a_folder_is_open_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = LocalLog::open(folder.path(), options()).unwrap();
+    make_topics(&first, 1);
+    let handle = first.member("one", 0).unwrap();
+    drop(first);
+    let second = LocalLog::open(folder.path(), options());
+    assert!(
+        matches!(second, Err(LogError::Refused { .. })),
+        "{second:?}"
+    );
+    drop(handle);
+    LocalLog::open(folder.path(), options()).unwrap();
+}
+
+/// Goal: the format of version 1 is what it was. Method: the bytes of a small log against golden ones.
+#[test]
+fn the_bytes_have_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = LocalLog::open(folder.path(), options()).unwrap();
+    let spec = TopicSpec {
+        topic: Topic::Behaviors,
+        partitions: 1,
+        replication_factor: 1,
+        min_insync_replicas: 1,
+    };
+    log.create(&spec).unwrap();
+    let sent = Outgoing {
+        headers: &[("h", b"1")],
+        ..record(at(Topic::Behaviors, 0), "k", None)
+    };
+    transact(&mut *member(&log), &[sent], &[(at(Topic::Behaviors, 0), 5)]).unwrap();
+    let bytes = fs::read(segments(folder.path()).pop().unwrap()).unwrap();
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex.concat(), include_str!("golden_1.hex").trim_end());
+}

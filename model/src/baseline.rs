@@ -1,0 +1,499 @@
+//! The baseline scorer: a closed-form score of smoothed, time-decayed rates. It needs no training, answers from the
+//! first record, and stays as the fallback and the yardstick of every model.
+//!
+//! Before it stands a filled [`FeatureBatch`], after it the scores and the feature log. `docs/concepts/baseline.md`
+//! derives the formula and shows what it measures. It promises: the same row gives the same bits, whatever other rows
+//! are in the batch; a probability is never NaN and lies strictly between 0 and 1; more positives in the same trials of
+//! an item, its categories or its scenario, or in the user's own trials of any of these, never lower a score. (More
+//! positives of the user *elsewhere* may: who likes everything but comedies is expected to dislike a comedy.)
+//!
+//! # The formula
+//!
+//! A score is a sum of log-odds. Each term compares what was seen at one level with what the levels before it expect:
+//!
+//! ```text
+//! weigh(n, p, r; m) = ln (p + k·r) / (n − p + k·(1 − r)) − ln r / (1 − r),    k = m / (r·(1 − r))
+//! ```
+//!
+//! n trials with p positives, where a rate r was expected, under a Beta prior of mean r and strength k: the shift of
+//! the posterior mean in log-odds. The strength comes from one constant a level, `m` = 1 / (variance of the level's true
+//! log-odds around the expectation), so that one set of constants serves rates of 4 % and of 58 % alike. No trials:
+//! no shift.
+//!
+//! | term | n, p | expected rate r |
+//! |---|---|---|
+//! | prior | global, with `prior_trials` at `prior_rate` | (its logit is the start of the sum) |
+//! | scenario | scenario | global |
+//! | category | mean of the item's categories | scenario |
+//! | item | item, long | scenario + category |
+//! | item, recent | item, short | scenario + category + item |
+//! | user | user, long | mean of the items' own rates in the user's trials (`expected` / `trials`) |
+//! | user, recent | user, short | the same over recent trials, shifted by *user* |
+//! | user × category | the user's trials in the categories | the items' own rates in these trials, shifted by *user* |
+//! | user × attribute | the same for the attribute; a positive without a trial counts as a trial too | the same |
+//! | user × item | the user's trials of the item | the sum of all terms above |
+
+use serde::{Deserialize, Serialize};
+
+use crate::feature::{Counts, FeatureBatch, FeatureRow, Level};
+
+/// Rates that serve as an expectation are held within this distance from 0 and 1.
+const RATE_MIN: f64 = 1e-4;
+/// Log-odds of a score are held within ± this, so that a probability in f32 is neither 0 nor 1.
+const LOG_ODDS_MAX: f64 = 13.0;
+
+/// How strongly each level is held to what was expected of it. Except for the prior, a number is 1 / (variance of the
+/// level's true log-odds): higher trusts counts less.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Smoothing {
+    /// The rate before anything was seen, within (0, 1).
+    pub prior_rate: f64,
+    /// How many trials that rate is worth.
+    pub prior_trials: f64,
+    /// A scenario around all scenarios.
+    pub scenario: f64,
+    /// A category around its scenario.
+    pub category: f64,
+    /// An item around its categories.
+    pub item: f64,
+    /// An item of late around the same item.
+    pub item_recent: f64,
+    /// A user around what his items expect.
+    pub user: f64,
+    /// A user of late around himself.
+    pub user_recent: f64,
+    /// A user's taste for a category around his own rate.
+    pub user_category: f64,
+    /// A user's taste for an attribute around his own rate.
+    pub user_attribute: f64,
+    /// A user's repeated trials of one item around all that is expected of them.
+    pub user_item: f64,
+}
+
+impl Default for Smoothing {
+    fn default() -> Self {
+        Self {
+            prior_rate: 0.25,
+            prior_trials: 4.0,
+            scenario: 4.0,
+            category: 4.0,
+            item: 2.0,
+            item_recent: 4.0,
+            user: 2.0,
+            user_recent: 4.0,
+            user_category: 2.0,
+            user_attribute: 0.7,
+            user_item: 4.0,
+        }
+    }
+}
+
+/// One summand of a score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Term {
+    /// All scenarios.
+    Prior,
+    /// The row's scenario.
+    Scenario,
+    /// The candidate's categories.
+    Category,
+    /// The candidate.
+    Item,
+    /// The candidate of late.
+    ItemRecent,
+    /// The user.
+    User,
+    /// The user of late.
+    UserRecent,
+    /// The user's taste for the candidate's categories.
+    UserCategory,
+    /// The user's taste for the candidate's attribute.
+    UserAttribute,
+    /// The user's earlier trials of the candidate.
+    UserItem,
+}
+
+impl Term {
+    /// Every term, in the order in which they are summed.
+    pub const ALL: [Self; 10] = [
+        Self::Prior,
+        Self::Scenario,
+        Self::User,
+        Self::UserRecent,
+        Self::Category,
+        Self::Item,
+        Self::ItemRecent,
+        Self::UserCategory,
+        Self::UserAttribute,
+        Self::UserItem,
+    ];
+
+    /// The term's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prior => "prior",
+            Self::Scenario => "scenario",
+            Self::Category => "category",
+            Self::Item => "item",
+            Self::ItemRecent => "item_recent",
+            Self::User => "user",
+            Self::UserRecent => "user_recent",
+            Self::UserCategory => "user_category",
+            Self::UserAttribute => "user_attribute",
+            Self::UserItem => "user_item",
+        }
+    }
+}
+
+/// One term of one score, with what it was made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contribution {
+    /// Which term.
+    pub term: Term,
+    /// Trials that it read.
+    pub trials: f64,
+    /// Positives that it read.
+    pub positives: f64,
+    /// The rate that was expected of them.
+    pub expected_rate: f64,
+    /// What it adds to the score's log-odds.
+    pub log_odds: f64,
+}
+
+/// Why a score is what it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// The terms, in the order in which they are summed.
+    pub contributions: [Contribution; Term::ALL.len()],
+    /// Their sum, within ±13.
+    pub log_odds: f64,
+    /// The score itself, the same bits as [`Baseline::score`] gives.
+    pub probability: f32,
+}
+
+/// Probabilities of a batch, in a buffer that is used again for the next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    tasks: usize,
+    probabilities: Vec<f32>,
+}
+
+impl Scores {
+    /// The probabilities of one candidate, one a task in the schema's order.
+    pub fn candidate(&self, candidate: usize) -> &[f32] {
+        &self.probabilities[candidate * self.tasks..(candidate + 1) * self.tasks]
+    }
+
+    /// One probability.
+    pub fn get(&self, candidate: usize, task: usize) -> f32 {
+        self.candidate(candidate)[task]
+    }
+
+    /// The number of candidates.
+    pub fn len(&self) -> usize {
+        self.probabilities
+            .len()
+            .checked_div(self.tasks)
+            .unwrap_or(0)
+    }
+
+    /// Whether there is no candidate.
+    pub fn is_empty(&self) -> bool {
+        self.probabilities.is_empty()
+    }
+}
+
+/// What a scenario expects of an item that nothing is known of; made by [`Baseline::base`].
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    smoothing: Smoothing,
+    log_odds: f64,
+}
+
+impl Base {
+    /// The item's own smoothed rate, as the terms *category* and *item* give it: what a plain user gives in a trial.
+    /// `category` is the mean over the item's categories, `item` the item's counts, both in the scenario.
+    pub fn item_rate(&self, category: &Counts, item: &Counts) -> f32 {
+        let category = self.category(category.trials.into(), category.positives.into());
+        let item = self.item(category, item.trials.into(), item.positives.into());
+        rate(self.log_odds + category.log_odds + item.log_odds) as f32
+    }
+
+    fn category(&self, trials: f64, positives: f64) -> Contribution {
+        weigh(
+            Term::Category,
+            trials,
+            positives,
+            self.log_odds,
+            self.smoothing.category,
+        )
+    }
+
+    fn item(&self, category: Contribution, trials: f64, positives: f64) -> Contribution {
+        let expected = self.log_odds + category.log_odds;
+        weigh(Term::Item, trials, positives, expected, self.smoothing.item)
+    }
+}
+
+/// The scorer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Baseline {
+    smoothing: Smoothing,
+}
+
+/// The terms that all candidates share.
+struct Shared {
+    prior: Contribution,
+    scenario: Contribution,
+    user: Contribution,
+    user_recent: Contribution,
+    base: Base,
+}
+
+impl Baseline {
+    /// The name that scores carry.
+    pub const NAME: &str = "baseline";
+    /// The version that scores carry: raised whenever the same row may get another score.
+    pub const VERSION: u32 = 1;
+
+    /// A scorer of these constants.
+    pub const fn new(smoothing: Smoothing) -> Self {
+        Self { smoothing }
+    }
+
+    /// What is expected before the item is known; `global` and `scenario` as in [`Level::Global`] and [`Level::Scenario`].
+    pub fn base(&self, global: &Counts, scenario: &Counts) -> Base {
+        let (prior, scenario) = self.ground(
+            [global.trials, global.positives],
+            [scenario.trials, scenario.positives],
+        );
+        self.base_of(prior, scenario)
+    }
+
+    fn base_of(&self, prior: Contribution, scenario: Contribution) -> Base {
+        Base {
+            smoothing: self.smoothing,
+            log_odds: prior.log_odds + scenario.log_odds,
+        }
+    }
+
+    fn ground(&self, global: [f32; 2], scenario: [f32; 2]) -> (Contribution, Contribution) {
+        let [trials, positives] = global.map(f64::from);
+        let strength = self.smoothing.prior_trials;
+        let expected = self.smoothing.prior_rate;
+        let prior = Contribution {
+            term: Term::Prior,
+            trials,
+            positives,
+            expected_rate: expected,
+            log_odds: log_odds(
+                (positives + strength * expected) / (trials.max(positives) + strength),
+            ),
+        };
+        let [trials, positives] = scenario.map(f64::from);
+        let scenario = weigh(
+            Term::Scenario,
+            trials,
+            positives,
+            prior.log_odds,
+            self.smoothing.scenario,
+        );
+        (prior, scenario)
+    }
+
+    fn shared(&self, row: FeatureRow<'_>, task: usize) -> Shared {
+        let &[trials, positives] = row.level(Level::Global, task) else {
+            unreachable!("the level's table has two quantities")
+        };
+        let &[scenario_trials, scenario_positives] = row.level(Level::Scenario, task) else {
+            unreachable!("the level's table has two quantities")
+        };
+        let (prior, scenario) =
+            self.ground([trials, positives], [scenario_trials, scenario_positives]);
+        let base = self.base_of(prior, scenario);
+        let &[
+            trials,
+            positives,
+            expected,
+            _,
+            recent_trials,
+            recent_positives,
+            recent_expected,
+            _,
+        ] = row.level(Level::User, task)
+        else {
+            unreachable!("the level's table has eight quantities")
+        };
+        let user = weigh(
+            Term::User,
+            trials.into(),
+            positives.into(),
+            mean_rate(expected, trials, base.log_odds),
+            self.smoothing.user,
+        );
+        let user_recent = weigh(
+            Term::UserRecent,
+            recent_trials.into(),
+            recent_positives.into(),
+            mean_rate(recent_expected, recent_trials, base.log_odds) + user.log_odds,
+            self.smoothing.user_recent,
+        );
+        Shared {
+            prior,
+            scenario,
+            user,
+            user_recent,
+            base,
+        }
+    }
+
+    fn terms(
+        &self,
+        shared: &Shared,
+        row: FeatureRow<'_>,
+        task: usize,
+    ) -> [Contribution; Term::ALL.len()] {
+        let smoothing = &self.smoothing;
+        let &[trials, positives] = row.level(Level::Category, task) else {
+            unreachable!("the level's table has two quantities")
+        };
+        let category = shared.base.category(trials.into(), positives.into());
+        let &[trials, positives, recent_trials, recent_positives, _] = row.level(Level::Item, task)
+        else {
+            unreachable!("the level's table has five quantities")
+        };
+        let item = shared.base.item(category, trials.into(), positives.into());
+        let own = shared.base.log_odds + category.log_odds + item.log_odds;
+        let item_recent = weigh(
+            Term::ItemRecent,
+            recent_trials.into(),
+            recent_positives.into(),
+            own,
+            smoothing.item_recent,
+        );
+        let &[trials, positives, expected, _, _] = row.level(Level::UserCategory, task) else {
+            unreachable!("the level's table has five quantities")
+        };
+        let user_category = weigh(
+            Term::UserCategory,
+            trials.into(),
+            positives.into(),
+            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            smoothing.user_category,
+        );
+        let &[trials, positives, expected, unmatched, _] = row.level(Level::UserAttribute, task)
+        else {
+            unreachable!("the level's table has five quantities")
+        };
+        let user_attribute = weigh(
+            Term::UserAttribute,
+            f64::from(trials) + f64::from(unmatched),
+            f64::from(positives) + f64::from(unmatched),
+            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            smoothing.user_attribute,
+        );
+        let before = [
+            shared.prior,
+            shared.scenario,
+            shared.user,
+            shared.user_recent,
+            category,
+            item,
+            item_recent,
+            user_category,
+            user_attribute,
+        ];
+        let &[trials, positives, _, _] = row.level(Level::UserItem, task) else {
+            unreachable!("the level's table has four quantities")
+        };
+        let expected = before.iter().map(|term| term.log_odds).sum();
+        let user_item = weigh(
+            Term::UserItem,
+            trials.into(),
+            positives.into(),
+            expected,
+            smoothing.user_item,
+        );
+        let mut all = [user_item; Term::ALL.len()];
+        all[..before.len()].copy_from_slice(&before);
+        all
+    }
+
+    /// Scores every candidate for every task.
+    pub fn score(&self, batch: &FeatureBatch, scores: &mut Scores) {
+        scores.tasks = batch.tasks();
+        scores.probabilities.clear();
+        scores
+            .probabilities
+            .resize(batch.len() * batch.tasks(), 0.0);
+        if batch.is_empty() {
+            return;
+        }
+        for task in 0..batch.tasks() {
+            let shared = self.shared(batch.row(0), task);
+            for (candidate, row) in batch.rows().enumerate() {
+                let terms = self.terms(&shared, row, task);
+                scores.probabilities[candidate * batch.tasks() + task] = probability(&terms).1;
+            }
+        }
+    }
+
+    /// One score, term by term; `row` may come from a batch or from the feature log.
+    pub fn explain(&self, row: FeatureRow<'_>, task: usize) -> Explanation {
+        let contributions = self.terms(&self.shared(row, task), row, task);
+        let (log_odds, probability) = probability(&contributions);
+        Explanation {
+            contributions,
+            log_odds,
+            probability,
+        }
+    }
+}
+
+/// The sum of terms, always in the same order, and its probability.
+fn probability(terms: &[Contribution]) -> (f64, f32) {
+    let sum: f64 = terms.iter().map(|term| term.log_odds).sum();
+    let held = sum.clamp(-LOG_ODDS_MAX, LOG_ODDS_MAX);
+    (held, rate(held) as f32)
+}
+
+/// The shift in log-odds that `positives` in `trials` bring where `expected` log-odds were expected; see the module's
+/// text. More positives than trials (an item's cells may have them) count as that many trials.
+fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) -> Contribution {
+    let expected_rate = rate(expected).clamp(RATE_MIN, 1.0 - RATE_MIN);
+    let negatives = (trials - positives).max(0.0);
+    let shift = if trials + positives > 0.0 {
+        // k·r = m / (1 − r) and k·(1 − r) = m / r
+        let (yes, no) = (strength / (1.0 - expected_rate), strength / expected_rate);
+        ((positives + yes) / (negatives + no)).ln() - (expected_rate / (1.0 - expected_rate)).ln()
+    } else {
+        0.0
+    };
+    Contribution {
+        term,
+        trials,
+        positives,
+        expected_rate,
+        log_odds: shift,
+    }
+}
+
+/// The log-odds of `expected` positives in `trials`, or `otherwise` where there were no trials.
+fn mean_rate(expected: f32, trials: f32, otherwise: f64) -> f64 {
+    if trials > 0.0 {
+        log_odds(f64::from(expected) / f64::from(trials))
+    } else {
+        otherwise
+    }
+}
+
+fn log_odds(rate: f64) -> f64 {
+    let held = rate.clamp(RATE_MIN, 1.0 - RATE_MIN);
+    (held / (1.0 - held)).ln()
+}
+
+fn rate(log_odds: f64) -> f64 {
+    1.0 / (1.0 + (-log_odds).exp())
+}
