@@ -24,11 +24,14 @@
 
 mod admin;
 pub mod daemon;
+pub mod dead_letters;
 mod exit;
+pub mod explain;
 pub mod fleet;
 mod identity;
 pub mod inspect;
 mod metrics;
+mod scan;
 pub mod status;
 mod stores;
 pub mod supervisor;
@@ -45,3 +48,9 @@ pub use world::SystemWorld;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Now, Unix milliseconds by the system's clock.
+#[must_use]
+pub fn now_ms() -> i64 {
+    world::unix_ms()
+}
