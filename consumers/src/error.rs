@@ -93,6 +93,9 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The configured tasks make no feature schema.
+    #[error(transparent)]
+    Schema(#[from] headwater_model::FeatureSchemaError),
     /// The thread that writes to the store is gone.
     #[error("the store's writer stopped")]
     Writer,
@@ -129,6 +132,7 @@ impl Error {
             | Self::Disagreement { .. }
             | Self::Recreated { .. }
             | Self::Internal { .. }
+            | Self::Schema(_)
             | Self::Writer => Reaction::Stop,
         }
     }

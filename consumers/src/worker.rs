@@ -349,13 +349,19 @@ impl Worker {
         }
         metrics.steps.inc();
         let now = self.world.now();
+        // Handles are looked up once a scenario: this runs once an event.
+        let mut handles = BTreeMap::new();
         for (scenario, time) in &pending.causes {
-            let name = self.pipeline.scenario_name(*scenario);
-            metrics
-                .freshness
-                .with_label_values(&[name])
-                .observe(now.since(*time) as f64 / 1000.0);
-            metrics.folded.with_label_values(&[name]).inc();
+            let (freshness, folded) = handles.entry(*scenario).or_insert_with(|| {
+                let name = self.pipeline.scenario_name(*scenario);
+                (metrics.freshness.with_label_values(&[name]), 0u64)
+            });
+            freshness.observe(now.since(*time) as f64 / 1000.0);
+            *folded += 1;
+        }
+        for (scenario, (_, folded)) in handles {
+            let name = self.pipeline.scenario_name(scenario);
+            metrics.folded.with_label_values(&[name]).inc_by(folded);
         }
         Ok(())
     }

@@ -24,18 +24,25 @@
 //! |---|---|---|
 //! | prior | global, with `prior_trials` at `prior_rate` | (its logit is the start of the sum) |
 //! | scenario | scenario | global |
-//! | category | mean of the item's categories | scenario |
-//! | item | item, long | scenario + category |
-//! | item, recent | item, short | scenario + category + item |
-//! | user | user, long | mean of the items' own rates in the user's trials (`expected` / `trials`) |
+//! | user | user, long | the items' own rates in the user's trials: `expected` / `trials` |
 //! | user, recent | user, short | the same over recent trials, shifted by *user* |
+//! | category | mean of the item's categories | scenario |
+//! | other tasks | the item in all scenarios, each other task | that task's global rate; the mean of the shifts times `other_tasks` |
+//! | item elsewhere | the item in all scenarios less this one | scenario, shifted by *category* |
+//! | item | item, long | the same, shifted by *item elsewhere* |
+//! | item, recent | item, short | the same, shifted by *item* |
 //! | user × category | the user's trials in the categories | the items' own rates in these trials, shifted by *user* |
 //! | user × attribute | the same for the attribute; a positive without a trial counts as a trial too | the same |
 //! | user × item | the user's trials of the item | the sum of all terms above |
 
 use serde::{Deserialize, Serialize};
 
+use thiserror::Error;
+
 use crate::feature::{Counts, FeatureBatch, FeatureRow, Level};
+
+#[cfg(test)]
+mod tests;
 
 /// Rates that serve as an expectation are held within this distance from 0 and 1.
 const RATE_MIN: f64 = 1e-4;
@@ -55,7 +62,9 @@ pub struct Smoothing {
     pub scenario: f64,
     /// A category around its scenario.
     pub category: f64,
-    /// An item around its categories.
+    /// How much of an item's shift in other tasks is expected in this one: a correlation, within [-1, 1].
+    pub other_tasks: f64,
+    /// An item around what is expected of it; in its scenario around all others.
     pub item: f64,
     /// An item of late around the same item.
     pub item_recent: f64,
@@ -71,6 +80,66 @@ pub struct Smoothing {
     pub user_item: f64,
 }
 
+/// Why constants make no scorer.
+#[derive(Clone, Copy, Debug, Error, PartialEq)]
+pub enum SmoothingError {
+    /// A rate must lie strictly between 0 and 1.
+    #[error("{name} = {value} must lie between 0 and 1")]
+    Rate {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+    /// A strength must be positive and finite.
+    #[error("{name} = {value} must be within [0.001, 1000000]")]
+    Strength {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+    /// A correlation must lie within [-1, 1].
+    #[error("{name} = {value} must be within [-1, 1]")]
+    Correlation {
+        /// The constant.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+}
+
+impl Smoothing {
+    /// Whether each constant is within its bounds.
+    fn check(&self) -> Result<(), SmoothingError> {
+        let (name, value) = ("prior_rate", self.prior_rate);
+        if !(RATE_MIN..=1.0 - RATE_MIN).contains(&value) {
+            return Err(SmoothingError::Rate { name, value });
+        }
+        let (name, value) = ("other_tasks", self.other_tasks);
+        if !(-1.0..=1.0).contains(&value) {
+            return Err(SmoothingError::Correlation { name, value });
+        }
+        for (name, value) in [
+            ("prior_trials", self.prior_trials),
+            ("scenario", self.scenario),
+            ("category", self.category),
+            ("item", self.item),
+            ("item_recent", self.item_recent),
+            ("user", self.user),
+            ("user_recent", self.user_recent),
+            ("user_category", self.user_category),
+            ("user_attribute", self.user_attribute),
+            ("user_item", self.user_item),
+        ] {
+            if !(1e-3..=1e6).contains(&value) {
+                return Err(SmoothingError::Strength { name, value });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for Smoothing {
     fn default() -> Self {
         Self {
@@ -78,9 +147,10 @@ impl Default for Smoothing {
             prior_trials: 4.0,
             scenario: 4.0,
             category: 4.0,
-            item: 2.0,
+            other_tasks: 0.5,
+            item: 3.0,
             item_recent: 4.0,
-            user: 2.0,
+            user: 4.0,
             user_recent: 4.0,
             user_category: 2.0,
             user_attribute: 0.7,
@@ -99,6 +169,10 @@ pub enum Term {
     Scenario,
     /// The candidate's categories.
     Category,
+    /// The candidate in other tasks.
+    OtherTasks,
+    /// The candidate in other scenarios.
+    ItemElsewhere,
     /// The candidate.
     Item,
     /// The candidate of late.
@@ -117,12 +191,14 @@ pub enum Term {
 
 impl Term {
     /// Every term, in the order in which they are summed.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Prior,
         Self::Scenario,
         Self::User,
         Self::UserRecent,
         Self::Category,
+        Self::OtherTasks,
+        Self::ItemElsewhere,
         Self::Item,
         Self::ItemRecent,
         Self::UserCategory,
@@ -136,6 +212,8 @@ impl Term {
             Self::Prior => "prior",
             Self::Scenario => "scenario",
             Self::Category => "category",
+            Self::OtherTasks => "other_tasks",
+            Self::ItemElsewhere => "item_elsewhere",
             Self::Item => "item",
             Self::ItemRecent => "item_recent",
             Self::User => "user",
@@ -216,24 +294,27 @@ impl Base {
     /// The item's own smoothed rate, as the terms *category* and *item* give it: what a plain user gives in a trial.
     /// `category` is the mean over the item's categories, `item` the item's counts, both in the scenario.
     pub fn item_rate(&self, category: &Counts, item: &Counts) -> f32 {
-        let category = self.category(category.trials.into(), category.positives.into());
-        let item = self.item(category, item.trials.into(), item.positives.into());
-        rate(self.log_odds + category.log_odds + item.log_odds) as f32
+        let pair = |counts: &Counts| [counts.trials.into(), counts.positives.into()];
+        let expected = self.log_odds + self.category(pair(category)).log_odds;
+        let item = self.item(Term::Item, pair(item), expected);
+        rate(expected + item.log_odds) as f32
     }
 
-    fn category(&self, trials: f64, positives: f64) -> Contribution {
-        weigh(
-            Term::Category,
-            trials,
-            positives,
-            self.log_odds,
-            self.smoothing.category,
-        )
+    fn category(&self, seen: [f64; 2]) -> Contribution {
+        weigh(Term::Category, seen, self.log_odds, self.smoothing.category)
     }
 
-    fn item(&self, category: Contribution, trials: f64, positives: f64) -> Contribution {
-        let expected = self.log_odds + category.log_odds;
-        weigh(Term::Item, trials, positives, expected, self.smoothing.item)
+    fn item(&self, term: Term, seen: [f64; 2], expected: f64) -> Contribution {
+        weigh(term, seen, expected, self.smoothing.item)
+    }
+
+    /// The log-odds of `expected` positives in `trials`; the base's own where there were no trials.
+    fn mean(&self, expected: f64, trials: f64) -> f64 {
+        if trials > 0.0 {
+            log_odds(expected / trials)
+        } else {
+            self.log_odds
+        }
     }
 }
 
@@ -245,8 +326,7 @@ pub struct Baseline {
 
 /// The terms that all candidates share.
 struct Shared {
-    prior: Contribution,
-    scenario: Contribution,
+    ground: [Contribution; 2],
     user: Contribution,
     user_recent: Contribution,
     base: Base,
@@ -259,90 +339,74 @@ impl Baseline {
     pub const VERSION: u32 = 1;
 
     /// A scorer of these constants.
-    pub const fn new(smoothing: Smoothing) -> Self {
-        Self { smoothing }
+    pub fn new(smoothing: Smoothing) -> Result<Self, SmoothingError> {
+        smoothing.check()?;
+        Ok(Self { smoothing })
     }
 
-    /// What is expected before the item is known; `global` and `scenario` as in [`Level::Global`] and [`Level::Scenario`].
+    /// What is expected before the item is known; the counts are those of [`Level::Global`] and [`Level::Scenario`].
     pub fn base(&self, global: &Counts, scenario: &Counts) -> Base {
-        let (prior, scenario) = self.ground(
-            [global.trials, global.positives],
-            [scenario.trials, scenario.positives],
-        );
-        self.base_of(prior, scenario)
+        let pair = |counts: &Counts| [counts.trials.into(), counts.positives.into()];
+        let ground = self.ground(pair(global), pair(scenario));
+        self.base_of(&ground)
     }
 
-    fn base_of(&self, prior: Contribution, scenario: Contribution) -> Base {
+    fn base_of(&self, ground: &[Contribution; 2]) -> Base {
         Base {
             smoothing: self.smoothing,
-            log_odds: prior.log_odds + scenario.log_odds,
+            log_odds: ground.iter().map(|term| term.log_odds).sum(),
         }
     }
 
-    fn ground(&self, global: [f32; 2], scenario: [f32; 2]) -> (Contribution, Contribution) {
-        let [trials, positives] = global.map(f64::from);
-        let strength = self.smoothing.prior_trials;
-        let expected = self.smoothing.prior_rate;
-        let prior = Contribution {
+    /// The terms before any item or user.
+    fn ground(&self, global: [f64; 2], scenario: [f64; 2]) -> [Contribution; 2] {
+        let prior = self.prior(global);
+        let strength = self.smoothing.scenario;
+        let scenario = weigh(Term::Scenario, scenario, prior.log_odds, strength);
+        [prior, scenario]
+    }
+
+    fn prior(&self, [trials, positives]: [f64; 2]) -> Contribution {
+        let positives = positives.min(trials);
+        let (expected, strength) = (self.smoothing.prior_rate, self.smoothing.prior_trials);
+        Contribution {
             term: Term::Prior,
             trials,
             positives,
             expected_rate: expected,
-            log_odds: log_odds(
-                (positives + strength * expected) / (trials.max(positives) + strength),
-            ),
-        };
-        let [trials, positives] = scenario.map(f64::from);
-        let scenario = weigh(
-            Term::Scenario,
-            trials,
-            positives,
-            prior.log_odds,
-            self.smoothing.scenario,
-        );
-        (prior, scenario)
+            log_odds: log_odds((positives + strength * expected) / (trials + strength)),
+        }
     }
 
     fn shared(&self, row: FeatureRow<'_>, task: usize) -> Shared {
-        let &[trials, positives] = row.level(Level::Global, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let &[scenario_trials, scenario_positives] = row.level(Level::Scenario, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let (prior, scenario) =
-            self.ground([trials, positives], [scenario_trials, scenario_positives]);
-        let base = self.base_of(prior, scenario);
-        let &[
+        let ground = self.ground(
+            row.numbers(Level::Global, task),
+            row.numbers(Level::Scenario, task),
+        );
+        let base = self.base_of(&ground);
+        let [
             trials,
             positives,
             expected,
-            _,
+            _unmatched,
             recent_trials,
             recent_positives,
             recent_expected,
-            _,
-        ] = row.level(Level::User, task)
-        else {
-            unreachable!("the level's table has eight quantities")
-        };
+        ] = row.numbers(Level::User, task);
         let user = weigh(
             Term::User,
-            trials.into(),
-            positives.into(),
-            mean_rate(expected, trials, base.log_odds),
+            [trials, positives],
+            base.mean(expected, trials),
             self.smoothing.user,
         );
         let user_recent = weigh(
             Term::UserRecent,
-            recent_trials.into(),
-            recent_positives.into(),
-            mean_rate(recent_expected, recent_trials, base.log_odds) + user.log_odds,
+            [recent_trials, recent_positives],
+            base.mean(recent_expected, recent_trials) + user.log_odds,
             self.smoothing.user_recent,
         );
         Shared {
-            prior,
-            scenario,
+            ground,
             user,
             user_recent,
             base,
@@ -355,70 +419,85 @@ impl Baseline {
         row: FeatureRow<'_>,
         task: usize,
     ) -> [Contribution; Term::ALL.len()] {
-        let smoothing = &self.smoothing;
-        let &[trials, positives] = row.level(Level::Category, task) else {
-            unreachable!("the level's table has two quantities")
-        };
-        let category = shared.base.category(trials.into(), positives.into());
-        let &[trials, positives, recent_trials, recent_positives, _] = row.level(Level::Item, task)
-        else {
-            unreachable!("the level's table has five quantities")
-        };
-        let item = shared.base.item(category, trials.into(), positives.into());
-        let own = shared.base.log_odds + category.log_odds + item.log_odds;
+        let (smoothing, base) = (&self.smoothing, &shared.base);
+        let category = base.category(row.numbers(Level::Category, task));
+        let other_tasks = self.other_tasks(row, task);
+        let [trials, positives, recent_trials, recent_positives] = row.numbers(Level::Item, task);
+        let [all_trials, all_positives] = row.numbers(Level::ItemAnywhere, task);
+        let mut expected = base.log_odds + category.log_odds;
+        let elsewhere =
+            [all_trials - trials, all_positives - positives].map(|count| count.max(0.0));
+        let item_elsewhere = base.item(Term::ItemElsewhere, elsewhere, expected);
+        expected += item_elsewhere.log_odds;
+        let item = base.item(Term::Item, [trials, positives], expected);
+        expected += item.log_odds;
         let item_recent = weigh(
             Term::ItemRecent,
-            recent_trials.into(),
-            recent_positives.into(),
-            own,
+            [recent_trials, recent_positives],
+            expected,
             smoothing.item_recent,
         );
-        let &[trials, positives, expected, _, _] = row.level(Level::UserCategory, task) else {
-            unreachable!("the level's table has five quantities")
-        };
+        let [trials, positives, user_expected] = row.numbers(Level::UserCategory, task);
         let user_category = weigh(
             Term::UserCategory,
-            trials.into(),
-            positives.into(),
-            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            [trials, positives],
+            base.mean(user_expected, trials) + shared.user.log_odds,
             smoothing.user_category,
         );
-        let &[trials, positives, expected, unmatched, _] = row.level(Level::UserAttribute, task)
-        else {
-            unreachable!("the level's table has five quantities")
-        };
+        let [trials, positives, user_expected, unmatched] = row.numbers(Level::UserAttribute, task);
         let user_attribute = weigh(
             Term::UserAttribute,
-            f64::from(trials) + f64::from(unmatched),
-            f64::from(positives) + f64::from(unmatched),
-            mean_rate(expected, trials, shared.base.log_odds) + shared.user.log_odds,
+            [trials + unmatched, positives + unmatched],
+            base.mean(user_expected, trials) + shared.user.log_odds,
             smoothing.user_attribute,
         );
+        let [prior, scenario] = shared.ground;
         let before = [
-            shared.prior,
-            shared.scenario,
+            prior,
+            scenario,
             shared.user,
             shared.user_recent,
             category,
+            other_tasks,
+            item_elsewhere,
             item,
             item_recent,
             user_category,
             user_attribute,
         ];
-        let &[trials, positives, _, _] = row.level(Level::UserItem, task) else {
-            unreachable!("the level's table has four quantities")
-        };
-        let expected = before.iter().map(|term| term.log_odds).sum();
         let user_item = weigh(
             Term::UserItem,
-            trials.into(),
-            positives.into(),
-            expected,
+            row.numbers(Level::UserItem, task),
+            before.iter().map(|term| term.log_odds).sum(),
             smoothing.user_item,
         );
         let mut all = [user_item; Term::ALL.len()];
         all[..before.len()].copy_from_slice(&before);
         all
+    }
+
+    /// What the item's reception in other tasks says of it: the mean shift over the tasks that have trials.
+    fn other_tasks(&self, row: FeatureRow<'_>, task: usize) -> Contribution {
+        let (mut sums, mut shift, mut tasks) = ([0.0; 2], 0.0, 0.0);
+        for other in (0..row.tasks()).filter(|&other| other != task) {
+            let own: [f64; 2] = row.numbers(Level::ItemAnywhere, other);
+            if own[0] > 0.0 {
+                let prior = self.prior(row.numbers(Level::Global, other));
+                let seen = weigh(Term::OtherTasks, own, prior.log_odds, self.smoothing.item);
+                sums[0] += seen.trials;
+                sums[1] += seen.positives;
+                shift += seen.log_odds;
+                tasks += 1.0;
+            }
+        }
+        let mean = if tasks > 0.0 { shift / tasks } else { 0.0 };
+        Contribution {
+            term: Term::OtherTasks,
+            trials: sums[0],
+            positives: sums[1],
+            expected_rate: 0.0,
+            log_odds: self.smoothing.other_tasks * mean,
+        }
     }
 
     /// Scores every candidate for every task.
@@ -460,14 +539,15 @@ fn probability(terms: &[Contribution]) -> (f64, f32) {
 }
 
 /// The shift in log-odds that `positives` in `trials` bring where `expected` log-odds were expected; see the module's
-/// text. More positives than trials (an item's cells may have them) count as that many trials.
-fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) -> Contribution {
+/// text. Positives beyond the trials had none of their own and are left out.
+fn weigh(term: Term, [trials, positives]: [f64; 2], expected: f64, strength: f64) -> Contribution {
     let expected_rate = rate(expected).clamp(RATE_MIN, 1.0 - RATE_MIN);
-    let negatives = (trials - positives).max(0.0);
-    let shift = if trials + positives > 0.0 {
+    let positives = positives.min(trials);
+    let shift = if trials > 0.0 {
         // k·r = m / (1 − r) and k·(1 − r) = m / r
         let (yes, no) = (strength / (1.0 - expected_rate), strength / expected_rate);
-        ((positives + yes) / (negatives + no)).ln() - (expected_rate / (1.0 - expected_rate)).ln()
+        ((positives + yes) / (trials - positives + no)).ln()
+            - (expected_rate / (1.0 - expected_rate)).ln()
     } else {
         0.0
     };
@@ -477,15 +557,6 @@ fn weigh(term: Term, trials: f64, positives: f64, expected: f64, strength: f64) 
         positives,
         expected_rate,
         log_odds: shift,
-    }
-}
-
-/// The log-odds of `expected` positives in `trials`, or `otherwise` where there were no trials.
-fn mean_rate(expected: f32, trials: f32, otherwise: f64) -> f64 {
-    if trials > 0.0 {
-        log_odds(f64::from(expected) / f64::from(trials))
-    } else {
-        otherwise
     }
 }
 

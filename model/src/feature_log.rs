@@ -12,6 +12,9 @@ use thiserror::Error;
 use crate::baseline::Scores;
 use crate::feature::{FeatureBatch, FeatureRow, FeatureSchema};
 
+#[cfg(test)]
+mod tests;
+
 /// The form's version; a reader refuses others.
 const FORMAT: u32 = 1;
 
@@ -193,10 +196,10 @@ impl<'a> LoggedRequest<'a> {
     }
 
     /// The rows, after a check that they are of the schema and whole.
-    pub fn rows(
-        &self,
+    pub fn rows<'s>(
+        &'s self,
         schema: &FeatureSchema,
-    ) -> Result<impl ExactSizeIterator<Item = FeatureRow<'_>>, FeatureLogError> {
+    ) -> Result<impl ExactSizeIterator<Item = FeatureRow<'s>> + use<'s, 'a>, FeatureLogError> {
         if self.schema != schema.hash() {
             return Err(FeatureLogError::Schema {
                 request_id: self.request_id.to_string(),

@@ -8,7 +8,9 @@ mod baseline;
 mod feature;
 mod feature_log;
 
-pub use baseline::{Base, Baseline, Contribution, Explanation, Scores, Smoothing, Term};
+pub use baseline::{
+    Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,
+};
 pub use feature::{
     Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError, HalfLives, Level,
     Quantity, TaskSpec,

@@ -13,7 +13,7 @@
 //!   compact, and at most as much again that awaits cleaning. Memory is 32 bytes for each partition's part of a transaction
 //!   (those up to 256 KiB), and the chunks that readers stand in. Records are read back from their file.
 //! - Nothing is random. In memory, nothing runs but in the caller's thread, and the clock is an argument: the simulation's runs
-//!   are repeatable. See [`faults`].
+//!   are repeatable. See [`faults`]. On disk, a thread cleans; it ends with the [`LocalLog`].
 //!
 //! # Where it differs from Kafka
 //!
@@ -37,6 +37,7 @@ use super::{
 };
 
 mod clean;
+mod cleaner;
 mod cursor;
 pub mod faults;
 mod format;
@@ -48,6 +49,7 @@ mod pending;
 mod reader;
 mod segment;
 
+use cleaner::{Cleaner, Requests};
 use faults::{Fault, Faults, Op};
 use member::LocalMember;
 use partitions::State;
@@ -137,6 +139,7 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct LocalLog {
     broker: Arc<Broker>,
+    _cleaner: Option<Cleaner>,
 }
 
 /// What all handles of one log share.
@@ -147,6 +150,7 @@ struct Broker {
     changed: Condvar,
     /// One cleans at a time.
     cleaning: Mutex<()>,
+    requests: Requests,
     options: Options,
     folder: Option<PathBuf>,
     torn_bytes: u64,
@@ -192,13 +196,19 @@ impl LocalLog {
             state: Mutex::new(state),
             changed: Condvar::new(),
             cleaning: Mutex::new(()),
+            requests: Requests::default(),
             options,
             folder: folder.map(Path::to_owned),
             torn_bytes,
             _lock: lock,
         };
+        let broker = Arc::new(broker);
+        let cleaner = folder
+            .map(|folder| Cleaner::start(&broker, folder))
+            .transpose()?;
         Ok(Self {
-            broker: Arc::new(broker),
+            broker,
+            _cleaner: cleaner,
         })
     }
 
@@ -261,14 +271,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Wakes those who wait. Who has closed a segment also cleans up: those who write most do most of it, which slows them down.
+    /// Wakes those who wait; a closed segment is cleaned.
     fn appended(&self, rolled: bool) {
         self.changed.notify_all();
-        if rolled && let Err(error) = self.clean(false) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "cleaning of the local log failed"
-            );
+        if rolled {
+            self.closed_segment();
         }
     }
 
@@ -355,7 +362,7 @@ impl Log for LocalLog {
 impl LocalLog {
     fn pass(&self, op: Op, doing: &'static str) -> Result<(), LogError> {
         match self.broker.fault(op, "log") {
-            Fault::Unavailable => Err(unavailable(doing)),
+            Fault::Unavailable => Err(unavailable(doing, INJECTED)),
             _ => Ok(()),
         }
     }
@@ -377,12 +384,15 @@ fn refused(doing: &'static str, why: String) -> LogError {
     }
 }
 
-fn unavailable(doing: &'static str) -> LogError {
+fn unavailable(doing: &'static str, why: &str) -> LogError {
     LogError::Unavailable {
         doing,
-        source: "injected".into(),
+        source: why.into(),
     }
 }
+
+/// What a fault says of itself.
+const INJECTED: &str = "injected";
 
 #[cfg(test)]
 mod tests;

@@ -378,3 +378,95 @@ impl Names {
             .map(|(topic, _)| *topic)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+    use crate::log::kafka::KafkaLog;
+
+    fn settings(client: &[(&str, &str)]) -> KafkaSettings {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        KafkaSettings {
+            bootstrap: "127.0.0.1:1".to_owned(),
+            group: "headwater".to_owned(),
+            topics: Topic::ALL
+                .into_iter()
+                .map(|topic| (topic, format!("headwater.{}", topic.key())))
+                .collect(),
+            session_timeout: Duration::from_secs(45),
+            transaction_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_millis(200),
+            send_now: false,
+            client: client.iter().map(pair).collect(),
+        }
+    }
+
+    /// All that an error says, sources included.
+    fn words(error: &dyn Error) -> String {
+        let source = error.source().map_or_else(String::new, words);
+        format!("{error} {error:?} {source}")
+    }
+
+    /// Goal: what the guarantees rest on cannot be passed through, and the key is named. Method: each of them.
+    #[test]
+    fn our_properties_are_refused() {
+        for key in OURS {
+            let error = KafkaLog::connect(settings(&[(key, "x")])).unwrap_err();
+            assert!(
+                matches!(error, LogError::Refused { .. }),
+                "{key}: {error:?}"
+            );
+            assert!(words(&error).contains(key), "{}", words(&error));
+        }
+    }
+
+    /// Goal: a mistyped property is refused and named; brokers that are not there are another matter. Method: one of each.
+    #[test]
+    fn an_unknown_property_is_refused_and_an_absent_broker_is_not() {
+        let error = KafkaLog::connect(settings(&[("linger.millis", "5")])).unwrap_err();
+        assert!(matches!(error, LogError::Refused { .. }), "{error:?}");
+        assert!(words(&error).contains("linger.millis"));
+        let error = KafkaLog::connect(settings(&[])).unwrap_err();
+        assert!(matches!(error, LogError::Unavailable { .. }), "{error:?}");
+    }
+
+    /// Goal: no password is ever shown. Method: passwords in a property that is accepted, in one that is not, in the settings'
+    /// debug form and in a log line.
+    #[test]
+    fn secrets_are_not_shown() {
+        const SECRET: &str = "hunter2-open-sesame";
+        let with = |key| {
+            settings(&[
+                ("security.protocol", "SASL_PLAINTEXT"),
+                ("sasl.mechanism", "PLAIN"),
+                (key, SECRET),
+            ])
+        };
+        for key in [
+            "sasl.password",
+            "ssl.key.pem",
+            "ssl.keystore.password",
+            "sasl.password.typo",
+        ] {
+            let error = KafkaLog::connect(with(key)).unwrap_err();
+            assert!(!words(&error).contains(SECRET), "{key}: {}", words(&error));
+        }
+        let settings = with("sasl.password");
+        assert!(!format!("{settings:?}").contains(SECRET));
+        let line = Logging::new(&settings, "").scrub(&format!("config: sasl.password={SECRET}"));
+        assert_eq!(line, "config: sasl.password=[redacted]");
+    }
+
+    /// Goal: two topics of one name, and a topic without one, are found before anything is read. Method: both.
+    #[test]
+    fn names_must_be_there_and_differ() {
+        let mut twice = settings(&[]).topics;
+        twice.insert(Topic::Scores, "headwater.behaviors".to_owned());
+        assert!(words(&Names::new(&twice).unwrap_err()).contains("headwater.behaviors"));
+        let mut none = settings(&[]).topics;
+        none.remove(&Topic::Fleet);
+        assert!(words(&Names::new(&none).unwrap_err()).contains("fleet"));
+    }
+}

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_config::Topic;
@@ -19,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
+use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
 use super::client::{self, Logging};
 use super::error::{self, OrderError};
@@ -57,7 +56,7 @@ impl Group {
         let context = Rebalances {
             logging: Logging::new(&shared.settings, identity),
             told: Mutex::default(),
-            leaving: AtomicBool::new(false),
+            stage: Mutex::new(Stage::Member),
         };
         let mut consumer = client::grouped(&shared.settings, identity, context)?;
         if let Some(wake) = wake {
@@ -189,32 +188,6 @@ impl Group {
             .map_err(|error| error::of("giving partitions back", error, &self.identity))
     }
 
-    /// The committed positions, waiting out open transactions.
-    pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        const DOING: &str = "asking for committed positions";
-        let mut list = TopicPartitionList::with_capacity(of.len());
-        for at in of {
-            list.add_partition(self.shared.names.of(at.topic), at.partition);
-        }
-        let refused = |error| error::of(DOING, error, &self.identity);
-        let list = self
-            .consumer
-            .committed_offsets(list, self.shared.settings.operation_timeout)
-            .map_err(refused)?;
-        of.iter()
-            .map(|at| {
-                let found = list.find_partition(self.shared.names.of(at.topic), at.partition);
-                let found =
-                    found.expect("invariant: the answer has the partitions of the question");
-                found.error().map_err(refused)?;
-                Ok(match found.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                })
-            })
-            .collect()
-    }
-
     /// Leaves the group for good: its partitions move at once.
     pub(super) fn leave_group(mut self, within: Duration) -> Result<(), LogError> {
         const DOING: &str = "leaving the group";
@@ -225,10 +198,7 @@ impl Group {
             self.serve()?;
             std::thread::park_timeout(wait);
         }
-        self.consumer
-            .context()
-            .leaving
-            .store(true, Ordering::Release);
+        *self.consumer.context().stage.lock() = Stage::Leaving;
         self.end_revocation();
         // A static member that is closed stays in the group; one that unsubscribes leaves it.
         self.consumer.unsubscribe();
@@ -283,11 +253,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.consumer
-            .context()
-            .leaving
-            .store(true, Ordering::Release);
+        *self.consumer.context().stage.lock() = Stage::Leaving;
         self.end_revocation();
+        *self.consumer.context().stage.lock() = Stage::Closing;
     }
 }
 
@@ -299,11 +267,25 @@ struct Told {
     served: u64,
 }
 
+/// How rebalances are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// What is asked back is given by `release`.
+    Member,
+    /// What is asked back is given at once.
+    Leaving,
+    /// The client is being closed: the first answer from now on is its last.
+    Closing,
+    /// The last answer is given. librdkafka may have asked twice, for an assignment and then for all of it; it is done with the
+    /// first answer, and would never take notice of the second, for which we would wait without end.
+    Closed,
+}
+
 /// Takes the rebalances of a group's client. librdkafka calls it from within `poll`, and from within closing.
 struct Rebalances {
     logging: Logging,
     told: Mutex<Told>,
-    leaving: AtomicBool,
+    stage: Mutex<Stage>,
 }
 
 impl Rebalances {
@@ -319,6 +301,17 @@ impl ConsumerContext for Rebalances {
         what: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        let stage = {
+            let mut stage = self.stage.lock();
+            let now = *stage;
+            if now == Stage::Closing {
+                *stage = Stage::Closed;
+            }
+            now
+        };
+        if stage == Stage::Closed {
+            return;
+        }
         let numbers: Vec<i32> = partitions
             .elements()
             .iter()
@@ -329,7 +322,7 @@ impl ConsumerContext for Rebalances {
         // With an assignment of nothing, always: librdkafka only wants to hear that we have heard.
         let answered = if assign {
             consumer.incremental_assign(&nothing)
-        } else if consumer.assignment_lost() || self.leaving.load(Ordering::Acquire) {
+        } else if consumer.assignment_lost() || stage != Stage::Member {
             let answered = consumer.incremental_unassign(&nothing);
             let mut told = self.told.lock();
             told.rebalance

@@ -208,7 +208,7 @@ impl Member for KafkaMember {
     }
 
     fn committed(&mut self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        self.group.committed(of)
+        self.source.committed(of)
     }
 
     fn start(&mut self, at: &[(TopicPartition, Start)]) -> Result<(), LogError> {

@@ -13,7 +13,7 @@ use super::faults::{Call, Fault, Op};
 use super::group::View;
 use super::partitions::State;
 use super::pending::Pending;
-use super::{Broker, refused, unavailable};
+use super::{Broker, INJECTED, refused, unavailable};
 use crate::log::{
     CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance,
     RecordBatch, Start, TopicPartition,
@@ -51,7 +51,7 @@ impl LocalMember {
     ) -> Result<Self, LogError> {
         let identity = broker.identity(instance, worker);
         if broker.fault(Op::Join, &identity) == Fault::Unavailable {
-            return Err(unavailable("joining the group"));
+            return Err(unavailable("joining the group", INJECTED));
         }
         let now = (broker.options.clock)();
         let mut state = broker.state.lock();
@@ -79,7 +79,7 @@ impl LocalMember {
     fn fault(&mut self, op: Op, doing: &'static str) -> Result<Fault, LogError> {
         let fault = self.broker.fault(op, &self.identity);
         match fault {
-            Fault::Unavailable => return Err(unavailable(doing)),
+            Fault::Unavailable => return Err(unavailable(doing, INJECTED)),
             Fault::Fence => {
                 next_epoch(&mut self.broker.state.lock(), &self.identity);
             }
@@ -114,12 +114,12 @@ impl LocalMember {
         for (of, _) in positions {
             state.partition(*of).map_err(CommitError::Aborted)?;
             if !state.group.vouches(&self.view, membership.0, of.partition) {
-                return Err(CommitError::Aborted(refused(
+                let partition = of.partition;
+                let why =
+                    format!("partition {partition} is not ours under the membership of that poll");
+                return Err(CommitError::Aborted(unavailable(
                     "committing positions",
-                    format!(
-                        "partition {} is not this member's under the membership of that poll",
-                        of.partition
-                    ),
+                    &why,
                 )));
             }
         }
@@ -192,9 +192,8 @@ impl Member for LocalMember {
     fn committed(&mut self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
         self.fault(Op::Committed, "asking for committed positions")?;
         if self.transaction == Transaction::InDoubt {
-            return Err(unavailable(
-                "asking for committed positions while a transaction of ours is in doubt",
-            ));
+            let why = "a transaction of ours is in doubt: recover first";
+            return Err(unavailable("asking for committed positions", why));
         }
         let state = self.broker.state.lock();
         self.check_fenced(&state)?;
@@ -285,10 +284,9 @@ impl Member for LocalMember {
         self.transaction = Transaction::None;
         let result = match fault {
             Err(error) => Err(CommitError::Aborted(error)),
-            Ok(Fault::CommitAborted) => Err(CommitError::Aborted(refused(
-                "committing",
-                "the transaction was refused (injected)".to_owned(),
-            ))),
+            Ok(Fault::CommitAborted) => {
+                Err(CommitError::Aborted(unavailable("committing", INJECTED)))
+            }
             Ok(Fault::CommitUnknown { happened }) => {
                 self.transaction = Transaction::InDoubt;
                 let refusal = happened
@@ -296,7 +294,7 @@ impl Member for LocalMember {
                     .flatten();
                 Err(match refusal {
                     Some(CommitError::Fenced(error)) => CommitError::Fenced(error),
-                    _ => CommitError::Unknown(unavailable("committing")),
+                    _ => CommitError::Unknown(unavailable("committing", INJECTED)),
                 })
             }
             Ok(_) => self.commit_now(membership, positions),

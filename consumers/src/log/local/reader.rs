@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::cursor::{Cursor, Cursors};
 use super::faults::{Fault, Op};
 use super::pending::Pending;
-use super::{Broker, unavailable};
+use super::{Broker, INJECTED, unavailable};
 use crate::log::{
     LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
 };
@@ -37,7 +37,7 @@ impl LocalReader {
 impl Reader for LocalReader {
     fn assign(&mut self, from: TopicPartition, start: Start) -> Result<(), LogError> {
         if self.broker.fault(Op::Assign, "reader") == Fault::Unavailable {
-            return Err(unavailable("beginning to read"));
+            return Err(unavailable("beginning to read", INJECTED));
         }
         self.cursors.insert(Cursor::new(&self.broker, from, start)?);
         Ok(())
@@ -52,7 +52,7 @@ impl Reader for LocalReader {
         into.clear();
         let fault = self.broker.fault(Op::Read, "reader");
         if fault == Fault::Unavailable {
-            return Err(unavailable("polling"));
+            return Err(unavailable("polling", INJECTED));
         }
         let mut until = None;
         loop {
@@ -107,7 +107,7 @@ impl LocalProducer {
 impl Producer for LocalProducer {
     fn send(&mut self, record: Outgoing<'_>) -> Result<(), LogError> {
         if self.broker.fault(Op::Enqueue, "producer") == Fault::Unavailable {
-            return Err(unavailable("sending"));
+            return Err(unavailable("sending", INJECTED));
         }
         self.broker.enqueue(&mut self.queue, &record)?;
         if self.queue.bytes() >= QUEUE_BYTES {
@@ -118,7 +118,7 @@ impl Producer for LocalProducer {
 
     fn flush(&mut self) -> Result<(), LogError> {
         if self.broker.fault(Op::Flush, "producer") == Fault::Unavailable {
-            return Err(unavailable("flushing"));
+            return Err(unavailable("flushing", INJECTED));
         }
         self.write();
         self.failed.take().map_or(Ok(()), Err)

@@ -49,7 +49,7 @@ fn conforms_in_memory() {
 /// Goal: the same on disk, however records fall into segments. Method: the suite, with usual and with tiny segments.
 #[test]
 fn conforms_on_disk() {
-    for segment_bytes in [32 << 20, 0] {
+    for segment_bytes in [32 << 20, 2000] {
         let folder = tempfile::tempdir().unwrap();
         conformance::run(&OnDisk {
             folder: folder.path().to_owned(),
@@ -62,6 +62,8 @@ fn conforms_on_disk() {
 mod clean;
 mod crash;
 mod faults;
+mod speed;
+mod wait;
 
 /// One poll without waiting.
 const NOW: PollLimit = PollLimit {

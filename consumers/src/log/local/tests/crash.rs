@@ -174,6 +174,7 @@ fn a_changed_byte_is_an_error_that_names_the_file() {
     )
     .unwrap();
     fill(&log);
+    drop(log);
     let paths = segments(&whole);
     assert!(paths.len() > 1, "{paths:?}");
     for path in paths {

@@ -1,0 +1,86 @@
+//! `headwater run`: the daemon, until a signal or a failure ends it.
+
+use headwater::{Daemon, Exit, Stopper};
+
+use super::{Failure, Global};
+
+/// Run the daemon.
+///
+/// It reads behaviors and score requests, keeps what is known of users and items, and answers with scores, until SIGTERM or SIGINT:
+/// then it commits what is under way, writes its state back and leaves. A second signal ends it at once; nothing is lost, the next
+/// start takes a little longer.
+///
+/// Before the first step it checks the topics, the state folder and the store, and refuses to start where one of them is not
+/// what it must be.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  headwater --config /etc/headwater.toml run
+  headwater run --set log.kind=embedded --set state.path=/tmp/hw       no Kafka: the log is in this process
+  HEADWATER__KAFKA__BROKERS=kafka-1:9092 headwater run
+
+While it runs (admin.address, 127.0.0.1:9464 unless set):
+  curl -s localhost:9464/readyz             is it ready, and why not?
+  curl -s localhost:9464/metrics            Prometheus
+  curl -s localhost:9464/users/u1           what is known of a user")]
+pub(crate) struct Arguments {
+    /// Leave for good when it ends: its partitions move to the others at once instead of waiting for its return.
+    #[arg(long)]
+    scale_in: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
+    let loaded = global.load()?;
+    headwater::telemetry::init(&loaded.config.telemetry);
+    let handle = Daemon::start(loaded.config)?;
+    let stopper = handle.stopper();
+    let forever = arguments.scale_in;
+    std::thread::Builder::new()
+        .name("headwater-signals".to_owned())
+        .spawn(move || wait_for_signals(&stopper, forever))
+        .map_err(|error| Failure::of(Exit::TryAgain, &error))?;
+    handle.wait()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Ends with the process: the second signal ends it from here.
+#[expect(clippy::exit, reason = "a second signal means at once")]
+fn wait_for_signals(stopper: &Stopper, forever: bool) {
+    match signals(stopper, forever) {
+        Ok(signal) => {
+            tracing::warn!(signal, "second signal; ending at once");
+            std::process::exit(128 + signal);
+        }
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be waited for; stopping");
+            stopper.stop(forever);
+        }
+    }
+}
+
+fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut next = async || {
+            std::future::poll_fn(|context| {
+                if terminate.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(SignalKind::terminate().as_raw_value());
+                }
+                interrupt
+                    .poll_recv(context)
+                    .map(|_| SignalKind::interrupt().as_raw_value())
+            })
+            .await
+        };
+        let first = next().await;
+        tracing::info!(signal = first, "stopping; a second signal ends at once");
+        stopper.stop(forever);
+        Ok(next().await)
+    })
+}

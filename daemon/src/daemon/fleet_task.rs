@@ -1,0 +1,139 @@
+//! The thread that speaks to the fleet and, since it wakes every few seconds anyway, measures what is not measured in a step.
+
+use std::time::Instant;
+
+use headwater_consumers::log::{LogError, TopicPartition};
+
+use super::Inner;
+use super::back_off::BackOff;
+use super::error::StopError;
+use crate::fleet::{self, ANNOUNCE_EVERY, Announcement, Speaker};
+use crate::supervisor::Stopping;
+
+/// Speaks until it is told to end. Brokers that are away are waited for.
+pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
+    let mut pauses = BackOff::new();
+    let mut speaker: Option<Speaker> = None;
+    let mut measured: Option<Instant> = None;
+    let mut lagging = Vec::new();
+    while !stopping.is_set() {
+        let due = measured.is_none_or(|at| at.elapsed() >= ANNOUNCE_EVERY);
+        match turn(inner, &mut speaker, due.then_some(&mut lagging)) {
+            Ok(()) => {
+                pauses.reset();
+                if due {
+                    measured = Some(Instant::now());
+                }
+            }
+            Err(error @ (LogError::Unavailable { .. } | LogError::OutOfRange { .. })) => {
+                // A reader is made anew: what it held may be of a topic that is no more.
+                speaker = None;
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "fleet topic not reached"
+                );
+                stopping.pause(pauses.next());
+            }
+            Err(
+                error @ (LogError::Fenced { .. }
+                | LogError::NoTopic { .. }
+                | LogError::Refused { .. }
+                | LogError::Io { .. }
+                | LogError::Damaged { .. }),
+            ) => return Err(StopError::Fleet(error)),
+        }
+    }
+    // The last word is a courtesy: without it the announcement grows old.
+    if let Some(mut speaker) = speaker {
+        let said = if stopping.forever() {
+            speaker.leave(&inner.identity.instance)
+        } else {
+            let mut said = announcement(inner);
+            said.working.clear();
+            said.restoring.clear();
+            speaker.announce(said)
+        };
+        if let Err(error) = said {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the fleet was not told of the stop"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn turn(
+    inner: &Inner,
+    speaker: &mut Option<Speaker>,
+    measure: Option<&mut Vec<TopicPartition>>,
+) -> Result<(), LogError> {
+    let speaker = if let Some(speaker) = speaker {
+        speaker
+    } else {
+        let name = inner.config.topic_name(headwater_config::Topic::Fleet);
+        speaker.insert(Speaker::new(&*inner.log, &name, inner.fleet.clone())?)
+    };
+    speaker.listen()?;
+    speaker.announce(announcement(inner))?;
+    inner.readiness();
+    if let Some(lagging) = measure {
+        self::measure(inner, lagging)?;
+    }
+    Ok(())
+}
+
+fn announcement(inner: &Inner) -> Announcement {
+    let status = inner.status();
+    Announcement {
+        instance: inner.identity.instance.clone(),
+        address: inner.told_address.clone(),
+        working: status.working().collect(),
+        restoring: status.restoring().collect(),
+        version: crate::VERSION.to_owned(),
+        config_hash: inner.config_hash.clone(),
+        time: fleet::now(),
+    }
+}
+
+fn measure(inner: &Inner, lagging: &mut Vec<TopicPartition>) -> Result<(), LogError> {
+    let now = fleet::now();
+    inner.metrics.fleet.set(inner.fleet.fresh(now) as i64);
+    if let Ok(bytes) = inner.stores.disk_bytes() {
+        inner.metrics.store_bytes.set(bytes as i64);
+    }
+    let status = inner.status();
+    let partitions = &inner.fast.partitions;
+    partitions
+        .with_label_values(&["working"])
+        .set(status.working().count() as i64);
+    partitions
+        .with_label_values(&["restoring"])
+        .set(status.restoring().count() as i64);
+    let positions: Vec<_> = inner.positions.lock().values().flatten().copied().collect();
+    for (at, next) in &positions {
+        let behind = inner.log.extent(*at)?.next - next;
+        let number = at.partition.to_string();
+        inner
+            .fast
+            .lag
+            .with_label_values(&[at.topic.key(), &number])
+            .set(behind.max(0));
+    }
+    // A partition that has moved is another instance's to measure.
+    for gone in lagging
+        .iter()
+        .filter(|old| !positions.iter().any(|(at, _)| at == *old))
+    {
+        let number = gone.partition.to_string();
+        // It may never have been set.
+        drop(
+            inner
+                .fast
+                .lag
+                .remove_label_values(&[gone.topic.key(), &number]),
+        );
+    }
+    *lagging = positions.into_iter().map(|(at, _)| at).collect();
+    Ok(())
+}

@@ -1,0 +1,164 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::baseline::Baseline;
+use crate::feature::{Counts, HalfLives, Level, TaskSpec};
+
+fn schema() -> FeatureSchema {
+    let lives = HalfLives {
+        short_ms: Some(3_600_000),
+        long_ms: None,
+    };
+    FeatureSchema::new(vec![TaskSpec {
+        name: "click".to_owned(),
+        definition: String::new(),
+        item: lives,
+        user: lives,
+    }])
+    .expect("the name is good")
+}
+
+const HEAD: LogHead<'_> = LogHead {
+    model: Baseline::NAME,
+    version: Baseline::VERSION,
+    request_id: "r\"1",
+    user: "p7",
+    scenario: "news",
+    item_state: 42,
+};
+
+/// A batch of two candidates and its scores.
+fn scored() -> (FeatureBatch, Scores) {
+    let mut batch = FeatureBatch::new(&schema());
+    batch.begin(1_700_000_000_000, 2);
+    let counts = |trials, positives| Counts {
+        trials,
+        positives,
+        expected: trials * 0.3,
+        last_ms: 1_699_999_999_900,
+        ..Counts::default()
+    };
+    batch.set_shared(Level::Global, 0, &counts(1_000.0, 100.1));
+    batch.set_shared(Level::User, 0, &counts(3.0, 1.0));
+    batch.set(0, Level::Item, 0, &counts(0.1, 0.025));
+    batch.set(1, Level::UserItem, 0, &counts(1.0, 0.0));
+    let mut scores = Scores::default();
+    Baseline::default().score(&batch, &mut scores);
+    (batch, scores)
+}
+
+fn written(batch: &FeatureBatch, scores: &Scores) -> Vec<u8> {
+    let mut out = Vec::new();
+    LoggedRequest::of(HEAD, &schema(), ["a", "b"], batch, scores)
+        .write(&mut out)
+        .expect("all numbers are finite");
+    out
+}
+
+/// Goal: readers of the feature log find what the first version wrote. Method: the whole text of a logged request.
+#[test]
+fn form_is_golden() {
+    let (batch, scores) = scored();
+    let text = String::from_utf8(written(&batch, &scores)).expect("JSON is UTF-8");
+    assert_eq!(text, include_str!("golden.json").trim_end());
+}
+
+/// Goal: a score can be computed again from its logged row. Method: write, read, score the read rows, compare bits.
+#[test]
+fn logged_rows_score_again_to_the_bit() {
+    let (batch, scores) = scored();
+    let bytes = written(&batch, &scores);
+    let read = LoggedRequest::read(&bytes).expect("as written");
+    assert_eq!(
+        read,
+        LoggedRequest::of(HEAD, &schema(), ["a", "b"], &batch, &scores)
+    );
+    let rows = read.rows(&schema()).expect("the same schema");
+    assert_eq!(rows.len(), 2);
+    for (candidate, row) in rows.enumerate() {
+        let again = Baseline::default().explain(row, 0).probability;
+        assert_eq!(again.to_bits(), scores.get(candidate, 0).to_bits());
+        assert_eq!(
+            again.to_bits(),
+            read.candidates[candidate].scores[0].to_bits()
+        );
+    }
+}
+
+/// Goal: a record that cannot be used says why, with its request. Method: spoil one thing of a good record at a time.
+#[test]
+fn unusable_records_say_why() {
+    let (batch, scores) = scored();
+    let good = String::from_utf8(written(&batch, &scores)).expect("JSON is UTF-8");
+    let why = |from: &str, to: &str| -> String {
+        let spoilt = good.replacen(from, to, 1);
+        assert_ne!(spoilt, good, "{from}");
+        let answer = LoggedRequest::read(spoilt.as_bytes())
+            .and_then(|read| read.rows(&schema()).map(|_| ()));
+        answer.expect_err(from).to_string()
+    };
+    assert_eq!(
+        why("\"format\":1", "\"format\":2"),
+        "the record has form 2, this version reads form 1"
+    );
+    assert_eq!(
+        why("\"time\"", "\"tine\""),
+        "the record is no logged request"
+    );
+    let hash = format!("{:016x}", schema().hash());
+    assert_eq!(
+        why(&hash, "00000000000000ff"),
+        format!("request r\"1 was logged under schema 00000000000000ff, not {hash}")
+    );
+    assert_eq!(
+        why(&hash, "+0000000000000ff"),
+        "the record is no logged request"
+    );
+    assert_eq!(
+        why("\"shared\":[", "\"shared\":[1,"),
+        "request r\"1: the shared part holds 13 numbers, its schema says 12"
+    );
+    assert_eq!(
+        why("\"values\":[", "\"values\":[1,"),
+        "request r\"1: values of item a holds 24 numbers, its schema says 23"
+    );
+    assert_eq!(
+        why("\"scores\":[", "\"scores\":[1,"),
+        "request r\"1: scores of item a holds 2 numbers, its schema says 1"
+    );
+    assert!(LoggedRequest::read(b"").is_err());
+}
+
+/// Goal: what JSON cannot hold is refused before a byte is written. Method: a NaN among the values.
+#[test]
+fn numbers_that_are_none_are_refused() {
+    let (batch, scores) = scored();
+    let mut logged = LoggedRequest::of(HEAD, &schema(), ["a", "b"], &batch, &scores);
+    logged.candidates[1].values.to_mut()[3] = f32::NAN;
+    let mut out = Vec::new();
+    let error = logged.write(&mut out).expect_err("NaN has no JSON form");
+    assert_eq!(
+        error.to_string(),
+        "request r\"1: values of item b holds a number that is not finite"
+    );
+    assert!(out.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Goal: every f32 comes back bit for bit. Method: random bit patterns, those that are no number left out.
+    #[test]
+    fn numbers_come_back_to_the_bit(bits in prop::collection::vec(any::<u32>(), 12)) {
+        let (batch, scores) = scored();
+        let mut logged = LoggedRequest::of(HEAD, &schema(), ["a", "b"], &batch, &scores);
+        let numbers = bits.into_iter().map(f32::from_bits);
+        let numbers: Vec<_> = numbers.map(|number| if number.is_finite() { number } else { 0.0 }).collect();
+        logged.shared = numbers.clone().into();
+        let mut out = Vec::new();
+        logged.write(&mut out).expect("all numbers are finite");
+        let read = LoggedRequest::read(&out).expect("as written");
+        let as_bits = |list: &[f32]| list.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(as_bits(&read.shared), as_bits(&numbers));
+    }
+}
