@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use headwater::{Exit, StartError, StopError};
 use headwater_config::{Config, LoadError, Loaded, Sources};
 
+mod backtest;
 mod config;
 mod dlq;
 mod explain;
@@ -61,6 +62,7 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backtest(backtest::Arguments),
     Config(config::Arguments),
     Dlq(dlq::Arguments),
     Explain(explain::Arguments),
@@ -86,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let global = &line.global;
     let done = match line.command {
+        Command::Backtest(arguments) => backtest::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
         Command::Dlq(arguments) => dlq::run(&arguments, global),
         Command::Explain(arguments) => explain::run(&arguments, global),

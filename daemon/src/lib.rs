@@ -23,8 +23,10 @@
 //! - A folder of another prefix, group, instance or of a newer format is refused, and so is a topic that is not what it must be.
 
 mod admin;
+pub mod backtest;
 pub mod daemon;
 pub mod dead_letters;
+pub mod engine;
 mod exit;
 pub mod explain;
 pub mod fleet;
@@ -32,6 +34,8 @@ mod identity;
 pub mod inspect;
 mod metrics;
 mod scan;
+mod progress;
+pub mod recording;
 pub mod status;
 mod stores;
 pub mod supervisor;
@@ -40,6 +44,7 @@ pub mod topics;
 mod world;
 
 pub use daemon::{Daemon, Handle, Host, StartError, StopError, Stopper};
+pub use engine::Engine;
 pub use exit::Exit;
 pub use identity::{Identity, IdentityError};
 pub use metrics::Metrics;
