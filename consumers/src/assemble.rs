@@ -10,7 +10,7 @@
 use headwater_config::{Config, Span};
 use headwater_model::{
     Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
-    LoggedRequest, Scores, Smoothing, TaskSpec,
+    LoggedRequest, Scores, TaskSpec,
 };
 use headwater_state::{
     Cells, Entity, ItemTable, KindId, Length, ScenarioId, SlotId, Timestamp, User, category_id,
@@ -187,8 +187,7 @@ impl Assembler {
             roles,
             names: config.tasks.keys().cloned().collect(),
             schema_hash: format!("{:016x}", schema.hash()),
-            baseline: Baseline::new(Smoothing::default())
-                .expect("invariant: the default constants are sound"),
+            baseline: Baseline::default(),
             model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
             batch: FeatureBatch::new(&schema),
             memo: Memo::default(),
@@ -503,6 +502,12 @@ impl Memo {
         entity: Entity<'_>,
         scenario: Option<ScenarioId>,
     ) -> usize {
+        if !plan.items.has_statistics() {
+            // Nothing is known of anything: the zeros at the head, without a look-up.
+            self.counts
+                .resize(self.counts.len().max(plan.tasks.len()), Counts::default());
+            return 0;
+        }
         let key = memo_key(entity, scenario);
         if let Some(place) = self.places.get(&key) {
             return *place;

@@ -82,6 +82,8 @@ pub struct Pipeline {
     key: Vec<u8>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
     scenario_names: BTreeMap<ScenarioId, String>,
+    /// Candidates scored in the step: metrics are told once a step.
+    scored: BTreeMap<ScenarioId, u64>,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl Pipeline {
             key: Vec::new(),
             deltas: BTreeMap::new(),
             scenario_names,
+            scored: BTreeMap::new(),
         })
     }
 
@@ -185,6 +188,10 @@ impl Pipeline {
             self.finish(owned, &inputs, output);
         }
         self.publish_deltas(output);
+        for (scenario, count) in std::mem::take(&mut self.scored) {
+            let labels = [self.scenario_name(scenario), "champion"];
+            self.metrics.scores.with_label_values(&labels).inc_by(count);
+        }
         Ok(())
     }
 
@@ -682,10 +689,7 @@ impl Pipeline {
             candidates: request.candidates,
         };
         self.assembler.score(&row, items, &mut self.scores);
-        self.metrics
-            .scores
-            .with_label_values(&[self.scenario_name(request.scenario), "champion"])
-            .inc_by(request.candidates.len() as u64);
+        *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
             request,
             cause,

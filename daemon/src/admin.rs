@@ -11,6 +11,7 @@
 //! | `/status` | each worker and its partitions |
 //! | `/fleet` | what the instances announced |
 //! | `/owner/{user}` | which instance owns the user |
+//! | `/explain/{request}` | what was published and logged for a request |
 //! | `/users/{user}` | what is known of the user, or 307 to the owner; `?entries=n` bounds each slot (100) |
 
 use std::net::TcpListener;
@@ -50,7 +51,7 @@ pub(crate) fn serve(
         .build()
         .map_err(failed)?;
     let mut phase = stopping.watch();
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = listener.try_clone().map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let mut ended = phase.clone();
@@ -73,7 +74,10 @@ pub(crate) fn serve(
             overdue.as_mut().poll(context).map(Ok)
         })
         .await
-    })
+    });
+    // A topic that is being read for somebody is not waited for.
+    runtime.shutdown_timeout(CLOSE_WITHIN);
+    served
 }
 
 fn routes(inner: Arc<Inner>) -> Router {
@@ -89,6 +93,7 @@ fn routes(inner: Arc<Inner>) -> Router {
             "/fleet",
             get(async |State(inner): State<Arc<Inner>>| answer(StatusCode::OK, &inner.fleet.all())),
         )
+        .route("/explain/{request}", get(explain))
         .route("/owner/{user}", get(owner))
         .route("/users/{user}", get(user))
         .fallback(async || {
@@ -154,6 +159,25 @@ fn nobody(partition: i32) -> Response {
         StatusCode::SERVICE_UNAVAILABLE,
         &json!({ "error": reason, "partition": partition }),
     )
+}
+
+async fn explain(State(inner): State<Arc<Inner>>, Path(request): Path<String>) -> Response {
+    // Reading topics is work of seconds: one at a time, beside the one thread that answers all others.
+    let Ok(_only) = inner.explaining.try_lock() else {
+        return fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "another request is being explained; try again",
+        );
+    };
+    let looking = Arc::clone(&inner);
+    let found = tokio::task::spawn_blocking(move || {
+        crate::explain::find(&looking.config, &*looking.log, &request)
+    });
+    match found.await {
+        Ok(Ok(explanation)) => answer(StatusCode::OK, &explanation),
+        Ok(Err(error)) => fault(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        Err(error) => fault(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
 }
 
 #[derive(Deserialize)]

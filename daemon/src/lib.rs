@@ -25,12 +25,15 @@
 mod admin;
 pub mod backtest;
 pub mod daemon;
+pub mod dead_letters;
 pub mod engine;
 mod exit;
+pub mod explain;
 pub mod fleet;
 mod identity;
 pub mod inspect;
 mod metrics;
+mod scan;
 mod progress;
 pub mod recording;
 pub mod status;
@@ -50,3 +53,9 @@ pub use world::SystemWorld;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Now, Unix milliseconds by the system's clock.
+#[must_use]
+pub fn now_ms() -> i64 {
+    world::unix_ms()
+}

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,8 +53,10 @@ impl Broker {
             .keep();
         let guard = Command::new("bash")
             .arg("-c")
-            .arg("read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
+            .arg("trap '' TERM INT HUP; read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
             .args([script().as_os_str(), folder.as_os_str()])
+            // Its own group: what ends ours (a time limit, ctrl-c) must not end it first.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -68,12 +68,11 @@ fn turn(
     speaker: &mut Option<Speaker>,
     measure: Option<&mut Vec<TopicPartition>>,
 ) -> Result<(), LogError> {
-    let speaker = match speaker {
-        Some(speaker) => speaker,
-        None => {
-            let name = inner.config.topic_name(headwater_config::Topic::Fleet);
-            speaker.insert(Speaker::new(&*inner.log, &name, inner.fleet.clone())?)
-        }
+    let speaker = if let Some(speaker) = speaker {
+        speaker
+    } else {
+        let name = inner.config.topic_name(headwater_config::Topic::Fleet);
+        speaker.insert(Speaker::new(&*inner.log, &name, inner.fleet.clone())?)
     };
     speaker.listen()?;
     speaker.announce(announcement(inner))?;

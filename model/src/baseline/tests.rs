@@ -75,7 +75,7 @@ fn nothing_known_scores_the_prior() {
 }
 
 /// Goal: the item's term is the Beta posterior that the docs promise. Method: an item under a known global rate, by hand:
-/// r = 0.2, k = 2 / (0.2 · 0.8) = 12.5, (3 + 12.5 · 0.2) / (10 + 12.5).
+/// r = 0.2, k = 3 / (0.2 · 0.8) = 18.75, (3 + 18.75 · 0.2) / (10 + 18.75).
 #[test]
 fn item_is_shrunk_as_documented() {
     let global = (Level::Global, 0, seen(16.0, 3.0));
@@ -89,7 +89,7 @@ fn item_is_shrunk_as_documented() {
                 (Level::ItemAnywhere, 0, seen(10.0, 3.0)),
             ],
         ),
-        5.5 / 22.5,
+        6.75 / 28.75,
     );
 }
 
@@ -136,7 +136,7 @@ fn users_are_judged_by_what_they_were_shown() {
         score_of(1, &[global, (Level::User, 0, counts)])
     };
     close(user(8.0), 0.5);
-    assert!(user(2.0) > 0.75, "{}", user(2.0));
+    assert!(user(2.0) > 0.7, "{}", user(2.0));
 }
 
 /// Goal: an item's reception in other tasks counts here, its own does not count twice. Method: counts in the second task
@@ -247,10 +247,10 @@ fn scores_are_golden() {
     assert_eq!(
         bits,
         [
-            "3dea7cb5 0.11449567",
-            "3e1f9f74 0.1558817",
-            "3e09904c 0.13433951",
-            "3e2a0e74 0.16607076"
+            "3decf03c 0.115692586",
+            "3e1e1b9f 0.15440224",
+            "3e08dcc0 0.1336546",
+            "3e27cc3d 0.16386504"
         ]
     );
 }
