@@ -438,17 +438,20 @@ impl Plan<'_> {
         // Positives from before the first trial had none: those cells are left out.
         let mut first_trial = vec![i64::MAX; self.tasks.len()];
         for cell in cells.iter().filter(usable) {
-            let Some(roles) = self.role(of_series(cell.series).1) else {
+            let (here, kind) = of_series(cell.series);
+            let Some(roles) = self.role(kind) else {
                 continue;
             };
-            for (first, role) in first_trial.iter_mut().zip(roles) {
-                if role.trial {
-                    *first = (*first).min(cell.start().0);
+            for (task, role) in roles.iter().enumerate() {
+                // Where a task does not hold, being shown is no chance of its positive.
+                if role.trial && self.tasks[task].holds_in(here) {
+                    first_trial[task] = first_trial[task].min(cell.start().0);
                 }
             }
         }
         for cell in cells.iter().filter(usable) {
-            let Some(roles) = self.role(of_series(cell.series).1) else {
+            let (here, kind) = of_series(cell.series);
+            let Some(roles) = self.role(kind) else {
                 continue;
             };
             let middle = if cell.length == Length::Older {
@@ -457,7 +460,10 @@ impl Plan<'_> {
                 cell.middle().0
             };
             for (task, role) in roles.iter().enumerate() {
-                if (role.trial || role.positive) && cell.end().0.max(1) > first_trial[task] {
+                if (role.trial || role.positive)
+                    && self.tasks[task].holds_in(here)
+                    && cell.end().0.max(1) > first_trial[task]
+                {
                     let lives = self.tasks[task].item;
                     to[task].add(f64::from(cell.count), *role, until - middle, lives, middle);
                 }
@@ -477,6 +483,9 @@ struct Memo {
     hour: i64,
     rate_places: hashbrown::HashMap<u64, usize>,
     rates: Vec<f32>,
+    /// Counts of groups of items as of the hour, which the rates of many items share.
+    hour_places: hashbrown::HashMap<u64, usize>,
+    hour_counts: Vec<Counts>,
 }
 
 /// Entities kept of one minute at most.
@@ -539,6 +548,8 @@ impl Memo {
         if hour != self.hour || self.rate_places.len() > MEMO_MAX {
             self.rate_places.clear();
             self.rates.clear();
+            self.hour_places.clear();
+            self.hour_counts.clear();
             self.hour = hour;
         }
         let key = hash ^ u64::from(plan.scenario.0).rotate_left(32);
@@ -548,31 +559,47 @@ impl Memo {
         let place = self.rates.len();
         self.rate_places.insert(key, place);
         let scenario = Some(plan.scenario);
-        let mut of = |entity, scenario| -> Vec<Counts> {
-            self.sum(plan, entity, scenario, hour);
-            self.sums.iter().map(Sums::counts).collect()
-        };
-        let global = of(Entity::Total, None);
-        let within = of(Entity::Total, scenario);
-        let own = of(Entity::Item(item), scenario);
+        let global = self.of_hour(plan, Entity::Total, None);
+        let within = self.of_hour(plan, Entity::Total, scenario);
         let mut category = vec![Counts::default(); plan.tasks.len()];
         if let Some(known) = plan.items.item(item) {
             let share = 1.0 / known.categories.len().max(1) as f32;
             for number in &known.categories {
-                let counts = of(
-                    Entity::Category(plan.items.category_name(*number)),
-                    scenario,
-                );
-                category
-                    .iter_mut()
-                    .zip(&counts)
-                    .for_each(|(sum, counts)| sum.add(&counts.scaled(share)));
+                let entity = Entity::Category(plan.items.category_name(*number));
+                let counts = self.of_hour(plan, entity, scenario);
+                for (task, sum) in category.iter_mut().enumerate() {
+                    sum.add(&self.hour_counts[counts + task].scaled(share));
+                }
             }
         }
-        for task in 0..plan.tasks.len() {
-            let base = plan.baseline.base(&global[task], &within[task]);
-            self.rates.push(base.item_rate(&category[task], &own[task]));
+        self.sum(plan, Entity::Item(item), scenario, hour);
+        for (task, category) in category.iter().enumerate() {
+            let base = plan.baseline.base(
+                &self.hour_counts[global + task],
+                &self.hour_counts[within + task],
+            );
+            let own = self.sums[task].counts();
+            self.rates.push(base.item_rate(category, &own));
         }
+        place
+    }
+
+    /// The place of a group's counts as of the hour, one a task.
+    fn of_hour(
+        &mut self,
+        plan: &Plan<'_>,
+        entity: Entity<'_>,
+        scenario: Option<ScenarioId>,
+    ) -> usize {
+        let key = memo_key(entity, scenario);
+        if let Some(place) = self.hour_places.get(&key) {
+            return *place;
+        }
+        let hour = self.hour;
+        self.sum(plan, entity, scenario, hour);
+        let place = self.hour_counts.len();
+        self.hour_counts.extend(self.sums.iter().map(Sums::counts));
+        self.hour_places.insert(key, place);
         place
     }
 }
