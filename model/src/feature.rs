@@ -15,8 +15,8 @@
 //! * a **trial** is a behavior of one of the task's trial kinds, or, where requests count as impressions, being a
 //!   candidate of an earlier request of the task's scenarios; a **positive** is a behavior of one of its positive
 //!   kinds. A kind may be both (`like` and `dislike` are trials, `like` is the positive).
-//! * Everything is **strictly before the row's time**. Levels without the user ([`Level::Global`],
-//!   [`Level::Scenario`], [`Level::Category`], [`Level::ItemAnywhere`], [`Level::Item`]) come from the item table's cells that ended at or
+//! * Everything is **strictly before the row's time**. Levels without the user ([`Level::Global`], [`Level::Scenario`],
+//!   [`Level::Category`], [`Level::ItemAnywhere`], [`Level::Item`]) come from the item table's cells that ended at or
 //!   before the start of the row's minute.
 //! * `trials`, `positives` and `expected` are decayed with the *long* half-life, those named `recent_…` with the
 //!   *short* one ([`HalfLives`]): an event of age `a` weighs `2^(-a / half-life)`. No long half-life means undecayed;
