@@ -36,6 +36,8 @@
 //!
 //! * **Categories.** A candidate of m categories gets the *mean*: the sum of its categories' counts times `1/m`
 //!   ([`Counts::scaled`]); an item of several categories counts whole in each of them.
+//! * **The item anywhere** includes the item here: `ItemAnywhere` ≥ `Item`, of the same cells and half-life. A scorer reads
+//!   the difference as what is known from other scenarios, and the other tasks' `ItemAnywhere` as what they know.
 //! * **Attribute** is one configured field of the item record (`author`, `brand`, …); no field or no value: leave out.
 //! * **Entries.** A user's entry is what state knows of the user and one item: recent and history together. An entry
 //!   is turned into counts by [`Counts::of_entry`], which parts positives into those that had a trial (`positives`,
