@@ -171,6 +171,8 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Error> {
         output.clear();
+        // Of a step that failed halfway.
+        self.deltas.clear();
         let mut by_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for index in 0..batch.len() {
             by_partition
