@@ -232,7 +232,6 @@ impl Pipeline {
             .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
-            owned.users.advance(Topic::Behaviors, record.offset + 1);
             let behavior = match self.decoder.behavior(record.value, record.timestamp) {
                 Ok(behavior) => behavior,
                 Err(reject) => {
@@ -246,6 +245,8 @@ impl Pipeline {
                 self.request(&due, &decoded, owned, items, now, salt, output)?;
                 request = self.next_request(&mut requests, now, output);
             }
+            // Only now: an answer names the behaviors that it could see.
+            owned.users.advance(Topic::Behaviors, record.offset + 1);
             self.behavior(&record, &behavior, owned, items, now, salt, output)?;
         }
         while let Some((due, decoded)) = request.take() {
