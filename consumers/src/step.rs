@@ -315,6 +315,7 @@ impl Pipeline {
             }
         }
         output.causes.push((decoded.scenario, decoded.time));
+        self.mark_standing(&decoded.user, owned, now)?;
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
@@ -328,7 +329,6 @@ impl Pipeline {
                 decoded.value.unwrap_or_default(),
             );
         }
-        self.mark_standing(&decoded.user, owned, now)?;
         if self.settings.config.scoring.on_behavior == OnBehavior::Item
             && !self.settings.impressions.contains(&decoded.kind)
         {
