@@ -602,15 +602,22 @@ impl Pipeline {
                 .iter()
                 .last()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
+            standing_key(&user, &request, &mut self.key);
+            let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
-                "standing-{}-{}-{}",
+                "{}-{}-{}-{}-{}",
+                if standing.expires <= now {
+                    "ended"
+                } else {
+                    "standing"
+                },
                 owned.number,
-                owned.users.position().input(Topic::Behaviors).unwrap_or(0),
-                request
+                of(Topic::Behaviors),
+                of(Topic::ScoreRequests),
+                String::from_utf8_lossy(&self.key),
             );
             if standing.expires <= now {
                 owned.users.set_standing(&user, &request, None, salt)?;
-                standing_key(&user, &request, &mut self.key);
                 let headers = [(HEADER_ID, Some(cause.as_bytes()))];
                 let at = TopicPartition::new(Topic::StandingScores, owned.number);
                 output
