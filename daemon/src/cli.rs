@@ -13,6 +13,7 @@ use headwater_config::{Config, LoadError, Loaded, Sources};
 
 mod backtest;
 mod config;
+mod demo;
 mod dlq;
 mod explain;
 mod http;
@@ -64,6 +65,7 @@ pub(crate) struct Global {
 enum Command {
     Backtest(backtest::Arguments),
     Config(config::Arguments),
+    Demo(demo::Arguments),
     Dlq(dlq::Arguments),
     Explain(explain::Arguments),
     Inspect(inspect::Arguments),
@@ -90,6 +92,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match line.command {
         Command::Backtest(arguments) => backtest::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Dlq(arguments) => dlq::run(&arguments, global),
         Command::Explain(arguments) => explain::run(&arguments, global),
         Command::Inspect(arguments) => inspect::run(&arguments, global),

@@ -198,6 +198,12 @@ impl Handle {
         self.inner.readiness()
     }
 
+    /// Whether nobody asked it to stop and nothing has stopped it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.inner.supervisor.phase() == Phase::Running
+    }
+
     /// What asks it to stop from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {

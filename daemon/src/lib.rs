@@ -26,6 +26,7 @@ mod admin;
 pub mod backtest;
 pub mod daemon;
 pub mod dead_letters;
+pub mod demo;
 pub mod engine;
 mod exit;
 pub mod explain;

@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
 /// Ends with the process: the second signal ends it from here.
 #[expect(clippy::exit, reason = "a second signal means at once")]
 fn wait_for_signals(stopper: &Stopper, forever: bool) {
-    match signals(stopper, forever) {
+    match signals(&|| stopper.stop(forever)) {
         Ok(signal) => {
             tracing::warn!(signal, "second signal; ending at once");
             std::process::exit(128 + signal);
@@ -59,7 +59,8 @@ fn wait_for_signals(stopper: &Stopper, forever: bool) {
     }
 }
 
-fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
+/// Calls `stop` at the first signal, and returns the second.
+fn signals(stop: &dyn Fn()) -> std::io::Result<i32> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -80,7 +81,23 @@ fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
         };
         let first = next().await;
         tracing::info!(signal = first, "stopping; a second signal ends at once");
-        stopper.stop(forever);
+        stop();
         Ok(next().await)
     })
+}
+
+/// Sets a flag at the first SIGTERM or SIGINT; the second one ends the process.
+pub(super) fn on_signal(
+    flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> std::io::Result<()> {
+    let wait = move || {
+        let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
+        if signals(&set).is_err() {
+            set();
+        }
+    };
+    std::thread::Builder::new()
+        .name("headwater-signals".to_owned())
+        .spawn(wait)
+        .map(drop)
 }
