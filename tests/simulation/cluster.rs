@@ -98,7 +98,11 @@ impl Daemon {
             self.follower = Some(follower.map_err(|error| format!("item follower: {error:?}"))?);
         }
         for _ in 0..1_000 {
-            if self.follower.as_ref().is_some_and(ItemFollower::is_caught_up) {
+            if self
+                .follower
+                .as_ref()
+                .is_some_and(ItemFollower::is_caught_up)
+            {
                 break;
             }
             self.follow()?;
@@ -259,7 +263,8 @@ fn guarded<T>(
         }
         Err(panic) => {
             let words = panic.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()));
+            let words =
+                words.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()));
             Came::Wrong(format!("panic: {}", words.unwrap_or_default()))
         }
     }

@@ -212,10 +212,13 @@ impl Fate {
             _ => inner.rate,
         };
         if inner.rate == 0 || !inner.random.once_in(rate.max(2)) {
-            if !polls || inner.shape == 0 || !{
-                let shape = inner.shape;
-                inner.random.once_in(shape)
-            } {
+            if !polls
+                || inner.shape == 0
+                || !{
+                    let shape = inner.shape;
+                    inner.random.once_in(shape)
+                }
+            {
                 return Some(Fault::Pass);
             }
             // A reader that gets nothing waits for real time: it gets one at least.

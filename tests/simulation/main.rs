@@ -67,7 +67,10 @@ fn what_goes_in_comes_out_exactly_once() {
     });
     println!("{} seeds: {tally:?}", to - from);
     report(failures, to - from);
-    assert!(to - from < SEEDS || tally.befallen > 0, "nothing went wrong");
+    assert!(
+        to - from < SEEDS || tally.befallen > 0,
+        "nothing went wrong"
+    );
 }
 
 fn report(mut failures: Vec<Outcome>, of: u64) {
@@ -79,7 +82,10 @@ fn report(mut failures: Vec<Outcome>, of: u64) {
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
     let told = run::run(first.seed, true, &metrics);
     let skipped = told.story.len().saturating_sub(STORY);
-    println!("the story of seed {} ({skipped} lines before are left out):", first.seed);
+    println!(
+        "the story of seed {} ({skipped} lines before are left out):",
+        first.seed
+    );
     let whole = std::env::var("HEADWATER_STORY").is_ok();
     for line in &told.story[if whole { 0 } else { skipped }..] {
         println!("{line}");
@@ -88,7 +94,12 @@ fn report(mut failures: Vec<Outcome>, of: u64) {
         println!("told again, it came out otherwise: {:?}", told.wrong);
     }
     for outcome in failures.iter().take(40) {
-        let words: String = outcome.wrong.iter().flat_map(|words| words.chars()).take(300).collect();
+        let words: String = outcome
+            .wrong
+            .iter()
+            .flat_map(|words| words.chars())
+            .take(300)
+            .collect();
         println!("seed {}: {words}", outcome.seed);
     }
     panic!(

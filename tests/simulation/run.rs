@@ -140,10 +140,12 @@ impl World {
         for (key, value) in items {
             world.send(Topic::Items, 0, (key, Some(value)));
         }
-        world
-            .ground
-            .fate
-            .tell(|| format!("one call in {rate} is befallen by {mix:?}\n{:?}", world.ground.plan));
+        world.ground.fate.tell(|| {
+            format!(
+                "one call in {rate} is befallen by {mix:?}\n{:?}",
+                world.ground.plan
+            )
+        });
         world
     }
 
@@ -227,13 +229,17 @@ impl World {
         let daemon = &mut self.daemons[place];
         match self.random.below(8) {
             0 | 1 => {
-                self.ground.fate.tell(|| format!("{} is killed", daemon.name));
+                self.ground
+                    .fate
+                    .tell(|| format!("{} is killed", daemon.name));
                 daemon.die();
             }
             2 => daemon.stop(false, &self.ground)?,
             3 => daemon.stop(true, &self.ground)?,
             4 => {
-                self.ground.fate.tell(|| format!("{} is forgotten", daemon.name));
+                self.ground
+                    .fate
+                    .tell(|| format!("{} is forgotten", daemon.name));
                 self.ground
                     .log
                     .forget_instance(&daemon.name)

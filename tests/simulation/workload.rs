@@ -76,15 +76,11 @@ impl Plan {
         ));
         put("scoring.standing_ttl_max = \"3650d\"".to_owned());
         put(format!("scoring.feature_log = {}", random.once_in(2)));
-        put(format!(
-            "scoring.item_statistics = {}",
-            !random.once_in(3)
-        ));
+        put(format!("scoring.item_statistics = {}", !random.once_in(3)));
         // Which of them are late depends on how requests and behaviors meet: only where none is left out.
         let shown = random.once_in(6) && *late == "keep";
         put(format!("scoring.requests_are_impressions = {shown}"));
-        let mut config =
-            Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let mut config = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         // Below what a daemon would be allowed: users leave memory all the time.
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
         Self {
@@ -281,9 +277,17 @@ impl Workload {
             16 => with("time", json!(now + 86_400_000)),
             17 => with("kind", json!("teleport")),
             18 => with("value", json!(2e9)),
-            19 => Some(good.to_string().replace("\"i0\"", "\"i0\", \"value\": NaN").into_bytes()),
+            19 => Some(
+                good.to_string()
+                    .replace("\"i0\"", "\"i0\", \"value\": NaN")
+                    .into_bytes(),
+            ),
             20 => with("title", json!("y".repeat(1100))),
-            _ => Some(good.to_string().replace("\"i0\"", "\"i0\", \"value\": 1e999").into_bytes()),
+            _ => Some(
+                good.to_string()
+                    .replace("\"i0\"", "\"i0\", \"value\": 1e999")
+                    .into_bytes(),
+            ),
         };
         (user, value)
     }

@@ -107,7 +107,9 @@ impl World {
                 .or_default();
             let repeated = event.as_ref().is_some_and(|event| {
                 too_old.contains(event)
-                    || recent.iter().any(|(.., other)| other.as_ref() == Some(event))
+                    || recent
+                        .iter()
+                        .any(|(.., other)| other.as_ref() == Some(event))
             });
             if repeated {
                 continue;
@@ -239,7 +241,10 @@ fn behavior(config: &Config, seen: &Seen) -> Result<(Counted, Option<String>), &
     let item = optional("item_id")?;
     let event = optional("event_id")?;
     let query = optional("query")?;
-    for of in [Some(user), item, event, Some(scenario)].into_iter().flatten() {
+    for of in [Some(user), item, event, Some(scenario)]
+        .into_iter()
+        .flatten()
+    {
         id(of)?;
     }
     if !config.kinds.names.iter().any(|known| known == kind) {
@@ -313,7 +318,10 @@ fn request(config: &Config, seen: &Seen) -> Result<Request, &'static str> {
         id(of)?;
     }
     plausible(time)?;
-    let standing = match object.get("standing").and_then(|standing| standing.get("ttl")) {
+    let standing = match object
+        .get("standing")
+        .and_then(|standing| standing.get("ttl"))
+    {
         None => None,
         Some(Value::Number(ms)) => ms.as_i64(),
         Some(_) => Some(i64::MAX),

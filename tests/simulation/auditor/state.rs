@@ -37,8 +37,10 @@ pub(crate) fn judge(
             .map_err(|error| format!("{error:?}"))?
             .next;
         // From nothing but the changelog.
-        let (mut truth, expected) = copy(plan, &Stored::nothing(), &records, end)
-            .map_err(|error| format!("STATE-2: partition {partition} from the changelog: {error}"))?;
+        let (mut truth, expected) =
+            copy(plan, &Stored::nothing(), &records, end).map_err(|error| {
+                format!("STATE-2: partition {partition} from the changelog: {error}")
+            })?;
         users(plan, world, partition, &mut truth)
             .map_err(|error| format!("STATE-1: partition {partition}: {error}"))?;
         for (place, stores) in stores.iter().enumerate() {
@@ -67,8 +69,9 @@ pub(crate) fn judge(
                     ));
                 }
             }
-            let (_, found) = copy(plan, &stored, &records, end)
-                .map_err(|error| format!("STATE-2: copy {place} of partition {partition}: {error}"))?;
+            let (_, found) = copy(plan, &stored, &records, end).map_err(|error| {
+                format!("STATE-2: copy {place} of partition {partition}: {error}")
+            })?;
             differ(&expected, &found).map_err(|error| {
                 format!("STATE-2: copy {place} of partition {partition} (owner: {owner}): {error}")
             })?;
@@ -120,7 +123,9 @@ fn copy(
     }
     partition.restored_to(end);
     let written = partition.write_back(Timestamp(0)).run();
-    partition.written(written).map_err(|error| format!("{error:?}"))?;
+    partition
+        .written(written)
+        .map_err(|error| format!("{error:?}"))?;
     let mut dump = Dump::new();
     store
         .scan(&[], &mut |key, value| {
@@ -138,7 +143,9 @@ fn differ(expected: &Dump, found: &Dump) -> Result<(), String> {
             return Err(format!(
                 "key {}: the changelog says {:?}, the store {:?}",
                 key.escape_ascii(),
-                expected.get(key).map(|value| value.escape_ascii().to_string()),
+                expected
+                    .get(key)
+                    .map(|value| value.escape_ascii().to_string()),
                 found.get(key).map(|value| value.escape_ascii().to_string()),
             ));
         }
@@ -175,12 +182,7 @@ fn series(counted: &Counted) -> (u32, u32) {
     )
 }
 
-fn users(
-    plan: &Plan,
-    world: &World,
-    partition: i32,
-    state: &mut Partition,
-) -> Result<(), String> {
+fn users(plan: &Plan, world: &World, partition: i32, state: &mut Partition) -> Result<(), String> {
     let expected: BTreeSet<String> = world
         .counted
         .iter()
@@ -192,7 +194,9 @@ fn users(
         return Err(format!("user {user} is not there"));
     }
     for user in &found {
-        let known = state.whole_user(user).map_err(|error| format!("{error:?}"))?;
+        let known = state
+            .whole_user(user)
+            .map_err(|error| format!("{error:?}"))?;
         let known = known.ok_or_else(|| format!("user {user} is listed and is not there"))?;
         judge_user(plan, &world.of(partition, user), known)
             .map_err(|error| format!("user {user}: {error}"))?;
@@ -222,8 +226,10 @@ fn judge_user(plan: &Plan, counted: &[&Counted], user: &User) -> Result<(), Stri
         .recent()
         .iter()
         .map(|behavior| {
-            let slots: BTreeMap<u32, &str> =
-                behavior.attributes().map(|(slot, text)| (slot.0, text)).collect();
+            let slots: BTreeMap<u32, &str> = behavior
+                .attributes()
+                .map(|(slot, text)| (slot.0, text))
+                .collect();
             format!(
                 "{} {} {:?} {:?} {:?} {:?}",
                 behavior.time.0,
@@ -273,7 +279,9 @@ fn judge_user(plan: &Plan, counted: &[&Counted], user: &User) -> Result<(), Stri
             }
         }
         if count != entries {
-            return Err(format!("slot {slot:?} says {entries} entries and has {count}"));
+            return Err(format!(
+                "slot {slot:?} says {entries} entries and has {count}"
+            ));
         }
     }
     if expected != found {
