@@ -67,6 +67,10 @@ impl StepOutput {
     }
 }
 
+/// Where the indexes of what a request has shown begin: its offset is one of another topic than the behaviors', and with an index of
+/// theirs too, two behaviors of a user would have no order.
+const SHOWN: u16 = 0x8000;
+
 /// Candidates of one record of the feature log: some 200 bytes each.
 const LOGGED_CANDIDATES_MAX: usize = 1000;
 
@@ -545,7 +549,7 @@ impl Pipeline {
             let impression = Behavior {
                 at: Coordinates {
                     offset,
-                    index: u16::try_from(place).unwrap_or(u16::MAX),
+                    index: SHOWN.saturating_add(u16::try_from(place).unwrap_or(u16::MAX)),
                 },
                 time: request.time,
                 event: 0,
@@ -555,8 +559,9 @@ impl Pipeline {
                 value: None,
                 attributes: &[],
             };
-            owned.users.fold(request.user, &impression, salt)?;
-            if self.settings.config.scoring.item_statistics {
+            let folded = owned.users.fold(request.user, &impression, salt)?;
+            let counted = matches!(folded, Folded::Counted { .. });
+            if counted && self.settings.config.scoring.item_statistics {
                 self.count(
                     candidate,
                     items,

@@ -202,7 +202,7 @@ impl Worker {
     pub fn stop(mut self, forever: bool) -> Result<(), Error> {
         self.commit_pending()?;
         for number in self.owned.keys().copied().collect::<Vec<_>>() {
-            self.flush(number)?;
+            self.flush(number).or_else(keep_going)?;
         }
         self.member.leave(forever)?;
         Ok(())

@@ -241,7 +241,6 @@ fn guarded<T>(
     fate.arm(true);
     let result = catch_unwind(AssertUnwindSafe(call));
     fate.arm(false);
-    let refused = fate.take_io();
     match result {
         Ok(Ok(value)) => Came::Through(value),
         Ok(Err(error)) => {
@@ -249,7 +248,7 @@ fn guarded<T>(
             let may = match error.reaction() {
                 Reaction::Retry => may_retry,
                 Reaction::Release => fate.somebody_was_fenced(),
-                Reaction::Stop => refused && is_io(&error),
+                Reaction::Stop => fate.disk_has_refused() && is_io(&error),
                 Reaction::Restore => false,
             };
             if may {

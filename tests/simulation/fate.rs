@@ -128,9 +128,9 @@ impl Fate {
         self.inner().fenced = true;
     }
 
-    /// Whether the disk has refused since this was last asked.
-    pub(crate) fn take_io(&self) -> bool {
-        std::mem::take(&mut self.inner().io)
+    /// Whether the disk has ever refused. A worker may hear of it a turn later.
+    pub(crate) fn disk_has_refused(&self) -> bool {
+        self.inner().io
     }
 
     /// How many calls were befallen.

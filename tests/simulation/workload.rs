@@ -92,7 +92,7 @@ impl Plan {
             unit: *random.pick(&[1, 50, 1_000, 60_000, 3_600_000]),
             misplaced: *random.pick(&[0, 0, 30]),
             unreadable: *random.pick(&[5, 20, 100]),
-            segment_bytes: *random.pick(&[8_192, 65_536, 1 << 20]),
+            segment_bytes: *random.pick(&[8_192, 65_536, 64 << 20]),
             compacts: random.once_in(2),
         }
     }

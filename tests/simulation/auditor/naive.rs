@@ -17,7 +17,7 @@ pub(crate) struct Counted {
     pub time: i64,
     /// The offset of its record, or of the request that showed the item.
     pub offset: i64,
-    /// Its place among the candidates of that request.
+    /// Which of those of its offset it is.
     pub index: usize,
     pub kind: String,
     /// As it is counted: an undeclared one is `other`.
@@ -76,6 +76,9 @@ const ID_MAX: usize = 256;
 
 /// How many event ids of behaviors that were too old for recent are remembered.
 const LATE_EVENTS: usize = 32;
+
+/// Where the indexes of what a request has shown begin.
+const SHOWN: usize = 0x8000;
 
 impl World {
     pub(crate) fn new(config: &Config, behaviors: &[Seen], requests: &[Seen]) -> Self {
@@ -148,13 +151,16 @@ impl World {
             }) else {
                 continue;
             };
+            let newest = self.watermarks.entry(request.partition).or_insert(i64::MIN);
+            *newest = request.time.max(*newest);
             for (index, item) in request.candidates.iter().enumerate() {
                 self.counted.push(Counted {
                     partition: request.partition,
                     user: request.user.clone(),
                     time: request.time,
                     offset: request.offset,
-                    index,
+                    // Behind all behaviors, which have offsets of another topic.
+                    index: SHOWN + index,
                     kind: "impression".to_owned(),
                     scenario: request.scenario.clone(),
                     item: Some(item.clone()),

@@ -51,7 +51,7 @@ pub(crate) fn judge(
         return Ok(());
     }
     let items = read_all(&*ground.log, Topic::Items)?;
-    let mut probe = Probe::new(ground);
+    let probe = Probe::new(ground);
     for _ in 0..ASKED {
         let answer = *random.pick(&scored);
         tally.rows += 1;
@@ -62,16 +62,16 @@ pub(crate) fn judge(
     Ok(())
 }
 
-struct Probe {
+struct Probe<'a> {
+    ground: &'a Ground,
     config: Config,
-    pipeline: Pipeline,
     recent: usize,
     /// Whether published scores came from users alone.
     exact: bool,
 }
 
-impl Probe {
-    fn new(ground: &Ground) -> Self {
+impl<'a> Probe<'a> {
+    fn new(ground: &'a Ground) -> Self {
         let mut config = ground.plan.config.clone();
         let exact = !config.scoring.item_statistics;
         config.kafka.delivery = Delivery::ExactlyOnce;
@@ -82,16 +82,15 @@ impl Probe {
         config.scoring.on_behavior = OnBehavior::Off;
         config.scoring.feature_log = false;
         config.scoring.item_statistics = false;
-        let pipeline = Pipeline::new(&config, (ground.plan.partitions, 1), ground.metrics.clone());
         Self {
-            pipeline: pipeline.expect("invariant: it was made before"),
+            ground,
             recent: config.state.recent,
             config,
             exact,
         }
     }
 
-    fn judge(&mut self, world: &World, items: &[Seen], answer: &Answer) -> Result<(), String> {
+    fn judge(&self, world: &World, items: &[Seen], answer: &Answer) -> Result<(), String> {
         let then: Vec<&Counted> = world
             .counted
             .iter()
@@ -183,7 +182,7 @@ impl Probe {
 
     /// The scores of an answer's request over a state that was fed with these records, and whether they are late.
     fn ask(
-        &mut self,
+        &self,
         records: &[(i64, Vec<u8>)],
         answer: &Answer,
         items: &ItemTable,
@@ -214,9 +213,16 @@ impl Probe {
         let to = TopicPartition::new(Topic::ScoreRequests, number);
         asked.push(to, (0, -1), None, Some(request.as_bytes()), []);
         let mut output = StepOutput::default();
+        // A pipeline of its own: what it remembers of item statistics goes by their position, which these tables do not have.
+        let mut pipeline = Pipeline::new(
+            &self.config,
+            (self.ground.plan.partitions, 1),
+            self.ground.metrics.clone(),
+        )
+        .map_err(|error| wrong(format!("{error:?}")))?;
         // In two steps: all that was counted comes first, whatever its time.
         for batch in [&batch, &asked] {
-            self.pipeline
+            pipeline
                 .step(
                     batch,
                     &mut owned,
