@@ -102,7 +102,9 @@ impl BacktestError {
             Self::Recording(_) | Self::Id { .. } => Exit::Configuration,
             Self::Write { .. } => Exit::TryAgain,
             Self::Engine(error) => match error {
-                EngineError::Config(_) | EngineError::Tasks(_) | EngineError::Refused(_) => Exit::Configuration,
+                EngineError::Config(_) | EngineError::Tasks(_) | EngineError::Refused(_) => {
+                    Exit::Configuration
+                }
                 EngineError::Store(error) => Exit::of_store(error),
                 EngineError::Step { source } => Exit::of_consumers(source),
                 EngineError::DeadLetter { .. } => Exit::Bug,
@@ -153,11 +155,7 @@ impl Backtest {
         Ok(summary)
     }
 
-    fn read_items(
-        &self,
-        engine: &mut Engine,
-        summary: &mut Summary,
-    ) -> Result<(), BacktestError> {
+    fn read_items(&self, engine: &mut Engine, summary: &mut Summary) -> Result<(), BacktestError> {
         let mut items = Recording::open(&self.items)?;
         while let Some(line) = items.next_line()? {
             match engine.item(line) {
@@ -331,7 +329,9 @@ impl Predictions {
             check("item_id", &item.item_id)?;
             for (task, probability) in &item.tasks {
                 let holds = self.scenarios.get(*task).is_none_or(|scenarios| {
-                    scenarios.iter().any(|scenario| *scenario == answer.scenario)
+                    scenarios
+                        .iter()
+                        .any(|scenario| *scenario == answer.scenario)
                 });
                 if !holds {
                     continue;

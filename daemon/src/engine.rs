@@ -117,13 +117,14 @@ impl Engine {
         let metrics = Metrics::register(&prometheus::Registry::new())
             .expect("invariant: a new registry has no names yet");
         let store = stores.open(PARTITION).map_err(EngineError::Store)?;
-        let users =
-            Partition::open(store, settings_of(&config, 1)).map_err(|source| EngineError::Step {
+        let users = Partition::open(store, settings_of(&config, 1)).map_err(|source| {
+            EngineError::Step {
                 source: headwater_consumers::Error::State {
                     partition: PARTITION,
                     source,
                 },
-            })?;
+            }
+        })?;
         let owned = Owned {
             number: PARTITION,
             users,
@@ -230,8 +231,7 @@ impl Engine {
     /// Puts a record to those that wait for a step, after stepping them where it does not belong to them.
     fn wait(&mut self, topic: Topic, time: Timestamp, record: &[u8]) -> Result<(), EngineError> {
         let is_behavior = topic == Topic::Behaviors;
-        let full =
-            self.waiting.len() >= self.records_max || self.waiting.bytes() >= self.bytes_max;
+        let full = self.waiting.len() >= self.records_max || self.waiting.bytes() >= self.bytes_max;
         // A step merges its records by time, requests first. What would be moved by that begins a step of its own.
         let moved = (time, is_behavior) < self.last;
         let minute = |time: Timestamp| time.0.div_euclid(MINUTE_MS);
