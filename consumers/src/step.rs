@@ -171,6 +171,8 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Error> {
         output.clear();
+        // Of a step that failed halfway.
+        self.deltas.clear();
         let mut by_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for index in 0..batch.len() {
             by_partition
@@ -230,7 +232,6 @@ impl Pipeline {
             .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
-            owned.users.advance(Topic::Behaviors, record.offset + 1);
             let behavior = match self.decoder.behavior(record.value, record.timestamp) {
                 Ok(behavior) => behavior,
                 Err(reject) => {
@@ -244,6 +245,8 @@ impl Pipeline {
                 self.request(&due, &decoded, owned, items, now, salt, output)?;
                 request = self.next_request(&mut requests, now, output);
             }
+            // Only now: an answer names the behaviors that it could see.
+            owned.users.advance(Topic::Behaviors, record.offset + 1);
             self.behavior(&record, &behavior, owned, items, now, salt, output)?;
         }
         while let Some((due, decoded)) = request.take() {
@@ -312,6 +315,7 @@ impl Pipeline {
             }
         }
         output.causes.push((decoded.scenario, decoded.time));
+        self.mark_standing(&decoded.user, owned, now)?;
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
@@ -325,7 +329,6 @@ impl Pipeline {
                 decoded.value.unwrap_or_default(),
             );
         }
-        self.mark_standing(&decoded.user, owned, now)?;
         if self.settings.config.scoring.on_behavior == OnBehavior::Item
             && !self.settings.impressions.contains(&decoded.kind)
         {
@@ -599,15 +602,22 @@ impl Pipeline {
                 .iter()
                 .last()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
+            standing_key(&user, &request, &mut self.key);
+            let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
-                "standing-{}-{}-{}",
+                "{}-{}-{}-{}-{}",
+                if standing.expires <= now {
+                    "ended"
+                } else {
+                    "standing"
+                },
                 owned.number,
-                owned.users.position().input(Topic::Behaviors).unwrap_or(0),
-                request
+                of(Topic::Behaviors),
+                of(Topic::ScoreRequests),
+                String::from_utf8_lossy(&self.key),
             );
             if standing.expires <= now {
                 owned.users.set_standing(&user, &request, None, salt)?;
-                standing_key(&user, &request, &mut self.key);
                 let headers = [(HEADER_ID, Some(cause.as_bytes()))];
                 let at = TopicPartition::new(Topic::StandingScores, owned.number);
                 output

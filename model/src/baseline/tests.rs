@@ -359,7 +359,8 @@ proptest! {
     }
 
     /// Goal: more positives in the same trials never lower a score. Method: any row of sane counts, one level's positives
-    /// raised within its trials.
+    /// raised within its trials. `ItemAnywhere` holds what is elsewhere and what is here, as assembly makes it: a
+    /// positive of the item here is one of the item anywhere too.
     #[test]
     fn positives_never_hurt(
         row in prop::collection::vec((1.0_f32..500.0, 0.0_f32..1.0, 0.01_f32..0.99), Level::ALL.len()),
@@ -367,7 +368,7 @@ proptest! {
         by in 0.0_f32..1.0,
     ) {
         let settings = |raise: f32| -> Vec<(Level, usize, Counts)> {
-            Level::ALL.into_iter().zip(&row).map(|(level, &(trials, share, expected))| {
+            let mut settings: Vec<_> = Level::ALL.into_iter().zip(&row).map(|(level, &(trials, share, expected))| {
                 let share = if level == RISING[raised] { share + (1.0 - share) * raise } else { share };
                 (level, 0, Counts {
                     expected: trials * expected,
@@ -376,10 +377,14 @@ proptest! {
                     recent_expected: trials / 4.0 * expected,
                     ..seen(trials, trials * share)
                 })
-            }).collect()
+            }).collect();
+            let place = |level| Level::ALL.iter().position(|&other| other == level).expect("it is a level");
+            let here = settings[place(Level::Item)].2;
+            settings[place(Level::ItemAnywhere)].2.add(&here);
+            settings
         };
         let (before, after) = (score_of(1, &settings(0.0)), score_of(1, &settings(by)));
-        // Rounding of sums may move the last bits.
-        prop_assert!(after >= before - 1e-6, "{:?}: {before} became {after}", RISING[raised]);
+        // A sum of f32 counts below 1,000 is off by up to 6e-5, and no count moves a score by more than 1/12.
+        prop_assert!(after >= before - 1e-5, "{:?}: {before} became {after}", RISING[raised]);
     }
 }
