@@ -11,7 +11,7 @@
 //! | `/status` | each worker and its partitions |
 //! | `/fleet` | what the instances announced |
 //! | `/owner/{user}` | which instance owns the user |
-//! | `/explain/{request}` | what was published and logged for a request |
+//! | `/explain/{request}` | what was published and logged for a request; `?best=n` (3) or `?item=id` say which candidates |
 //! | `/users/{user}` | what is known of the user, or 307 to the owner; `?entries=n` bounds each slot (100) |
 
 use std::net::TcpListener;
@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::daemon::{Answer, Inner, Question, StopError};
+use crate::explain::Selection;
 use crate::fleet;
 use crate::supervisor::{Phase, Stopping};
 
@@ -37,7 +38,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long open requests may go on when everything else has ended.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Entries of each slot that `/users` shows unless it is asked for more.
-pub(crate) const ENTRIES: usize = 100;
+const ENTRIES: usize = 100;
+/// Candidates that `/explain` shows unless it is asked for more.
+const BEST: usize = 3;
 
 /// Serves until the daemon has ended.
 pub(crate) fn serve(
@@ -161,7 +164,21 @@ fn nobody(partition: i32) -> Response {
     )
 }
 
-async fn explain(State(inner): State<Arc<Inner>>, Path(request): Path<String>) -> Response {
+#[derive(Deserialize)]
+struct ExplainQuery {
+    best: Option<usize>,
+    item: Option<String>,
+}
+
+async fn explain(
+    State(inner): State<Arc<Inner>>,
+    Path(request): Path<String>,
+    Query(query): Query<ExplainQuery>,
+) -> Response {
+    let selection = Selection {
+        items: query.item.into_iter().collect(),
+        best: query.best.unwrap_or(BEST),
+    };
     // Reading topics is work of seconds: one at a time, beside the one thread that answers all others.
     let Ok(_only) = inner.explaining.try_lock() else {
         return fault(
@@ -171,7 +188,7 @@ async fn explain(State(inner): State<Arc<Inner>>, Path(request): Path<String>) -
     };
     let looking = Arc::clone(&inner);
     let found = tokio::task::spawn_blocking(move || {
-        crate::explain::find(&looking.config, &*looking.log, &request)
+        crate::explain::find(&looking.config, &*looking.log, &request, &selection)
     });
     match found.await {
         Ok(Ok(explanation)) => answer(StatusCode::OK, &explanation),

@@ -165,7 +165,27 @@ fn explain_finds_the_row_of_a_request() {
     let stopped = place.run(&explain);
     assert_eq!(stopped.json(), running);
     assert_eq!(running["answers"].as_array().unwrap().len(), 1, "{running}");
-    assert!(!running["rows"].as_array().unwrap().is_empty(), "{running}");
+    let rows = &running["logged"][0]["rows"];
+    assert_eq!(rows["candidates"], 2, "{running}");
+    for row in rows["rows"].as_array().unwrap() {
+        for score in row["scores"].as_array().unwrap() {
+            assert_eq!(score["same"], true, "MODEL-1: {row}");
+            let terms = score["terms"].as_array().unwrap().iter();
+            let sum: f64 = terms.map(|term| term["log_odds"].as_f64().unwrap()).sum();
+            assert!(
+                (sum - score["log_odds"].as_f64().unwrap()).abs() < 1e-9,
+                "{row}"
+            );
+        }
+    }
+    let one = place
+        .run(&[&explain[..], &["--item", "i2"]].concat())
+        .json();
+    assert_eq!(
+        one["logged"][0]["rows"]["rows"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(one["logged"][0]["rows"]["rows"][0]["item_id"], "i2");
     let table = place.run(&["explain", "r1"]);
     assert!(
         table
@@ -173,6 +193,8 @@ fn explain_finds_the_row_of_a_request() {
             .contains("request r1 of user u1 in scenario feed: ok"),
         "{table:?}"
     );
+    assert!(table.answer.contains("click.user.unmatched"), "{table:?}");
+    assert!(table.answer.contains("the same to the bit"), "{table:?}");
     let unknown = place.run(&["explain", "r2"]);
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
 }

@@ -109,6 +109,15 @@ impl Place {
 
     /// Starts a daemon and waits until it says where it listens.
     pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
+        let (mut daemon, started) = self.launch(arguments);
+        daemon.address = started
+            .recv_timeout(DEADLINE)
+            .unwrap_or_else(|_| panic!("it did not start: {}", daemon.said()));
+        daemon
+    }
+
+    /// Starts a daemon and does not wait; the second part tells where it listens.
+    pub(crate) fn launch(&self, arguments: &[&str]) -> (Daemon, Receiver<String>) {
         let mut all = vec!["run"];
         all.extend(arguments);
         let mut child = self
@@ -119,15 +128,12 @@ impl Place {
             .unwrap();
         let said = Arc::new(Mutex::new(String::new()));
         let started = listen(&mut child, &said);
-        let address = started.recv_timeout(DEADLINE).unwrap_or_else(|_| {
-            drop(child.kill());
-            panic!("it did not start: {}", said.lock().unwrap());
-        });
-        Daemon {
+        let daemon = Daemon {
             child,
-            address,
+            address: String::new(),
             said,
-        }
+        };
+        (daemon, started)
     }
 }
 

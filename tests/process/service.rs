@@ -86,6 +86,27 @@ fn both_signals_end_it_in_good_order() {
     }
 }
 
+/// Goal: the first signal is heeded whenever it comes, the second ends the process at once. Method: a daemon that waits for brokers which
+/// are not there; two signals long before it gives up.
+#[test]
+fn the_second_signal_ends_it_at_once() {
+    let place = Place::new("kafka.operation_timeout = \"5m\"");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let brokers = format!("kafka.brokers={}", listener.local_addr().unwrap());
+    let (mut daemon, _started) = place.launch(&["--set", "log.kind=kafka", "--set", &brokers]);
+    // It connects once its signals are waited for.
+    drop(listener.accept().unwrap());
+    daemon.signal("TERM");
+    until("the first signal to be heard", || {
+        daemon
+            .said()
+            .contains("a second signal ends at once")
+            .then_some(())
+    });
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(143), "{}", daemon.said());
+}
+
 /// Goal: secrets are in no log and no answer. Method: a password in the environment, then every word that the program says.
 #[test]
 fn secrets_are_never_said() {
