@@ -104,7 +104,7 @@ fn signals(stop: &dyn Fn()) -> std::io::Result<i32> {
 /// Ends with the process: the second signal ends it from here.
 #[expect(clippy::exit, reason = "a second signal means at once")]
 fn wait_for_signals(asked: &Asked, ready: &Sender<()>) {
-    match signals(asked, ready) {
+    match signals(&|| asked.stop(), ready) {
         Ok(signal) => {
             tracing::warn!(signal, "second signal; ending at once");
             std::process::exit(128 + signal);
@@ -113,7 +113,8 @@ fn wait_for_signals(asked: &Asked, ready: &Sender<()>) {
     }
 }
 
-fn signals(asked: &Asked, ready: &Sender<()>) -> std::io::Result<i32> {
+/// Calls `stop` at the first signal, and returns the second.
+fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
 >>>>>>> w-f
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -153,6 +154,23 @@ pub(super) fn on_signal(
     let wait = move || {
         let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
         if signals(&set).is_err() {
+            set();
+        }
+    };
+    std::thread::Builder::new()
+        .name("headwater-signals".to_owned())
+        .spawn(wait)
+        .map(drop)
+}
+
+/// Sets a flag at the first SIGTERM or SIGINT; the second one ends the process.
+pub(super) fn on_signal(
+    flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> std::io::Result<()> {
+    let (ready, _) = channel();
+    let wait = move || {
+        let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
+        if signals(&set, &ready).is_err() {
             set();
         }
     };

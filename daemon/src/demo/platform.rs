@@ -76,7 +76,13 @@ impl Platform {
     }
 
     /// Whether the user clicks the item in that position, from 0 on.
-    pub(super) fn clicks(&self, user: usize, item: usize, position: usize, random: &mut Random) -> bool {
+    pub(super) fn clicks(
+        &self,
+        user: usize,
+        item: usize,
+        position: usize,
+        random: &mut Random,
+    ) -> bool {
         let (own, quality, _) = &self.items[item];
         let fit: f64 = self.users[user]
             .iter()
