@@ -6,10 +6,14 @@
 
 use std::borrow::Cow;
 
-use headwater_config::Config;
+use headwater_config::{BehaviorSource, Config};
 use headwater_state::{FixedSum, KindId, ScenarioId, SlotId, Timestamp, pinned_hash};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+pub(crate) mod mapped;
+#[cfg(test)]
+mod tests;
 
 /// Bytes of an id at most.
 pub const ID_BYTES_MAX: usize = 256;
@@ -78,6 +82,8 @@ impl Reject {
 /// A behavior, decoded; strings borrowed where JSON has no escapes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodedBehavior<'a> {
+    /// Its place in its record, where a record holds several.
+    pub index: u16,
     /// Who.
     pub user: Cow<'a, str>,
     /// To what.
@@ -96,6 +102,38 @@ pub struct DecodedBehavior<'a> {
     pub value: Option<FixedSum>,
     /// Configured attributes, by slot.
     pub attributes: Vec<(SlotId, Cow<'a, str>)>,
+}
+
+/// The behaviors of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decoded<'a> {
+    /// A record of Headwater's own form: always one, and nothing is allocated for it.
+    One(DecodedBehavior<'a>),
+    /// A stranger's record.
+    Many {
+        /// In their order.
+        behaviors: Vec<DecodedBehavior<'static>>,
+        /// How many more there were whose kind is none of ours.
+        skipped: u64,
+    },
+}
+
+impl<'a> Decoded<'a> {
+    /// The behaviors in their order.
+    pub fn behaviors(&self) -> &[DecodedBehavior<'a>] {
+        match self {
+            Self::One(behavior) => std::slice::from_ref(behavior),
+            Self::Many { behaviors, .. } => behaviors,
+        }
+    }
+
+    /// How many events were passed over.
+    pub fn skipped(&self) -> u64 {
+        match self {
+            Self::One(_) => 0,
+            Self::Many { skipped, .. } => *skipped,
+        }
+    }
 }
 
 /// A score request, decoded.
@@ -146,24 +184,26 @@ pub struct Decoder {
     max_ahead_ms: i64,
     record_max: usize,
     other: ScenarioId,
+    /// How behaviors are read where they are a stranger's.
+    mapping: Option<Box<BehaviorSource>>,
 }
 
 // An Option<&RawValue> with borrow keeps attributes unparsed: most configurations want none of them.
 #[derive(Deserialize)]
 struct BehaviorRecord<'a> {
     #[serde(borrow, default)]
-    event_id: Option<Cow<'a, str>>,
+    event_id: Option<Id<'a>>,
     #[serde(borrow)]
     user_id: Cow<'a, str>,
     #[serde(borrow, default)]
-    item_id: Option<Cow<'a, str>>,
+    item_id: Option<Id<'a>>,
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
     scenario: Cow<'a, str>,
     time: i64,
     #[serde(borrow, default)]
-    query: Option<Cow<'a, str>>,
+    query: Option<Id<'a>>,
     #[serde(default)]
     value: Option<f64>,
     #[serde(borrow, default)]
@@ -215,7 +255,7 @@ struct ItemRecord<'a> {
     numeric: std::collections::BTreeMap<Id<'a>, Option<f64>>,
 }
 
-/// serde borrows a `Cow` only as a field of its own, not inside a collection.
+/// serde borrows a `Cow` only as a field of its own, not inside a collection or an `Option`.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
 struct Id<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -248,6 +288,8 @@ impl Decoder {
             max_ahead_ms: config.state.max_ahead.millis(),
             record_max: config.step.record_max.as_usize(),
             other: ScenarioId::of("other"),
+            mapping: (config.source.behaviors.mapped)
+                .then(|| Box::new(config.source.behaviors.clone())),
         }
     }
 
@@ -257,7 +299,28 @@ impl Decoder {
         Some(&self.kind_names[place])
     }
 
-    /// Decodes a behavior. `taken` is when the log took the record (Unix milliseconds; negative: not known).
+    /// Decodes a record of the behaviors topic, by the mapping if there is one. `taken` is when the log took the record (Unix
+    /// milliseconds; negative: not known).
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it; of a record of several events, all or nothing is read.
+    pub fn behaviors<'a>(
+        &self,
+        value: Option<&'a [u8]>,
+        taken: i64,
+    ) -> Result<Decoded<'a>, Reject> {
+        let Some(mapping) = self.mapping() else {
+            return self.behavior(value, taken).map(Decoded::One);
+        };
+        let mapped::Events { events, skipped } = self.events(mapping, value, taken)?;
+        let behaviors = events.into_iter().map(|event| self.behavior_of(event));
+        Ok(Decoded::Many {
+            behaviors: behaviors.collect(),
+            skipped,
+        })
+    }
+
+    /// Decodes a behavior of Headwater's own form. `taken` is when the log took the record (Unix milliseconds; negative: not known).
     pub fn behavior<'a>(
         &self,
         value: Option<&'a [u8]>,
@@ -266,10 +329,10 @@ impl Decoder {
         let record: BehaviorRecord<'a> = self.json(value)?;
         id("user_id", &record.user_id)?;
         if let Some(item) = &record.item_id {
-            id("item_id", item)?;
+            id("item_id", &item.0)?;
         }
         if let Some(event) = &record.event_id {
-            id("event_id", event)?;
+            id("event_id", &event.0)?;
         }
         id("scenario", &record.scenario)?;
         let kind = KindId::of(&record.kind);
@@ -300,14 +363,15 @@ impl Decoder {
         let event = record
             .event_id
             .as_ref()
-            .map_or(0, |event| pinned_hash(event.as_bytes()).max(1));
+            .map_or(0, |event| pinned_hash(event.0.as_bytes()).max(1));
         Ok(DecodedBehavior {
+            index: 0,
             user: record.user_id,
-            item: record.item_id,
+            item: record.item_id.map(|id| id.0),
             kind,
             scenario: self.scenario(&record.scenario),
             time,
-            event_id: record.event_id,
+            event_id: record.event_id.map(|id| id.0),
             event,
             value,
             attributes,
@@ -462,7 +526,7 @@ impl Decoder {
                     ));
                 }
                 Some(serde_json::Value::Null) | None => match &record.query {
-                    Some(query) if name == "query" => query.clone(),
+                    Some(query) if name == "query" => query.0.clone(),
                     _ => continue,
                 },
             };

@@ -12,6 +12,7 @@ pub mod log;
 mod metrics;
 pub mod partitioner;
 pub mod pseudonym;
+pub mod repartition;
 mod restore;
 pub mod step;
 pub mod worker;

@@ -236,22 +236,38 @@ impl Pipeline {
             .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
+<<<<<<< HEAD
             let behavior = match self.decoder.behavior(record.value, record.timestamp) {
                 Ok(behavior) => behavior,
+=======
+            owned.users.advance(Topic::Behaviors, record.offset + 1);
+            let decoded = match self.decoder.behaviors(record.value, record.timestamp) {
+                Ok(decoded) => decoded,
+>>>>>>> w-h
                 Err(reject) => {
                     self.dead_letter(&record, &reject, now, output);
                     continue;
                 }
             };
-            while let Some((due, decoded)) =
-                request.take_if(|(_, decoded)| decoded.time <= behavior.time)
-            {
-                self.request(&due, &decoded, owned, items, now, salt, output)?;
-                request = self.next_request(&mut requests, now, output);
+            if decoded.skipped() > 0 {
+                let dropped = self.metrics.dropped.with_label_values(&["unmapped_kind"]);
+                dropped.inc_by(decoded.skipped());
             }
+            for behavior in decoded.behaviors() {
+                while let Some((due, decoded)) =
+                    request.take_if(|(_, decoded)| decoded.time <= behavior.time)
+                {
+                    self.request(&due, &decoded, owned, items, now, salt, output)?;
+                    request = self.next_request(&mut requests, now, output);
+                }
+                self.behavior(&record, behavior, owned, items, now, salt, output)?;
+            }
+<<<<<<< HEAD
             // Only now: an answer names the behaviors that it could see.
             owned.users.advance(Topic::Behaviors, record.offset + 1);
             self.behavior(&record, &behavior, owned, items, now, salt, output)?;
+=======
+>>>>>>> w-h
         }
         while let Some((due, decoded)) = request.take() {
             self.request(&due, &decoded, owned, items, now, salt, output)?;
@@ -294,7 +310,7 @@ impl Pipeline {
         let behavior = Behavior {
             at: Coordinates {
                 offset: record.offset,
-                index: 0,
+                index: decoded.index,
             },
             time: decoded.time,
             event: decoded.event,
@@ -337,7 +353,11 @@ impl Pipeline {
             && !self.settings.impressions.contains(&decoded.kind)
         {
             let place;
-            let cause = self.cause(record);
+            let mut cause = self.cause(record);
+            if decoded.index > 0 {
+                // A dot: a dash would be a part of the first event's answer.
+                cause = format!("{cause}.{}", decoded.index);
+            }
             let request_id = match decoded.event_id.as_deref() {
                 Some(event) => event,
                 None => {

@@ -1,0 +1,274 @@
+//! The stage over the log inside this process, with the faults that it injects.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use headwater_state::Timestamp;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::log::TopicSpec;
+use crate::log::local::faults::{Call, Fault, Op};
+use crate::log::local::{LocalLog, Options};
+
+const NOW: i64 = 1_763_892_000_000;
+const MAPPING: &str = "[step]\nwait = \"1ms\"\n[source.behaviors]\nmapped = true\nrepartition = true\nevents = \"/list\"\nuser_id = \"/u\"\n\
+                       time = \"^/t\"\nconstant = { kind = \"click\", scenario = \"feed\" }\n";
+
+struct StandingStill;
+
+impl World for StandingStill {
+    fn now(&mut self) -> Timestamp {
+        Timestamp(NOW)
+    }
+
+    fn salt(&mut self) -> [u8; 16] {
+        [0; 16]
+    }
+}
+
+type Script = Arc<Mutex<VecDeque<(Op, Fault)>>>;
+
+/// A log with a source of three partitions and a repartition topic of four, the faults to come, and what moves its clock.
+fn bench() -> (Arc<LocalLog>, Script, Arc<AtomicI64>) {
+    let script = Script::default();
+    let clock = Arc::new(AtomicI64::new(NOW));
+    let (hook, time) = (Arc::clone(&script), Arc::clone(&clock));
+    let mut options = Options::new(move || time.load(Ordering::Relaxed));
+    options.faults = Some(Arc::new(move |call: Call<'_>| {
+        let mut script = hook.lock();
+        match script.front() {
+            Some((op, fault)) if *op == call.op => {
+                let fault = *fault;
+                script.pop_front();
+                fault
+            }
+            _ => Fault::Pass,
+        }
+    }));
+    let log = Arc::new(LocalLog::in_memory(options));
+    for (topic, partitions) in [
+        (Topic::Behaviors, 3),
+        (Topic::Repartition, 4),
+        (Topic::DeadLetters, 1),
+    ] {
+        let spec = TopicSpec {
+            topic,
+            partitions,
+            replication_factor: 1,
+            min_insync_replicas: 1,
+        };
+        log.create(&spec).unwrap();
+    }
+    (log, script, clock)
+}
+
+fn stage(log: &Arc<LocalLog>, toml: &str) -> Repartition {
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let member = log.member("one", 0).unwrap();
+    let config = Config::from_toml(toml).unwrap();
+    Repartition::new(
+        &config,
+        Arc::clone(log) as Arc<dyn Log>,
+        member,
+        (4, 1),
+        metrics,
+        Box::new(StandingStill),
+    )
+}
+
+fn produce(log: &LocalLog, partition: i32, value: &[u8]) {
+    let mut producer = log.producer().unwrap();
+    let record = Outgoing {
+        to: TopicPartition::new(Topic::Behaviors, partition),
+        key: Some(b"device"),
+        value: Some(value),
+        headers: &[],
+    };
+    producer.send(record).unwrap();
+    producer.flush().unwrap();
+}
+
+/// Record `number` of a history: three events of users that lie in every partition.
+fn record(number: usize) -> String {
+    let users: Vec<_> = (0..3)
+        .map(|event| serde_json::json!({"u": number % 7 + event}))
+        .collect();
+    serde_json::json!({"t": NOW, "list": users}).to_string()
+}
+
+/// A record as it lies there: partition, key, `headwater-id`, value.
+type Lying = (i32, String, String, Vec<u8>);
+
+fn contents(log: &LocalLog, topic: Topic, partitions: i32) -> Vec<Lying> {
+    let mut reader = log.reader().unwrap();
+    let mut batch = RecordBatch::default();
+    let mut found = Vec::new();
+    for number in 0..partitions {
+        let of = TopicPartition::new(topic, number);
+        reader.assign(of, Start::Beginning).unwrap();
+        let limit = PollLimit {
+            records: 100_000,
+            bytes: usize::MAX,
+            wait: Duration::ZERO,
+        };
+        let mut ended = false;
+        while !ended {
+            reader.poll(limit, &mut batch).unwrap();
+            ended = batch.ends().iter().any(|(end, _)| *end == of);
+            found.extend(batch.iter().map(|record| {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                (
+                    record.at.partition,
+                    text(record.key.unwrap()),
+                    text(record.headers.get(HEADER_ID).unwrap()),
+                    record.value.unwrap().to_vec(),
+                )
+            }));
+        }
+        reader.unassign(of).unwrap();
+    }
+    found
+}
+
+fn run_to_the_end(stage: &mut Repartition, log: &LocalLog, events: usize) {
+    for _ in 0..1000 {
+        stage.turn().unwrap();
+        if contents(log, Topic::Repartition, 4).len() >= events {
+            return;
+        }
+    }
+    panic!("in vain: {stage:?}");
+}
+
+/// Goal: each event is there once, in the partition that Java's murmur2 gives its user, with its coordinates; what cannot be read is a dead
+/// letter. Method: 60 records of three events in three partitions, each commit or poll failing once in every way there is.
+#[test]
+fn each_event_is_passed_on_once_whatever_fails() {
+    let faults = [
+        (Op::Commit, Fault::CommitAborted),
+        (Op::Commit, Fault::CommitUnknown { happened: true }),
+        (Op::Commit, Fault::CommitUnknown { happened: false }),
+        (Op::Commit, Fault::Unavailable),
+        (Op::Commit, Fault::Lose),
+        (Op::Send, Fault::Unavailable),
+        (Op::Begin, Fault::Unavailable),
+        (Op::Poll, Fault::Lose),
+        (Op::Committed, Fault::Unavailable),
+    ];
+    for fault in faults {
+        let (log, script, _) = bench();
+        for number in 0..30 {
+            produce(&log, number as i32 % 3, record(number).as_bytes());
+        }
+        let mut stage = stage(&log, MAPPING);
+        run_to_the_end(&mut stage, &log, 90);
+        script.lock().push_back(fault);
+        for number in 30..60 {
+            produce(&log, number as i32 % 3, record(number).as_bytes());
+        }
+        produce(&log, 0, br#"{"list": [{"u": 1}]}"#);
+        run_to_the_end(&mut stage, &log, 180);
+        if fault.0 != Op::Committed {
+            assert!(script.lock().is_empty(), "{fault:?} was not met");
+        }
+        let found = contents(&log, Topic::Repartition, 4);
+        let mut expected: Vec<_> = (0..60)
+            .flat_map(|number| {
+                // A commit marker takes no offset of the source: its records were not written in transactions of ours.
+                (0..3).map(move |event| {
+                    (
+                        format!("headwater.behaviors-{}-", number % 3),
+                        (number % 7 + event).to_string(),
+                        event,
+                    )
+                })
+            })
+            .collect();
+        let mut got = Vec::new();
+        for (partition, user, id, value) in &found {
+            assert_eq!(*partition, partition_of(user.as_bytes(), 4));
+            let value: serde_json::Value = serde_json::from_slice(value).unwrap();
+            assert_eq!(
+                value,
+                serde_json::json!({"user_id": user, "kind": "click", "scenario": "feed", "time": NOW})
+            );
+            let (place, index) = id.rsplit_once('.').unwrap();
+            let (topic, _) = place.rsplit_once('-').unwrap();
+            got.push((format!("{topic}-"), user.clone(), index.parse().unwrap()));
+        }
+        let mut ids: Vec<_> = found.iter().map(|(.., id, _)| id).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 180, "{fault:?}: an event is there twice");
+        expected.sort();
+        got.sort();
+        assert_eq!(got, expected, "{fault:?}");
+        for _ in 0..10 {
+            stage.turn().unwrap();
+        }
+        let letters = contents(&log, Topic::DeadLetters, 1);
+        assert_eq!(letters.len(), 1, "{fault:?}");
+        assert_eq!(letters[0].3, br#"{"list": [{"u": 1}]}"#);
+    }
+}
+
+/// Goal: records of our own form are passed on as they are, keyed. Method: one with a key that we do not know.
+#[test]
+fn our_own_form_is_passed_on_as_it_is() {
+    let (log, _, _) = bench();
+    let value =
+        format!(r#"{{"user_id":"u","kind":"click","scenario":"s","time":{NOW},"theirs":[1]}}"#);
+    produce(&log, 2, value.as_bytes());
+    let mut stage = stage(
+        &log,
+        "[step]\nwait = \"1ms\"\n[source.behaviors]\nrepartition = true\n",
+    );
+    run_to_the_end(&mut stage, &log, 1);
+    let found = contents(&log, Topic::Repartition, 4);
+    let expected = (
+        partition_of(b"u", 4),
+        "u".to_owned(),
+        "headwater.behaviors-2-0.0".to_owned(),
+        value.into_bytes(),
+    );
+    assert_eq!(found, [expected]);
+}
+
+/// Goal: a rival ends the stage, and what it had open is not seen. Method: fenced at its commit.
+#[test]
+fn a_rival_ends_the_stage() {
+    let (log, script, _) = bench();
+    produce(&log, 0, record(0).as_bytes());
+    let mut stage = stage(&log, MAPPING);
+    script.lock().push_back((Op::Commit, Fault::Fence));
+    let ended = (0..1000).find_map(|_| stage.turn().err()).unwrap();
+    assert_eq!(ended.reaction(), Reaction::Release);
+    assert!(contents(&log, Topic::Repartition, 4).is_empty());
+}
+
+/// Goal: positions that are gone are not taken for a beginning. Method: a repartition topic with a record in it, and a group without
+/// positions.
+#[test]
+fn lost_positions_are_refused() {
+    let (log, _, _) = bench();
+    let mut producer = log.producer().unwrap();
+    let record = Outgoing {
+        to: TopicPartition::new(Topic::Repartition, 1),
+        key: Some(b"u"),
+        value: Some(b"{}"),
+        headers: &[],
+    };
+    producer.send(record).unwrap();
+    producer.flush().unwrap();
+    let mut stage = stage(&log, MAPPING);
+    let ended = (0..1000).find_map(|_| stage.turn().err()).unwrap();
+    assert_eq!(ended.reaction(), Reaction::Stop);
+    assert!(
+        ended.to_string().starts_with(
+            "topic `headwater.behaviors`: the group with the suffix `-repartition` has no position in it, and topics.repartition holds records"
+        ),
+        "{ended}"
+    );
+}
