@@ -98,6 +98,9 @@ struct Settings {
     dead_letter_partitions: i32,
     debounce_ms: i64,
     impressions: Vec<KindId>,
+    /// Kinds that count for an item only as the answer to a request: positives, where requests are what is known of impressions. A
+    /// positive that no request led to had no trial, and rates are positives of trials.
+    answers_only: Vec<KindId>,
 }
 
 /// Who caused a row, for its headers.
@@ -140,6 +143,13 @@ impl Pipeline {
                     .kinds
                     .impressions
                     .iter()
+                    .map(|name| KindId::of(name))
+                    .collect(),
+                answers_only: config
+                    .tasks
+                    .values()
+                    .filter(|_| config.scoring.requests_are_impressions)
+                    .flat_map(|task| &task.positive)
                     .map(|name| KindId::of(name))
                     .collect(),
                 config: config.clone(),
@@ -236,14 +246,8 @@ impl Pipeline {
             .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
-<<<<<<< HEAD
-            let behavior = match self.decoder.behavior(record.value, record.timestamp) {
-                Ok(behavior) => behavior,
-=======
-            owned.users.advance(Topic::Behaviors, record.offset + 1);
             let decoded = match self.decoder.behaviors(record.value, record.timestamp) {
                 Ok(decoded) => decoded,
->>>>>>> w-h
                 Err(reject) => {
                     self.dead_letter(&record, &reject, now, output);
                     continue;
@@ -260,14 +264,10 @@ impl Pipeline {
                     self.request(&due, &decoded, owned, items, now, salt, output)?;
                     request = self.next_request(&mut requests, now, output);
                 }
+                // Only now: an answer names the behaviors that it could see.
+                owned.users.advance(Topic::Behaviors, record.offset + 1);
                 self.behavior(&record, behavior, owned, items, now, salt, output)?;
             }
-<<<<<<< HEAD
-            // Only now: an answer names the behaviors that it could see.
-            owned.users.advance(Topic::Behaviors, record.offset + 1);
-            self.behavior(&record, &behavior, owned, items, now, salt, output)?;
-=======
->>>>>>> w-h
         }
         while let Some((due, decoded)) = request.take() {
             self.request(&due, &decoded, owned, items, now, salt, output)?;
@@ -339,7 +339,9 @@ impl Pipeline {
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
-        if self.settings.config.scoring.item_statistics {
+        if self.settings.config.scoring.item_statistics
+            && (decoded.requested || !self.settings.answers_only.contains(&decoded.kind))
+        {
             self.count(
                 item,
                 items,
@@ -406,7 +408,7 @@ impl Pipeline {
             self.deltas
                 .entry(entity.key())
                 .or_default()
-                .add(scenario, kind, time, value)
+                .add(scenario, kind, time, value);
         };
         add(Entity::Total);
         add(Entity::Item(item));
@@ -513,34 +515,31 @@ impl Pipeline {
             .standing_ttl_ms
             .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
-        match standing {
-            Some(ttl) => {
-                let full = owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
-                    user.standing().len() >= config.scoring.standing_max
-                        && !user
-                            .standing()
-                            .iter()
-                            .any(|standing| standing.request == *decoded.request_id)
-                });
-                if full {
-                    degraded.push("too_many_standing");
-                } else {
-                    let standing = Standing {
-                        request: decoded.request_id.clone().into_owned(),
-                        expires: now.plus(ttl),
-                        due: None,
-                        body: record.value.unwrap_or_default().to_vec(),
-                    };
-                    owned.users.set_standing(
-                        &decoded.user,
-                        &decoded.request_id,
-                        Some(standing),
-                        salt,
-                    )?;
-                    to.push(Topic::StandingScores);
-                }
+        if let Some(ttl) = standing {
+            let full = owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
+                user.standing().len() >= config.scoring.standing_max
+                    && !user
+                        .standing()
+                        .iter()
+                        .any(|standing| standing.request == *decoded.request_id)
+            });
+            if full {
+                degraded.push("too_many_standing");
+            } else {
+                let standing = Standing {
+                    request: decoded.request_id.clone().into_owned(),
+                    expires: now.plus(ttl),
+                    due: None,
+                    body: record.value.unwrap_or_default().to_vec(),
+                };
+                owned.users.set_standing(
+                    &decoded.user,
+                    &decoded.request_id,
+                    Some(standing),
+                    salt,
+                )?;
+                to.push(Topic::StandingScores);
             }
-            None => {}
         }
         let shown = config
             .scoring
@@ -688,10 +687,6 @@ impl Pipeline {
     }
 
     /// Assembles the rows of a request, scores them, and publishes the answer.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the one place where a row, its cause and its output meet"
-    )]
     fn score(
         &mut self,
         request: &RowRequest<'_>,
@@ -740,10 +735,6 @@ impl Pipeline {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the one place where a row, its cause and its output meet"
-    )]
     fn answer(
         &mut self,
         request: &RowRequest<'_>,
@@ -907,7 +898,7 @@ impl Pipeline {
         let entities = owned.statistics.changes(&mut |key, value| {
             output
                 .transactional
-                .push(item_state, (0, 0), Some(key), Some(value), [])
+                .push(item_state, (0, 0), Some(key), Some(value), []);
         });
         self.metrics.changelog_records.inc_by(users as u64);
         self.metrics.changelog_bytes.inc_by(bytes as u64);

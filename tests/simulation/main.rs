@@ -1,6 +1,10 @@
 //! The fast loop in simulation: seeded histories with faults between any two calls of the log and of the stores, judged by a naive
 //! auditor. One seed is one run, on one thread, the same every time. See docs/internals/simulation.md.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says how far it is, and stops at the first surprise"
+)]
 
 mod auditor;
 mod cluster;

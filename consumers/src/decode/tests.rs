@@ -1,5 +1,4 @@
 //! What decoding promises, record by record: of Headwater's own form here, of a stranger's in [`foreign`].
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use headwater_config::Config;
 use headwater_state::{KindId, ScenarioId, SlotId, Timestamp};

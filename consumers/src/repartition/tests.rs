@@ -1,5 +1,4 @@
 //! The stage over the log inside this process, with the faults that it injects.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -56,15 +56,6 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     Ok(())
 }
 
-<<<<<<< HEAD
-/// Ends with the process: the second signal ends it from here.
-#[expect(clippy::exit, reason = "a second signal means at once")]
-fn wait_for_signals(stopper: &Stopper, forever: bool) {
-    match signals(&|| stopper.stop(forever)) {
-        Ok(signal) => {
-            tracing::warn!(signal, "second signal; ending at once");
-            std::process::exit(128 + signal);
-=======
 /// What the signals ask for.
 struct Asked {
     state: Mutex<State>,
@@ -82,7 +73,6 @@ impl Asked {
         let mut state = self.state.lock();
         if matches!(*state, State::StoppedWhileStarting) {
             stopper.stop(self.forever);
->>>>>>> w-f
         }
         *state = State::Running(stopper);
     }
@@ -97,10 +87,6 @@ impl Asked {
     }
 }
 
-<<<<<<< HEAD
-/// Calls `stop` at the first signal, and returns the second.
-fn signals(stop: &dyn Fn()) -> std::io::Result<i32> {
-=======
 /// Ends with the process: the second signal ends it from here.
 #[expect(clippy::exit, reason = "a second signal means at once")]
 fn wait_for_signals(asked: &Asked, ready: &Sender<()>) {
@@ -115,7 +101,6 @@ fn wait_for_signals(asked: &Asked, ready: &Sender<()>) {
 
 /// Calls `stop` at the first signal, and returns the second.
 fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
->>>>>>> w-f
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -138,11 +123,7 @@ fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
         };
         let first = next().await;
         tracing::info!(signal = first, "stopping; a second signal ends at once");
-<<<<<<< HEAD
         stop();
-=======
-        asked.stop();
->>>>>>> w-f
         Ok(next().await)
     })
 }
@@ -151,23 +132,7 @@ fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
 pub(super) fn on_signal(
     flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
 ) -> std::io::Result<()> {
-    let wait = move || {
-        let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
-        if signals(&set).is_err() {
-            set();
-        }
-    };
-    std::thread::Builder::new()
-        .name("headwater-signals".to_owned())
-        .spawn(wait)
-        .map(drop)
-}
-
-/// Sets a flag at the first SIGTERM or SIGINT; the second one ends the process.
-pub(super) fn on_signal(
-    flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
-) -> std::io::Result<()> {
-    let (ready, _) = channel();
+    let (ready, _) = std::sync::mpsc::channel();
     let wait = move || {
         let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
         if signals(&set, &ready).is_err() {
