@@ -516,13 +516,14 @@ impl Pipeline {
             .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
         if let Some(ttl) = standing {
-            let full = owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
-                user.standing().len() >= config.scoring.standing_max
-                    && !user
-                        .standing()
-                        .iter()
-                        .any(|standing| standing.request == *decoded.request_id)
-            });
+            let full = config.scoring.standing_max == 0
+                || owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
+                    user.standing().len() >= config.scoring.standing_max
+                        && !user
+                            .standing()
+                            .iter()
+                            .any(|standing| standing.request == *decoded.request_id)
+                });
             if full {
                 degraded.push("too_many_standing");
             } else {

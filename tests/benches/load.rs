@@ -161,7 +161,7 @@ fn fill(topic: &str, events: u64, users: u64, rate: f64) {
     );
 }
 
-/// A read_committed consumer of all partitions.
+/// A `read_committed` consumer of all partitions.
 fn reader(topic: &str, from: Offset) -> (BaseConsumer, usize) {
     let consumer: BaseConsumer = client()
         .set("group.id", "unused")

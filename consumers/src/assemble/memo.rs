@@ -3,7 +3,8 @@
 
 use headwater_model::{Baseline, Counts};
 use headwater_state::{
-    Cells, Entity, ItemTable, KindId, Length, ScenarioId, category_id, of_series, pinned_hash,
+    Cells, Entity, Grain, ItemTable, KindId, Length, ScenarioId, category_id, of_series,
+    pinned_hash,
 };
 
 use super::{Role, Sums, Task};
@@ -33,8 +34,12 @@ impl Plan<'_> {
         until: i64,
         to: &mut [Sums],
     ) {
+        let end = |cell: &headwater_state::Cell| match cell.length {
+            Length::Older => Grain::ITEM.older_end(cells.last).0,
+            Length::Minute | Length::Hour | Length::Day | Length::Month => cell.end().0,
+        };
         let usable = |cell: &&headwater_state::Cell| {
-            cell.end().0 <= until
+            end(cell) <= until
                 && scenario.is_none_or(|scenario| of_series(cell.series).0 == scenario)
         };
         // Positives from before the first trial had none: those cells are left out.
@@ -64,7 +69,7 @@ impl Plan<'_> {
             for (task, role) in roles.iter().enumerate() {
                 if (role.trial || role.positive)
                     && self.tasks[task].holds_in(here)
-                    && cell.end().0.max(1) > first_trial[task]
+                    && end(cell) > first_trial[task]
                 {
                     let lives = self.tasks[task].item;
                     to[task].add(f64::from(cell.count), *role, until - middle, lives, middle);

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    text.parse::<Span>().map_err(|error| error.to_string())
+    text.parse::<Span>()
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
