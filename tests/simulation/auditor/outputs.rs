@@ -427,6 +427,16 @@ fn statistics(log: &dyn Log, config: &Config, world: &World) -> Result<(), Strin
         if !config.scoring.item_statistics {
             break;
         }
+        // Where requests are what is known of impressions, a positive counts for its item only with the request that led to it.
+        let positive = config
+            .tasks
+            .values()
+            .any(|task| task.positive.contains(&counted.kind));
+        let requested = serde_json::from_slice::<serde_json::Value>(&counted.raw)
+            .is_ok_and(|record| record["request_id"].is_string());
+        if config.scoring.requests_are_impressions && positive && !requested {
+            continue;
+        }
         let none = BTreeSet::new();
         let of = groups.get(item).unwrap_or(&none).iter();
         let of = of.map(|name| Entity::Category(name));
