@@ -100,6 +100,8 @@ pub struct DecodedBehavior<'a> {
     pub event: u64,
     /// Its value.
     pub value: Option<FixedSum>,
+    /// Whether it names the request that led to it.
+    pub requested: bool,
     /// Configured attributes, by slot.
     pub attributes: Vec<(SlotId, Cow<'a, str>)>,
 }
@@ -202,6 +204,8 @@ struct BehaviorRecord<'a> {
     #[serde(borrow)]
     scenario: Cow<'a, str>,
     time: i64,
+    #[serde(borrow, default)]
+    request_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     query: Option<Id<'a>>,
     #[serde(default)]
@@ -374,6 +378,7 @@ impl Decoder {
             event_id: record.event_id.map(|id| id.0),
             event,
             value,
+            requested: record.request_id.is_some(),
             attributes,
         })
     }

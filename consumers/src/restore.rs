@@ -172,22 +172,39 @@ impl Restorer {
             .collect();
         let mut ready = Vec::new();
         for number in done {
-            self.unassign(number)?;
-            let mut waiting = self
-                .waiting
-                .remove(&number)
-                .expect("invariant: found just now");
-            waiting.owned.users.restored_to(waiting.at[0]);
-            waiting.owned.statistics.position = waiting.at[1];
-            let started = start(&mut waiting, log, member, metrics);
-            if let Err(error) = started {
-                // Still ours: to be asked again after the recovery.
-                self.add(waiting.owned);
-                return Err(error);
+            match self.finish(number, log, member, metrics) {
+                Ok(owned) => ready.push(owned),
+                Err(error) => {
+                    // Those are still ours: to be asked again after the recovery.
+                    ready.into_iter().for_each(|owned| self.add(owned));
+                    return Err(error);
+                }
             }
-            ready.push(waiting.owned);
         }
         Ok(ready)
+    }
+
+    /// Begins reading a partition to which everything has been applied.
+    fn finish(
+        &mut self,
+        number: i32,
+        log: &dyn Log,
+        member: &mut dyn Member,
+        metrics: &Metrics,
+    ) -> Result<Owned, Error> {
+        self.unassign(number)?;
+        let waiting = self
+            .waiting
+            .get_mut(&number)
+            .expect("invariant: found just now");
+        waiting.owned.users.restored_to(waiting.at[0]);
+        waiting.owned.statistics.position = waiting.at[1];
+        start(waiting, log, member, metrics)?;
+        let waiting = self
+            .waiting
+            .remove(&number)
+            .expect("invariant: found just now");
+        Ok(waiting.owned)
     }
 
     fn apply(&mut self) -> Result<(), Error> {

@@ -67,6 +67,10 @@ impl StepOutput {
     }
 }
 
+/// Where the indexes of what a request has shown begin: its offset is one of another topic than the behaviors', and with an index of
+/// theirs too, two behaviors of a user would have no order.
+const SHOWN: u16 = 0x8000;
+
 /// Candidates of one record of the feature log: some 200 bytes each.
 const LOGGED_CANDIDATES_MAX: usize = 1000;
 
@@ -82,6 +86,8 @@ pub struct Pipeline {
     key: Vec<u8>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
     scenario_names: BTreeMap<ScenarioId, String>,
+    /// Candidates scored in the step: metrics are told once a step.
+    scored: BTreeMap<ScenarioId, u64>,
 }
 
 #[derive(Debug)]
@@ -92,6 +98,9 @@ struct Settings {
     dead_letter_partitions: i32,
     debounce_ms: i64,
     impressions: Vec<KindId>,
+    /// Kinds that count for an item only as the answer to a request: positives, where requests are what is known of impressions. A
+    /// positive that no request led to had no trial, and rates are positives of trials.
+    answers_only: Vec<KindId>,
 }
 
 /// Who caused a row, for its headers.
@@ -136,6 +145,13 @@ impl Pipeline {
                     .iter()
                     .map(|name| KindId::of(name))
                     .collect(),
+                answers_only: config
+                    .tasks
+                    .values()
+                    .filter(|_| config.scoring.requests_are_impressions)
+                    .flat_map(|task| &task.positive)
+                    .map(|name| KindId::of(name))
+                    .collect(),
                 config: config.clone(),
             },
             metrics,
@@ -144,6 +160,7 @@ impl Pipeline {
             key: Vec::new(),
             deltas: BTreeMap::new(),
             scenario_names,
+            scored: BTreeMap::new(),
         })
     }
 
@@ -168,6 +185,8 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Error> {
         output.clear();
+        // Of a step that failed halfway.
+        self.deltas.clear();
         let mut by_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for index in 0..batch.len() {
             by_partition
@@ -185,6 +204,10 @@ impl Pipeline {
             self.finish(owned, &inputs, output);
         }
         self.publish_deltas(output);
+        for (scenario, count) in std::mem::take(&mut self.scored) {
+            let labels = [self.scenario_name(scenario), "champion"];
+            self.metrics.scores.with_label_values(&labels).inc_by(count);
+        }
         Ok(())
     }
 
@@ -223,7 +246,6 @@ impl Pipeline {
             .collect::<std::collections::VecDeque<_>>();
         let mut request = self.next_request(&mut requests, now, output);
         for record in inputs.behaviors.drain(..) {
-            owned.users.advance(Topic::Behaviors, record.offset + 1);
             let decoded = match self.decoder.behaviors(record.value, record.timestamp) {
                 Ok(decoded) => decoded,
                 Err(reject) => {
@@ -242,6 +264,8 @@ impl Pipeline {
                     self.request(&due, &decoded, owned, items, now, salt, output)?;
                     request = self.next_request(&mut requests, now, output);
                 }
+                // Only now: an answer names the behaviors that it could see.
+                owned.users.advance(Topic::Behaviors, record.offset + 1);
                 self.behavior(&record, behavior, owned, items, now, salt, output)?;
             }
         }
@@ -311,10 +335,13 @@ impl Pipeline {
             }
         }
         output.causes.push((decoded.scenario, decoded.time));
+        self.mark_standing(&decoded.user, owned, now)?;
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
-        if self.settings.config.scoring.item_statistics {
+        if self.settings.config.scoring.item_statistics
+            && (decoded.requested || !self.settings.answers_only.contains(&decoded.kind))
+        {
             self.count(
                 item,
                 items,
@@ -324,7 +351,6 @@ impl Pipeline {
                 decoded.value.unwrap_or_default(),
             );
         }
-        self.mark_standing(&decoded.user, owned, now)?;
         if self.settings.config.scoring.on_behavior == OnBehavior::Item
             && !self.settings.impressions.contains(&decoded.kind)
         {
@@ -382,7 +408,7 @@ impl Pipeline {
             self.deltas
                 .entry(entity.key())
                 .or_default()
-                .add(scenario, kind, time, value)
+                .add(scenario, kind, time, value);
         };
         add(Entity::Total);
         add(Entity::Item(item));
@@ -489,34 +515,32 @@ impl Pipeline {
             .standing_ttl_ms
             .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
-        match standing {
-            Some(ttl) => {
-                let full = owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
+        if let Some(ttl) = standing {
+            let full = config.scoring.standing_max == 0
+                || owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
                     user.standing().len() >= config.scoring.standing_max
                         && !user
                             .standing()
                             .iter()
                             .any(|standing| standing.request == *decoded.request_id)
                 });
-                if full {
-                    degraded.push("too_many_standing");
-                } else {
-                    let standing = Standing {
-                        request: decoded.request_id.clone().into_owned(),
-                        expires: now.plus(ttl),
-                        due: None,
-                        body: record.value.unwrap_or_default().to_vec(),
-                    };
-                    owned.users.set_standing(
-                        &decoded.user,
-                        &decoded.request_id,
-                        Some(standing),
-                        salt,
-                    )?;
-                    to.push(Topic::StandingScores);
-                }
+            if full {
+                degraded.push("too_many_standing");
+            } else {
+                let standing = Standing {
+                    request: decoded.request_id.clone().into_owned(),
+                    expires: now.plus(ttl),
+                    due: None,
+                    body: record.value.unwrap_or_default().to_vec(),
+                };
+                owned.users.set_standing(
+                    &decoded.user,
+                    &decoded.request_id,
+                    Some(standing),
+                    salt,
+                )?;
+                to.push(Topic::StandingScores);
             }
-            None => {}
         }
         let shown = config
             .scoring
@@ -545,7 +569,7 @@ impl Pipeline {
             let impression = Behavior {
                 at: Coordinates {
                     offset,
-                    index: u16::try_from(place).unwrap_or(u16::MAX),
+                    index: SHOWN.saturating_add(u16::try_from(place).unwrap_or(u16::MAX)),
                 },
                 time: request.time,
                 event: 0,
@@ -555,8 +579,9 @@ impl Pipeline {
                 value: None,
                 attributes: &[],
             };
-            owned.users.fold(request.user, &impression, salt)?;
-            if self.settings.config.scoring.item_statistics {
+            let folded = owned.users.fold(request.user, &impression, salt)?;
+            let counted = matches!(folded, Folded::Counted { .. });
+            if counted && self.settings.config.scoring.item_statistics {
                 self.count(
                     candidate,
                     items,
@@ -602,15 +627,22 @@ impl Pipeline {
                 .iter()
                 .last()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
+            standing_key(&user, &request, &mut self.key);
+            let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
-                "standing-{}-{}-{}",
+                "{}-{}-{}-{}-{}",
+                if standing.expires <= now {
+                    "ended"
+                } else {
+                    "standing"
+                },
                 owned.number,
-                owned.users.position().input(Topic::Behaviors).unwrap_or(0),
-                request
+                of(Topic::Behaviors),
+                of(Topic::ScoreRequests),
+                String::from_utf8_lossy(&self.key),
             );
             if standing.expires <= now {
                 owned.users.set_standing(&user, &request, None, salt)?;
-                standing_key(&user, &request, &mut self.key);
                 let headers = [(HEADER_ID, Some(cause.as_bytes()))];
                 let at = TopicPartition::new(Topic::StandingScores, owned.number);
                 output
@@ -656,10 +688,6 @@ impl Pipeline {
     }
 
     /// Assembles the rows of a request, scores them, and publishes the answer.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the one place where a row, its cause and its output meet"
-    )]
     fn score(
         &mut self,
         request: &RowRequest<'_>,
@@ -692,10 +720,7 @@ impl Pipeline {
             candidates: request.candidates,
         };
         self.assembler.score(&row, items, &mut self.scores);
-        self.metrics
-            .scores
-            .with_label_values(&[self.scenario_name(request.scenario), "champion"])
-            .inc_by(request.candidates.len() as u64);
+        *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
             request,
             cause,
@@ -711,10 +736,6 @@ impl Pipeline {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the one place where a row, its cause and its output meet"
-    )]
     fn answer(
         &mut self,
         request: &RowRequest<'_>,
@@ -878,7 +899,7 @@ impl Pipeline {
         let entities = owned.statistics.changes(&mut |key, value| {
             output
                 .transactional
-                .push(item_state, (0, 0), Some(key), Some(value), [])
+                .push(item_state, (0, 0), Some(key), Some(value), []);
         });
         self.metrics.changelog_records.inc_by(users as u64);
         self.metrics.changelog_bytes.inc_by(bytes as u64);

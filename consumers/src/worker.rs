@@ -63,6 +63,8 @@ pub struct Worker {
     restorer: Restorer,
     writer: Writer,
     owned: BTreeMap<i32, Owned>,
+    /// Partitions that are ours and whose stores are still to be opened, and whether each is to be made again first.
+    arriving: BTreeMap<i32, bool>,
     /// Revoked partitions, to be given back once nothing is pending.
     leaving: Vec<i32>,
     pending: Option<Pending>,
@@ -121,6 +123,7 @@ impl Worker {
             items,
             world,
             owned: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             leaving: Vec::new(),
             pending: None,
             batch: RecordBatch::default(),
@@ -183,6 +186,7 @@ impl Worker {
             self.member.poll(limit, &mut self.batch)?
         };
         self.rebalance(&rebalance)?;
+        self.open_arriving()?;
         self.compute()?;
         self.commit_pending()?;
         self.send()?;
@@ -198,7 +202,7 @@ impl Worker {
     pub fn stop(mut self, forever: bool) -> Result<(), Error> {
         self.commit_pending()?;
         for number in self.owned.keys().copied().collect::<Vec<_>>() {
-            self.flush(number)?;
+            self.flush(number).or_else(keep_going)?;
         }
         self.member.leave(forever)?;
         Ok(())
@@ -208,7 +212,12 @@ impl Worker {
     pub fn status(&self) -> Status {
         Status {
             working: self.owned.keys().copied().collect(),
-            restoring: self.restorer.remaining(),
+            restoring: self
+                .arriving
+                .keys()
+                .map(|number| (*number, 0))
+                .chain(self.restorer.remaining())
+                .collect(),
             trouble: self.trouble.clone(),
         }
     }
@@ -340,60 +349,103 @@ impl Worker {
         }
         metrics.steps.inc();
         let now = self.world.now();
+        // Handles are looked up once a scenario: this runs once an event.
+        let mut handles = BTreeMap::new();
         for (scenario, time) in &pending.causes {
-            let name = self.pipeline.scenario_name(*scenario);
-            metrics
-                .freshness
-                .with_label_values(&[name])
-                .observe(now.since(*time) as f64 / 1000.0);
-            metrics.folded.with_label_values(&[name]).inc();
+            let (freshness, folded) = handles.entry(*scenario).or_insert_with(|| {
+                let name = self.pipeline.scenario_name(*scenario);
+                (metrics.freshness.with_label_values(&[name]), 0u64)
+            });
+            freshness.observe(now.since(*time) as f64 / 1000.0);
+            *folded += 1;
+        }
+        for (scenario, (_, folded)) in handles {
+            let name = self.pipeline.scenario_name(scenario);
+            metrics.folded.with_label_values(&[name]).inc_by(folded);
         }
         Ok(())
     }
 
     // ------------------------------------------------------------------------------------------- partitions
 
+    /// Notes what a rebalance says. It is said once: so everything is noted before anything can fail.
     fn rebalance(&mut self, rebalance: &Rebalance) -> Result<(), Error> {
         if rebalance.is_empty() {
             return Ok(());
         }
         tracing::info!(assigned = ?rebalance.assigned, revoked = ?rebalance.revoked, lost = ?rebalance.lost, "partitions moved");
+        self.leaving
+            .retain(|leaving| !rebalance.lost.contains(leaving));
+        self.leaving.extend(&rebalance.revoked);
+        self.arriving
+            .retain(|arriving, _| !rebalance.lost.contains(arriving));
+        self.arriving
+            .extend(rebalance.assigned.iter().map(|number| (*number, false)));
+        // What is pending may hold records of what is lost: nothing of it may be committed.
+        self.recovering |= !rebalance.lost.is_empty();
         for number in &rebalance.lost {
-            self.writer.wait(*number, &mut self.owned)?;
-            self.owned.remove(number);
-            self.restorer.cancel(*number)?;
-            self.leaving.retain(|leaving| leaving != number);
+            self.let_go(*number)?;
         }
-        if !rebalance.lost.is_empty() {
-            // What is pending may hold records of them: nothing of it may be committed.
+        if self.recovering {
             self.recover()?;
         }
-        self.leaving.extend(&rebalance.revoked);
-        for number in &rebalance.assigned {
-            self.begin_restore(*number, Statistics::default())?;
-        }
+        Ok(())
+    }
+
+    /// Forgets a partition. What of it is not in the store is in the changelog; a store that fails is found when it is opened again.
+    fn let_go(&mut self, number: i32) -> Result<(), Error> {
+        self.writer
+            .wait(number, &mut self.owned)
+            .or_else(keep_going)?;
+        self.owned.remove(&number);
+        self.restorer.cancel(number)?;
         Ok(())
     }
 
     fn give_back(&mut self) -> Result<(), Error> {
-        let leaving = std::mem::take(&mut self.leaving);
-        for number in &leaving {
-            self.flush(*number)?;
-            self.owned.remove(number);
-            self.restorer.cancel(*number)?;
+        for number in self.leaving.clone() {
+            self.flush(number).or_else(keep_going)?;
+            self.let_go(number)?;
+            self.arriving.remove(&number);
         }
-        self.member.release(&leaving)?;
+        self.member.release(&self.leaving)?;
+        self.leaving.clear();
         Ok(())
     }
 
-    fn begin_restore(&mut self, number: i32, statistics: Statistics) -> Result<(), Error> {
-        let owned = self.open(number, statistics)?;
-        self.restorer.add(owned);
+    /// Opens the stores of partitions that came, and has them restored.
+    fn open_arriving(&mut self) -> Result<(), Error> {
+        while let Some((&number, &afresh)) = self.arriving.first_key_value() {
+            if afresh {
+                self.remake(number)?;
+            }
+            let owned = match self.open(number) {
+                Err(error) if error.reaction() == Reaction::Restore => {
+                    tracing::warn!(
+                        partition = number,
+                        error = &error as &dyn std::error::Error,
+                        "store made again"
+                    );
+                    self.remake(number)?;
+                    self.open(number)?
+                }
+                other => other?,
+            };
+            self.arriving.remove(&number);
+            self.restorer.add(owned);
+        }
         Ok(())
     }
 
-    /// Opens a partition's store; one whose bytes are damaged is made again.
-    fn open(&mut self, number: i32, statistics: Statistics) -> Result<Owned, Error> {
+    /// Deletes a partition's store: the changelog has it all.
+    fn remake(&mut self, number: i32) -> Result<(), Error> {
+        self.stores.remove(number).map_err(|error| Error::State {
+            partition: number,
+            source: error.into(),
+        })
+    }
+
+    fn open(&self, number: i32) -> Result<Owned, Error> {
         let state = |source| Error::State {
             partition: number,
             source,
@@ -403,28 +455,14 @@ impl Worker {
             self.owned.len() + 1,
             self.limits.workers,
         );
-        let open = |stores: &dyn Stores| {
-            let store = stores.open(number).map_err(|error| state(error.into()))?;
-            Partition::open(store, settings).map_err(state)
-        };
-        let users = match open(&*self.stores) {
-            Err(error) if error.reaction() == Reaction::Restore => {
-                tracing::warn!(
-                    partition = number,
-                    error = &error as &dyn std::error::Error,
-                    "store made again"
-                );
-                self.stores
-                    .remove(number)
-                    .map_err(|error| state(error.into()))?;
-                open(&*self.stores)?
-            }
-            other => other?,
-        };
+        let store = self
+            .stores
+            .open(number)
+            .map_err(|error| state(error.into()))?;
         Ok(Owned {
             number,
-            users,
-            statistics,
+            users: Partition::open(store, settings).map_err(state)?,
+            statistics: Statistics::default(),
         })
     }
 
@@ -480,17 +518,8 @@ impl Worker {
                         error = &error as &dyn std::error::Error,
                         "store made again"
                     );
-                    self.writer
-                        .wait(*partition, &mut self.owned)
-                        .or_else(keep_going)?;
-                    self.owned.remove(partition);
-                    self.stores
-                        .remove(*partition)
-                        .map_err(|error| Error::State {
-                            partition: *partition,
-                            source: error.into(),
-                        })?;
-                    self.begin_restore(*partition, Statistics::default())?;
+                    self.arriving.insert(*partition, true);
+                    self.let_go(*partition)?;
                 }
             }
         }
@@ -524,12 +553,28 @@ impl Worker {
             let Some(mut owned) = self.owned.remove(&number) else {
                 continue;
             };
-            owned.users.discard().map_err(|source| Error::State {
+            let discarded = owned.users.discard().map_err(|source| Error::State {
                 partition: number,
                 source,
-            })?;
-            owned.statistics.discard();
-            self.restorer.add(owned);
+            });
+            match discarded {
+                Ok(()) => {
+                    owned.statistics.discard();
+                    self.restorer.add(owned);
+                }
+                Err(error) if error.reaction() == Reaction::Restore => {
+                    tracing::warn!(
+                        partition = number,
+                        error = &error as &dyn std::error::Error,
+                        "store made again"
+                    );
+                    self.arriving.insert(number, true);
+                }
+                Err(error) => {
+                    self.arriving.insert(number, false);
+                    return Err(error);
+                }
+            }
         }
         self.restorer.begin_again();
         self.member.recover()?;

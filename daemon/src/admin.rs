@@ -11,6 +11,7 @@
 //! | `/status` | each worker and its partitions |
 //! | `/fleet` | what the instances announced |
 //! | `/owner/{user}` | which instance owns the user |
+//! | `/explain/{request}` | what was published and logged for a request; `?best=n` (3) or `?item=id` say which candidates |
 //! | `/users/{user}` | what is known of the user, or 307 to the owner; `?entries=n` bounds each slot (100) |
 
 use std::net::TcpListener;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::daemon::{Answer, Inner, Question, StopError};
+use crate::explain::Selection;
 use crate::fleet;
 use crate::supervisor::{Phase, Stopping};
 
@@ -36,7 +38,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long open requests may go on when everything else has ended.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Entries of each slot that `/users` shows unless it is asked for more.
-pub(crate) const ENTRIES: usize = 100;
+const ENTRIES: usize = 100;
+/// Candidates that `/explain` shows unless it is asked for more.
+const BEST: usize = 3;
 
 /// Serves until the daemon has ended.
 pub(crate) fn serve(
@@ -50,7 +54,7 @@ pub(crate) fn serve(
         .build()
         .map_err(failed)?;
     let mut phase = stopping.watch();
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = listener.try_clone().map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let mut ended = phase.clone();
@@ -73,7 +77,10 @@ pub(crate) fn serve(
             overdue.as_mut().poll(context).map(Ok)
         })
         .await
-    })
+    });
+    // A topic that is being read for somebody is not waited for.
+    runtime.shutdown_timeout(CLOSE_WITHIN);
+    served
 }
 
 fn routes(inner: Arc<Inner>) -> Router {
@@ -89,6 +96,7 @@ fn routes(inner: Arc<Inner>) -> Router {
             "/fleet",
             get(async |State(inner): State<Arc<Inner>>| answer(StatusCode::OK, &inner.fleet.all())),
         )
+        .route("/explain/{request}", get(explain))
         .route("/owner/{user}", get(owner))
         .route("/users/{user}", get(user))
         .fallback(async || {
@@ -154,6 +162,39 @@ fn nobody(partition: i32) -> Response {
         StatusCode::SERVICE_UNAVAILABLE,
         &json!({ "error": reason, "partition": partition }),
     )
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    best: Option<usize>,
+    item: Option<String>,
+}
+
+async fn explain(
+    State(inner): State<Arc<Inner>>,
+    Path(request): Path<String>,
+    Query(query): Query<ExplainQuery>,
+) -> Response {
+    let selection = Selection {
+        items: query.item.into_iter().collect(),
+        best: query.best.unwrap_or(BEST),
+    };
+    // Reading topics is work of seconds: one at a time, beside the one thread that answers all others.
+    let Ok(_only) = inner.explaining.try_lock() else {
+        return fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "another request is being explained; try again",
+        );
+    };
+    let looking = Arc::clone(&inner);
+    let found = tokio::task::spawn_blocking(move || {
+        crate::explain::find(&looking.config, &*looking.log, &request, &selection)
+    });
+    match found.await {
+        Ok(Ok(explanation)) => answer(StatusCode::OK, &explanation),
+        Ok(Err(error)) => fault(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        Err(error) => fault(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
 }
 
 #[derive(Deserialize)]

@@ -11,8 +11,15 @@ use clap::{Parser, Subcommand};
 use headwater::{Exit, StartError, StopError};
 use headwater_config::{Config, LoadError, Loaded, Sources};
 
+mod backtest;
 mod config;
+mod demo;
+mod dlq;
+mod explain;
+mod http;
+mod inspect;
 mod run;
+mod table;
 mod topics;
 
 /// A streaming feature-and-scoring daemon: behaviors in Kafka become features and scores in Kafka, exactly once.
@@ -44,7 +51,7 @@ First steps:
 pub(crate) struct Global {
     /// A TOML file to lay over the defaults. May be given several times: later files go over earlier ones.
     ///
-    /// Variables of the environment go over files: HEADWATER__STATE__MEMORY=1GiB sets `state.memory`.
+    /// Variables of the environment go over files: `HEADWATER__STATE__MEMORY=1GiB` sets `state.memory`.
     #[arg(long, value_name = "FILE", global = true)]
     config: Vec<PathBuf>,
     /// Sets one key, over files and environment. May be given several times.
@@ -56,7 +63,12 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backtest(backtest::Arguments),
     Config(config::Arguments),
+    Demo(demo::Arguments),
+    Dlq(dlq::Arguments),
+    Explain(explain::Arguments),
+    Inspect(inspect::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
 }
@@ -78,7 +90,12 @@ pub(crate) fn main() -> ExitCode {
     };
     let global = &line.global;
     let done = match line.command {
+        Command::Backtest(arguments) => backtest::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Dlq(arguments) => dlq::run(&arguments, global),
+        Command::Explain(arguments) => explain::run(&arguments, global),
+        Command::Inspect(arguments) => inspect::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),
     };
@@ -173,7 +190,7 @@ impl Global {
         Failure::new(Exit::Configuration, words)
     }
 
-    /// `--set state.memory` where the configuration says HEADWATER__STATE__MEMORY, if it came from there.
+    /// `--set state.memory` where the configuration says `HEADWATER__STATE__MEMORY`, if it came from there.
     pub(crate) fn in_own_words(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (key, _) in &self.set {

@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) positions: Arc<worker::Positions>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) questions: Vec<SyncSender<Question>>,
+    /// Held while a request is being explained.
+    pub(crate) explaining: tokio::sync::Mutex<()>,
     pub(crate) supervisor: Supervisor,
     /// Where HTTP listens.
     pub(crate) address: Option<SocketAddr>,
@@ -133,6 +135,7 @@ impl Daemon {
             positions: Arc::new(parking_lot::Mutex::new(BTreeMap::new())),
             fleet: Arc::default(),
             questions,
+            explaining: tokio::sync::Mutex::new(()),
             supervisor: Supervisor::new(),
             address,
             told_address: address.map(|address| reachable(&config, address)),
@@ -199,6 +202,12 @@ impl Handle {
         self.inner.readiness()
     }
 
+    /// Whether nobody asked it to stop and nothing has stopped it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.inner.supervisor.phase() == Phase::Running
+    }
+
     /// What asks it to stop from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
@@ -225,10 +234,6 @@ impl Handle {
     ///
     /// # Errors
     /// What stopped it before, or what went wrong while it stopped. State is right in any case: what was not committed is done again.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a stopped daemon is of no use any more"
-    )]
     pub fn stop(self, forever: bool) -> Result<(), StopError> {
         self.inner.supervisor.stop(forever);
         self.wait()

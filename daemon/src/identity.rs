@@ -120,6 +120,31 @@ impl Identity {
     /// If it is another's, newer, damaged, in use, or cannot be written.
     pub fn take(config: &Config) -> Result<Self, IdentityError> {
         let folder = &config.state.path;
+        std::fs::create_dir_all(folder).map_err(|source| IdentityError::Io {
+            path: folder.clone(),
+            doing: "making it",
+            source,
+        })?;
+        let made = || Written {
+            format: FORMAT,
+            instance: config.instance.id.clone().unwrap_or_else(made_up),
+            prefix: config.instance.prefix.clone(),
+            group: config.group(),
+            log: config.log.kind.to_string(),
+        };
+        Self::take_as(config, Some(&made))
+    }
+
+    /// Takes the state folder of a daemon that does not run, to look at it.
+    ///
+    /// # Errors
+    /// As [`Identity::take`], and if there is none.
+    pub fn take_existing(config: &Config) -> Result<Self, IdentityError> {
+        Self::take_as(config, None)
+    }
+
+    fn take_as(config: &Config, made: Option<&dyn Fn() -> Written>) -> Result<Self, IdentityError> {
+        let folder = &config.state.path;
         let io = |path: &Path, doing| {
             let path = path.to_owned();
             move |source| IdentityError::Io {
@@ -128,11 +153,10 @@ impl Identity {
                 source,
             }
         };
-        std::fs::create_dir_all(folder).map_err(io(folder, "making it"))?;
         let lock_path = folder.join(LOCK);
         let lock = File::options()
             .write(true)
-            .create(true)
+            .create(made.is_some())
             .truncate(false)
             .open(&lock_path)
             .map_err(io(&lock_path, "opening"))?;
@@ -148,20 +172,14 @@ impl Identity {
             }
         }
         let path = folder.join(FILE);
-        let written = match std::fs::read(&path) {
-            Ok(bytes) => read(&path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let made = Written {
-                    format: FORMAT,
-                    instance: config.instance.id.clone().unwrap_or_else(made_up),
-                    prefix: config.instance.prefix.clone(),
-                    group: config.group(),
-                    log: config.log.kind.to_string(),
-                };
+        let written = match (std::fs::read(&path), made) {
+            (Ok(bytes), _) => read(&path, &bytes)?,
+            (Err(error), Some(made)) if error.kind() == std::io::ErrorKind::NotFound => {
+                let made = made();
                 write(&path, &made).map_err(io(&path, "writing"))?;
                 made
             }
-            Err(error) => return Err(io(&path, "reading")(error)),
+            (Err(error), _) => return Err(io(&path, "reading")(error)),
         };
         let wanted = [
             (

@@ -3,9 +3,16 @@
 //! Before it, a worker's partition or a stopped daemon's store; after it, `GET /users/{id}` and `headwater inspect user`. It shows what
 //! the next row would see, uncommitted behaviors of the step under way included.
 
-use headwater_config::{Config, Topic};
-use headwater_state::{Cell, KindId, Length, Position, ScenarioId, SlotId, User};
+use headwater_config::{Backend, Config, Topic};
+use headwater_consumers::partitioner::partition_of;
+use headwater_consumers::worker::settings_of;
+use headwater_state::{
+    Cell, KindId, Length, Partition, Position, ScenarioId, SlotId, Stores, User,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::exit::Exit;
+use crate::identity::{Identity, IdentityError};
 
 /// A user as shown. Times are Unix milliseconds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -99,6 +106,87 @@ pub struct StandingView {
     /// When it is scored again, if it is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<i64>,
+}
+
+/// Why the state folder cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// It cannot be had.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A store does not open or is damaged; the daemon restores it when it starts.
+    #[error("the local copy cannot be read")]
+    State(#[from] headwater_state::Error),
+    /// Nothing was ever written back there.
+    #[error(
+        "state folder {path} holds no state of any partition; a running daemon can be asked by --address"
+    )]
+    Empty {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
+}
+
+impl LookError {
+    /// Whether a daemon runs on the folder: it is to be asked instead.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self, Self::Identity(IdentityError::Locked { .. }))
+    }
+
+    /// How the process ends for it.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Identity(error) => error.exit(),
+            Self::State(headwater_state::Error::Store(error)) => Exit::of_store(error),
+            Self::State(_) => Exit::Format,
+            Self::Empty { .. } => Exit::Configuration,
+        }
+    }
+}
+
+/// What the state folder of a daemon that does not run knows of a user, as of its last write-back.
+///
+/// # Errors
+/// If a daemon runs on it, it is not ours, or cannot be read.
+pub fn from_folder(
+    config: &Config,
+    id: &str,
+    entries_max: usize,
+) -> Result<Option<UserView>, LookError> {
+    let _identity = Identity::take_existing(config)?;
+    let backend = match config.state.backend {
+        Backend::Sled => headwater_state::Backend::Sled,
+        Backend::Fjall => headwater_state::Backend::Fjall,
+    };
+    let opened = headwater_state::open(&config.state.path, backend, config.state.memory.get())
+        .map_err(headwater_state::Error::from)?;
+    let stores = &*opened.stores;
+    // How many partitions there are is what the state was made for; the configuration is a first guess.
+    let pinned = std::iter::once(partition_of(id.as_bytes(), config.topics.partitions))
+        .chain(0..config.topics.partitions)
+        .map(|partition| open(config, stores, partition).map(|users| users.position().partitions))
+        .find(|pinned| pinned.as_ref().map_or(true, |pinned| *pinned > 0))
+        .transpose()?;
+    let Some(partitions) = pinned else {
+        return Err(LookError::Empty {
+            path: config.state.path.clone(),
+        });
+    };
+    let partition = partition_of(id.as_bytes(), partitions);
+    let mut users = open(config, stores, partition)?;
+    let position = users.position().clone();
+    let user = users.whole_user(id)?;
+    Ok(user.map(|user| view(config, id, (partition, &position), user, entries_max)))
+}
+
+fn open(
+    config: &Config,
+    stores: &dyn Stores,
+    partition: i32,
+) -> Result<Partition, headwater_state::Error> {
+    Partition::open(stores.open(partition)?, settings_of(config, 1))
 }
 
 /// Makes the view of a user whose pages have all been read.

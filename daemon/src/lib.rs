@@ -23,12 +23,20 @@
 //! - A folder of another prefix, group, instance or of a newer format is refused, and so is a topic that is not what it must be.
 
 mod admin;
+pub mod backtest;
 pub mod daemon;
+pub mod dead_letters;
+pub mod demo;
+pub mod engine;
 mod exit;
+pub mod explain;
 pub mod fleet;
 mod identity;
 pub mod inspect;
 mod metrics;
+mod progress;
+pub mod recording;
+mod scan;
 pub mod status;
 mod stores;
 pub mod supervisor;
@@ -37,6 +45,7 @@ pub mod topics;
 mod world;
 
 pub use daemon::{Daemon, Handle, Host, StartError, StopError, Stopper};
+pub use engine::Engine;
 pub use exit::Exit;
 pub use identity::{Identity, IdentityError};
 pub use metrics::Metrics;
@@ -45,3 +54,9 @@ pub use world::SystemWorld;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Now, Unix milliseconds by the system's clock.
+#[must_use]
+pub fn now_ms() -> i64 {
+    world::unix_ms()
+}

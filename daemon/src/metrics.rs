@@ -69,3 +69,80 @@ impl Metrics {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Type and labels.
+    type Form = (String, Vec<String>);
+
+    /// The metrics that a page's tables list.
+    fn of_page(page: &str) -> BTreeMap<String, Form> {
+        page.lines()
+            .filter_map(|line| {
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                let [_, name, kind, labels, meaning, _] = cells[..] else {
+                    return None;
+                };
+                let name = name.strip_prefix("`headwater_")?.strip_suffix('`')?;
+                assert!(meaning.ends_with('.'), "{name} says nothing");
+                let labels = labels.split(',').map(|label| label.trim().to_owned());
+                let labels = labels.filter(|label| !label.is_empty()).collect();
+                Some((format!("headwater_{name}"), (kind.to_owned(), labels)))
+            })
+            .collect()
+    }
+
+    /// The metrics that a source file makes: the type is the word before a name, the labels are the list after it.
+    fn of_source(source: &str) -> BTreeMap<String, Form> {
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        let parts: Vec<&str> = source.split("\"headwater_").collect();
+        parts
+            .windows(2)
+            .map(|pair| {
+                let before = pair[0].to_lowercase();
+                let kind = ["histogram", "counter", "gauge"]
+                    .into_iter()
+                    .max_by_key(|kind| before.rfind(kind))
+                    .unwrap();
+                let (name, after) = pair[1].split_once('"').unwrap();
+                // Up to the call's end: the next metric's labels are not this one's.
+                let call = after.split(")?").next().unwrap();
+                let labels = call
+                    .split_once("&[")
+                    .map_or("", |(_, list)| list.split(']').next().unwrap());
+                let labels = labels
+                    .split(',')
+                    .map(|label| label.trim().trim_matches('"').to_owned())
+                    .filter(|label| !label.is_empty())
+                    .collect();
+                (format!("headwater_{name}"), (kind.to_owned(), labels))
+            })
+            .collect()
+    }
+
+    /// Goal: docs/metrics.md lists what there is, and nothing else. Method: names, types and labels of the sources against the page's tables;
+    /// and a second metric of each name on the page must be refused by a registry that has them all.
+    #[test]
+    fn the_page_lists_every_metric() {
+        let page = of_page(include_str!("../../docs/metrics.md"));
+        let mut made = of_source(include_str!("metrics.rs"));
+        made.extend(of_source(include_str!("../../consumers/src/metrics.rs")));
+        assert_eq!(page, made);
+
+        let registry = Registry::new();
+        headwater_consumers::Metrics::register(&registry).unwrap();
+        Metrics::register(&registry).unwrap();
+        for (name, (_, labels)) in &page {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            let second = IntGaugeVec::new(Opts::new(name, "a second one"), &labels).unwrap();
+            assert!(
+                registry.register(Box::new(second)).is_err(),
+                "{name} is not registered"
+            );
+        }
+    }
+}

@@ -47,10 +47,8 @@ impl TaskKind {
         match self {
             // What can heal they wait out themselves; what comes out of them needs a person.
             Self::Worker | Self::Items => OnFailure::Stop,
-            // Who owns what is told late; nothing is scored wrong.
-            Self::Fleet => OnFailure::Restart(20),
-            // Without it nobody sees the daemon, but it works.
-            Self::Admin => OnFailure::Restart(20),
+            // Without the one, who owns what is told late; without the other nobody sees the daemon. Nothing is scored wrong.
+            Self::Fleet | Self::Admin => OnFailure::Restart(20),
         }
     }
 
@@ -311,6 +309,7 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "the form of a thread's work")]
     fn until_stopped(stopping: &Stopping) -> Result<(), StopError> {
         while !stopping.pause(Duration::from_secs(60)) {}
         Ok(())

@@ -15,8 +15,8 @@
 //! * a **trial** is a behavior of one of the task's trial kinds, or, where requests count as impressions, being a
 //!   candidate of an earlier request of the task's scenarios; a **positive** is a behavior of one of its positive
 //!   kinds. A kind may be both (`like` and `dislike` are trials, `like` is the positive).
-//! * Everything is **strictly before the row's time**. Levels without the user ([`Level::Global`],
-//!   [`Level::Scenario`], [`Level::Category`], [`Level::ItemAnywhere`], [`Level::Item`]) come from the item table's cells that ended at or
+//! * Everything is **strictly before the row's time**. Levels without the user ([`Level::Global`], [`Level::Scenario`],
+//!   [`Level::Category`], [`Level::ItemAnywhere`], [`Level::Item`]) come from the item table's cells that ended at or
 //!   before the start of the row's minute.
 //! * `trials`, `positives` and `expected` are decayed with the *long* half-life, those named `recent_…` with the
 //!   *short* one ([`HalfLives`]): an event of age `a` weighs `2^(-a / half-life)`. No long half-life means undecayed;
@@ -36,6 +36,8 @@
 //!
 //! * **Categories.** A candidate of m categories gets the *mean*: the sum of its categories' counts times `1/m`
 //!   ([`Counts::scaled`]); an item of several categories counts whole in each of them.
+//! * **The item anywhere** includes the item here: `ItemAnywhere` ≥ `Item`, of the same cells and half-life. A scorer reads
+//!   the difference as what is known from other scenarios, and the other tasks' `ItemAnywhere` as what they know.
 //! * **Attribute** is one configured field of the item record (`author`, `brand`, …); no field or no value: leave out.
 //! * **Entries.** A user's entry is what state knows of the user and one item: recent and history together. An entry
 //!   is turned into counts by [`Counts::of_entry`], which parts positives into those that had a trial (`positives`,

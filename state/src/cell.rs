@@ -73,6 +73,12 @@ impl Grain {
         }
         (Length::Older, 0)
     }
+
+    /// When the last event that `Older` can hold has ended, where the newest event is `newest`.
+    pub fn older_end(self, newest: Timestamp) -> Timestamp {
+        let month = Length::Month.ms();
+        Timestamp((newest.0.div_euclid(month) - self.0[3] + 1).saturating_mul(month))
+    }
 }
 
 /// One cell.
@@ -99,7 +105,7 @@ impl Cell {
         Timestamp(i64::from(self.number) * self.length.ms())
     }
 
-    /// When it has ended; of `Older`, the time given as `oldest_kept` by whoever knows the newest event is closer. 0 here.
+    /// When it has ended; 0 of `Older`, whose end goes by the newest event: [`Grain::older_end`].
     pub fn end(&self) -> Timestamp {
         match self.length {
             Length::Older => Timestamp(0),

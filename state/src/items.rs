@@ -89,6 +89,11 @@ impl ItemTable {
         self.statistics.get(key)
     }
 
+    /// Whether anything was counted yet.
+    pub fn has_statistics(&self) -> bool {
+        !self.statistics.is_empty()
+    }
+
     /// Counts something at once, for the engine and for backtests, where nothing comes back by a topic.
     pub fn fold(&mut self, entity: Entity<'_>, delta: &crate::Delta) {
         delta.apply(self.statistics.entry(entity.key()).or_default());

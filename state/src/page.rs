@@ -211,9 +211,9 @@ impl Page {
         for slice in self.slices() {
             let hash = u64::from_le_bytes(slice[4..12].try_into().expect("invariant: checked"));
             if page_of(hash, pages) == page {
-                moved.put(slice)
+                moved.put(slice);
             } else {
-                stay.put(slice)
+                stay.put(slice);
             }
         }
         self.packed = stay;

@@ -508,7 +508,7 @@ impl Partition {
                 }
             }
             ChangelogKey::Recent { place, .. } => {
-                resident.user.recent.apply(place, value).map_err(damaged)?
+                resident.user.recent.apply(place, value).map_err(damaged)?;
             }
             ChangelogKey::Entry { slot, key, .. } => {
                 if let Some(packed) = value {
@@ -674,7 +674,10 @@ impl Partition {
         self.store.scan(
             changelog::ROOT_PREFIX,
             &mut |key, _| match changelog::user_of_root(key) {
-                Ok(id) => ids.insert(id.to_owned()) || true,
+                Ok(id) => {
+                    ids.insert(id.to_owned());
+                    true
+                }
                 Err(damage) => {
                     bad = Some(damage);
                     false

@@ -78,6 +78,15 @@ impl Delta {
         *sum = sum.plus(value);
     }
 
+    /// Adds what another delta of the same entity says.
+    pub fn merge(&mut self, other: &Self) {
+        for (place, (count, sum)) in &other.0 {
+            let (held, held_sum) = self.0.entry(*place).or_default();
+            *held = held.saturating_add(*count);
+            *held_sum = held_sum.plus(*sum);
+        }
+    }
+
     /// Its bytes: `[version][series u64, minute u32, count u32, sum i64]*`.
     pub fn write(&self, to: &mut Vec<u8>) {
         to.put_u8(VERSION);

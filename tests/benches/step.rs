@@ -127,7 +127,7 @@ fn main() {
     let events = numbers.first().copied().unwrap_or(1_000_000);
     let users = numbers.get(1).copied().unwrap_or(100_000);
     let quiet = "feature_log = false\nitem_statistics = false\n";
-    let state = "[state]\nmemory = \"8GiB\"\n[scenarios]\nnames = [\"feed\"]\n[scoring]\n";
+    let state = "[state]\nmemory = \"8GiB\"\n[kinds]\nimpressions = []\n[scenarios]\nnames = [\"feed\"]\n[scoring]\n";
     run("state", &format!("{state}{quiet}"), events, users);
     run(
         "state, a score an event",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,15 +29,16 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka/kafka")
 }
 
-/// Two neighbouring ports that are free now: the client's and the controller's.
+/// Two neighbouring ports that are free now: the client's and the controller's. Below those that the system gives to connections: while
+/// the broker is dead, a client that tries again and again would be given the broker's port as its own in the end, connect to itself,
+/// and hold the port.
 fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let first = std::process::id() as u16 % 5000;
+    (0..5000)
+        .map(|number| 20_000 + (first + number) % 5000 * 2)
+        .find(|port| free(*port) && free(port + 1))
+        .expect("no free ports between 20000 and 30000")
 }
 
 impl Broker {
@@ -52,8 +54,10 @@ impl Broker {
             .keep();
         let guard = Command::new("bash")
             .arg("-c")
-            .arg("read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
+            .arg("trap '' TERM INT HUP; read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
             .args([script().as_os_str(), folder.as_os_str()])
+            // Its own group: what ends ours (a time limit, ctrl-c) must not end it first.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -333,6 +333,7 @@ impl Decoder {
                 .map_or(0, |event| pinned_hash(event.as_bytes()).max(1)),
             event_id: event.event_id.map(Cow::Owned),
             value: event.value.map(FixedSum::of),
+            requested: event.request_id.is_some(),
             attributes,
         }
     }

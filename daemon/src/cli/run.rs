@@ -1,6 +1,10 @@
 //! `headwater run`: the daemon, until a signal or a failure ends it.
 
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
 use headwater::{Daemon, Exit, Stopper};
+use parking_lot::Mutex;
 
 use super::{Failure, Global};
 
@@ -32,34 +36,71 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
     let loaded = global.load()?;
     headwater::telemetry::init(&loaded.config.telemetry);
-    let handle = Daemon::start(loaded.config)?;
-    let stopper = handle.stopper();
-    let forever = arguments.scale_in;
+    // Before the start: a signal that comes meanwhile stops what has started, instead of killing it.
+    let asked = Arc::new(Asked {
+        state: Mutex::new(State::Starting),
+        forever: arguments.scale_in,
+    });
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let listening = Arc::clone(&asked);
     std::thread::Builder::new()
         .name("headwater-signals".to_owned())
-        .spawn(move || wait_for_signals(&stopper, forever))
+        .spawn(move || wait_for_signals(&listening, &ready))
         .map_err(|error| Failure::of(Exit::TryAgain, &error))?;
+    // An error ends that thread, and with it the channel; it was logged there.
+    let _ = is_ready.recv();
+    let handle = Daemon::start(loaded.config)?;
+    asked.started(handle.stopper());
     handle.wait()?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Ends with the process: the second signal ends it from here.
-#[expect(clippy::exit, reason = "a second signal means at once")]
-fn wait_for_signals(stopper: &Stopper, forever: bool) {
-    match signals(stopper, forever) {
-        Ok(signal) => {
-            tracing::warn!(signal, "second signal; ending at once");
-            std::process::exit(128 + signal);
+/// What the signals ask for.
+struct Asked {
+    state: Mutex<State>,
+    forever: bool,
+}
+
+enum State {
+    Starting,
+    StoppedWhileStarting,
+    Running(Stopper),
+}
+
+impl Asked {
+    fn started(&self, stopper: Stopper) {
+        let mut state = self.state.lock();
+        if matches!(*state, State::StoppedWhileStarting) {
+            stopper.stop(self.forever);
         }
-        Err(error) => {
-            tracing::error!(%error, "signals cannot be waited for; stopping");
-            stopper.stop(forever);
+        *state = State::Running(stopper);
+    }
+
+    fn stop(&self) {
+        let mut state = self.state.lock();
+        if let State::Running(stopper) = &*state {
+            stopper.stop(self.forever);
+        } else {
+            *state = State::StoppedWhileStarting;
         }
     }
 }
 
-fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
+/// Ends with the process: the second signal ends it from here.
+#[expect(clippy::exit, reason = "a second signal means at once")]
+fn wait_for_signals(asked: &Asked, ready: &Sender<()>) {
+    match signals(&|| asked.stop(), ready) {
+        Ok(signal) => {
+            tracing::warn!(signal, "second signal; ending at once");
+            std::process::exit(128 + signal);
+        }
+        Err(error) => tracing::error!(%error, "signals cannot be waited for: they kill"),
+    }
+}
+
+/// Calls `stop` at the first signal, and returns the second.
+fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -67,6 +108,8 @@ fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Nobody waits only where the process ends anyway.
+        let _ = ready.send(());
         let mut next = async || {
             std::future::poll_fn(|context| {
                 if terminate.poll_recv(context).is_ready() {
@@ -80,7 +123,24 @@ fn signals(stopper: &Stopper, forever: bool) -> std::io::Result<i32> {
         };
         let first = next().await;
         tracing::info!(signal = first, "stopping; a second signal ends at once");
-        stopper.stop(forever);
+        stop();
         Ok(next().await)
     })
+}
+
+/// Sets a flag at the first SIGTERM or SIGINT; the second one ends the process.
+pub(super) fn on_signal(
+    flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> std::io::Result<()> {
+    let (ready, _) = std::sync::mpsc::channel();
+    let wait = move || {
+        let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
+        if signals(&set, &ready).is_err() {
+            set();
+        }
+    };
+    std::thread::Builder::new()
+        .name("headwater-signals".to_owned())
+        .spawn(wait)
+        .map(drop)
 }

@@ -66,14 +66,14 @@ impl StartError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Admin { .. } | Self::Metrics(_) | Self::RepartitionEmbedded => {
-                Exit::Configuration
-            }
+            Self::Config(_)
+            | Self::Admin { .. }
+            | Self::Metrics(_)
+            | Self::RepartitionEmbedded
+            | Self::Topics(CheckError::Faults(_)) => Exit::Configuration,
             Self::Identity(error) => error.exit(),
             Self::LogFolder { .. } => Exit::Format,
-            Self::Log(error) => Exit::of_log(error),
-            Self::Topics(CheckError::Faults(_)) => Exit::Configuration,
-            Self::Topics(CheckError::Log(error)) => Exit::of_log(error),
+            Self::Log(error) | Self::Topics(CheckError::Log(error)) => Exit::of_log(error),
             Self::Store(error) => Exit::of_store(error),
             Self::Thread(_) => Exit::TryAgain,
         }

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use headwater_consumers::log::{LogError, TopicPartition};
+use headwater_config::Topic;
+use headwater_consumers::log::LogError;
 
 use super::Inner;
 use super::back_off::BackOff;
@@ -15,10 +16,10 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
     let mut pauses = BackOff::new();
     let mut speaker: Option<Speaker> = None;
     let mut measured: Option<Instant> = None;
-    let mut lagging = Vec::new();
+    let mut here = Vec::new();
     while !stopping.is_set() {
         let due = measured.is_none_or(|at| at.elapsed() >= ANNOUNCE_EVERY);
-        match turn(inner, &mut speaker, due.then_some(&mut lagging)) {
+        match turn(inner, &mut speaker, due.then_some(&mut here)) {
             Ok(()) => {
                 pauses.reset();
                 if due {
@@ -66,20 +67,19 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
 fn turn(
     inner: &Inner,
     speaker: &mut Option<Speaker>,
-    measure: Option<&mut Vec<TopicPartition>>,
+    measure: Option<&mut Vec<i32>>,
 ) -> Result<(), LogError> {
-    let speaker = match speaker {
-        Some(speaker) => speaker,
-        None => {
-            let name = inner.config.topic_name(headwater_config::Topic::Fleet);
-            speaker.insert(Speaker::new(&*inner.log, &name, inner.fleet.clone())?)
-        }
+    let speaker = if let Some(speaker) = speaker {
+        speaker
+    } else {
+        let name = inner.config.topic_name(Topic::Fleet);
+        speaker.insert(Speaker::new(&*inner.log, &name, inner.fleet.clone())?)
     };
     speaker.listen()?;
     speaker.announce(announcement(inner))?;
     inner.readiness();
-    if let Some(lagging) = measure {
-        self::measure(inner, lagging)?;
+    if let Some(measured) = measure {
+        self::measure(inner, measured)?;
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ fn announcement(inner: &Inner) -> Announcement {
     }
 }
 
-fn measure(inner: &Inner, lagging: &mut Vec<TopicPartition>) -> Result<(), LogError> {
+fn measure(inner: &Inner, measured: &mut Vec<i32>) -> Result<(), LogError> {
     let now = fleet::now();
     inner.metrics.fleet.set(inner.fleet.fresh(now) as i64);
     if let Ok(bytes) = inner.stores.disk_bytes() {
@@ -112,29 +112,33 @@ fn measure(inner: &Inner, lagging: &mut Vec<TopicPartition>) -> Result<(), LogEr
         .with_label_values(&["restoring"])
         .set(status.restoring().count() as i64);
     let positions: Vec<_> = inner.positions.lock().values().flatten().copied().collect();
-    for (at, next) in &positions {
+    // Each costs a question to the brokers: of many partitions some are asked each time, in turn.
+    let turns = positions.len().div_ceil(EXTENTS_A_TURN).max(1);
+    let turn = now.unsigned_abs() / ANNOUNCE_EVERY.as_millis() as u64 % turns as u64;
+    for (at, next) in positions.iter().skip(turn as usize).step_by(turns) {
         let behind = inner.log.extent(*at)?.next - next;
         let number = at.partition.to_string();
-        inner
-            .fast
-            .lag
-            .with_label_values(&[at.topic.key(), &number])
+        let lag = &inner.fast.lag;
+        lag.with_label_values(&[at.topic.key(), &number])
             .set(behind.max(0));
     }
-    // A partition that has moved is another instance's to measure.
-    for gone in lagging
-        .iter()
-        .filter(|old| !positions.iter().any(|(at, _)| at == *old))
-    {
-        let number = gone.partition.to_string();
-        // It may never have been set.
-        drop(
-            inner
-                .fast
-                .lag
-                .remove_label_values(&[gone.topic.key(), &number]),
-        );
+    // A partition that has moved is another instance's to measure. Any of these may never have been set.
+    let here: Vec<i32> = status.working().chain(status.restoring()).collect();
+    for gone in measured.iter().filter(|old| !here.contains(old)) {
+        let number = gone.to_string();
+        for topic in INPUTS {
+            drop(inner.fast.lag.remove_label_values(&[topic.key(), &number]));
+        }
+        let fast = &inner.fast;
+        for gauge in [&fast.watermark, &fast.memory_bytes, &fast.restore_remaining] {
+            drop(gauge.remove_label_values(&[&number]));
+        }
     }
-    *lagging = positions.into_iter().map(|(at, _)| at).collect();
+    *measured = here;
     Ok(())
 }
+
+/// Extents that are asked for in one turn: at 1 ms each the others do not wait for our announcement.
+const EXTENTS_A_TURN: usize = 96;
+/// The topics that have a lag.
+const INPUTS: [Topic; 3] = [Topic::Behaviors, Topic::ScoreRequests, Topic::ItemDeltas];

@@ -75,7 +75,7 @@ fn nothing_known_scores_the_prior() {
 }
 
 /// Goal: the item's term is the Beta posterior that the docs promise. Method: an item under a known global rate, by hand:
-/// r = 0.2, k = 2 / (0.2 · 0.8) = 12.5, (3 + 12.5 · 0.2) / (10 + 12.5).
+/// r = 0.2, k = 3 / (0.2 · 0.8) = 18.75, (3 + 18.75 · 0.2) / (10 + 18.75).
 #[test]
 fn item_is_shrunk_as_documented() {
     let global = (Level::Global, 0, seen(16.0, 3.0));
@@ -89,7 +89,7 @@ fn item_is_shrunk_as_documented() {
                 (Level::ItemAnywhere, 0, seen(10.0, 3.0)),
             ],
         ),
-        5.5 / 22.5,
+        6.75 / 28.75,
     );
 }
 
@@ -136,7 +136,7 @@ fn users_are_judged_by_what_they_were_shown() {
         score_of(1, &[global, (Level::User, 0, counts)])
     };
     close(user(8.0), 0.5);
-    assert!(user(2.0) > 0.75, "{}", user(2.0));
+    assert!(user(2.0) > 0.7, "{}", user(2.0));
 }
 
 /// Goal: an item's reception in other tasks counts here, its own does not count twice. Method: counts in the second task
@@ -247,10 +247,10 @@ fn scores_are_golden() {
     assert_eq!(
         bits,
         [
-            "3dea7cb5 0.11449567",
-            "3e1f9f74 0.1558817",
-            "3e09904c 0.13433951",
-            "3e2a0e74 0.16607076"
+            "3decf03c 0.115692586",
+            "3e1e1b9f 0.15440224",
+            "3e08dcc0 0.1336546",
+            "3e27cc3d 0.16386504"
         ]
     );
 }
@@ -359,7 +359,8 @@ proptest! {
     }
 
     /// Goal: more positives in the same trials never lower a score. Method: any row of sane counts, one level's positives
-    /// raised within its trials.
+    /// raised within its trials. `ItemAnywhere` holds what is elsewhere and what is here, as assembly makes it: a
+    /// positive of the item here is one of the item anywhere too.
     #[test]
     fn positives_never_hurt(
         row in prop::collection::vec((1.0_f32..500.0, 0.0_f32..1.0, 0.01_f32..0.99), Level::ALL.len()),
@@ -367,7 +368,7 @@ proptest! {
         by in 0.0_f32..1.0,
     ) {
         let settings = |raise: f32| -> Vec<(Level, usize, Counts)> {
-            Level::ALL.into_iter().zip(&row).map(|(level, &(trials, share, expected))| {
+            let mut settings: Vec<_> = Level::ALL.into_iter().zip(&row).map(|(level, &(trials, share, expected))| {
                 let share = if level == RISING[raised] { share + (1.0 - share) * raise } else { share };
                 (level, 0, Counts {
                     expected: trials * expected,
@@ -376,10 +377,14 @@ proptest! {
                     recent_expected: trials / 4.0 * expected,
                     ..seen(trials, trials * share)
                 })
-            }).collect()
+            }).collect();
+            let place = |level| Level::ALL.iter().position(|&other| other == level).expect("it is a level");
+            let here = settings[place(Level::Item)].2;
+            settings[place(Level::ItemAnywhere)].2.add(&here);
+            settings
         };
         let (before, after) = (score_of(1, &settings(0.0)), score_of(1, &settings(by)));
-        // Rounding of sums may move the last bits.
-        prop_assert!(after >= before - 1e-6, "{:?}: {before} became {after}", RISING[raised]);
+        // A sum of f32 counts below 1,000 is off by up to 6e-5, and no count moves a score by more than 1/12.
+        prop_assert!(after >= before - 1e-5, "{:?}: {before} became {after}", RISING[raised]);
     }
 }

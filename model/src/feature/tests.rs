@@ -227,7 +227,7 @@ proptest! {
     fn entries_part_positives(trials in 0_u16..500, positives in 0_u16..500, rate in 0.0_f32..1.0) {
         let (trials, positives) = (f32::from(trials), f32::from(positives));
         let counts = Counts::of_entry([trials, positives], [trials / 2.0, positives], rate, 7);
-        prop_assert_eq!(counts.positives + counts.unmatched, positives);
+        prop_assert_eq!((counts.positives + counts.unmatched).to_bits(), positives.to_bits());
         prop_assert!(counts.positives <= counts.trials && counts.recent_positives <= counts.recent_trials);
         prop_assert!(counts.expected <= counts.trials && counts.recent_expected <= counts.recent_trials);
     }

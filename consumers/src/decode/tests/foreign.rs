@@ -186,10 +186,6 @@ fn every_form_of_pointer_is_followed() {
 
 /// Goal: each format of time, to the millisecond, downwards. Method: the same moment in every way of writing it, and its neighbours.
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one table of times and one of failures"
-)]
 fn every_format_of_time_is_read() {
     let time = |format: &str, value: Value| {
         let toml = FLAT.replace(

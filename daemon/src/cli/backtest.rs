@@ -1,0 +1,92 @@
+//! `headwater backtest`: what would Headwater have said?
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use headwater::backtest::{Backtest, Summary};
+
+use super::{Failure, Format, Global, say};
+
+/// Score recorded events with the production step, without Kafka, and write down every prediction.
+///
+/// Events go through the very step that the daemon runs, one after the other: a request is answered from what happened strictly before
+/// its time. The same files give the same bytes, however steps are cut.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Files (each plain or gzipped):
+  items        an item record a line: {\"item_id\": …, \"time\": …, …}
+  events       {\"topic\": \"behaviors\" | \"score-requests\", \"record\": {…}} a line, in the order of time
+  predictions  tab-separated, with the header request_id, item_id, task, probability: a line for each candidate of each request and
+               each task that holds in the request's scenario
+
+A line that cannot be read ends the backtest with its file and number. The predictions appear under their name once they are whole.
+
+Examples:
+  headwater backtest --items items.jsonl --events events.jsonl --predictions predictions.tsv --config shop.toml
+  headwater backtest --items items.jsonl.gz --events events.jsonl.gz --predictions - | head")]
+pub(crate) struct Arguments {
+    /// Item records, known from the start.
+    #[arg(long, value_name = "FILE")]
+    items: PathBuf,
+    /// Recorded behaviors and score requests.
+    #[arg(long, value_name = "FILE")]
+    events: PathBuf,
+    /// Where predictions go: .gz is packed, - is standard output.
+    #[arg(long, value_name = "FILE")]
+    predictions: PathBuf,
+    /// Where users go that do not fit into state.memory. Working space: it is emptied first. Without it all users stay in memory.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Records of a step at most: to show that it makes no difference.
+    #[arg(long, value_name = "N", hide = true)]
+    step_records: Option<usize>,
+    /// How the summary is written, on standard error.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
+    let config = global.load()?.config;
+    let backtest = Backtest {
+        items: arguments.items.clone(),
+        events: arguments.events.clone(),
+        predictions: arguments.predictions.clone(),
+        step_records: arguments.step_records,
+        folder: arguments.folder.clone(),
+        progress: std::io::stderr().is_terminal(),
+    };
+    let summary = backtest
+        .run(&config)
+        .map_err(|error| Failure::of(error.exit(), &error))?;
+    match arguments.format {
+        Format::Text => tell(&summary),
+        Format::Json => say(&serde_json::json!(summary).to_string()),
+    }
+    Ok(())
+}
+
+fn tell(summary: &Summary) {
+    say(&format!(
+        "{} items, {} behaviors, {} requests: {} predictions in {:.1} s ({:.0} events/s)",
+        summary.items,
+        summary.behaviors,
+        summary.requests,
+        summary.predictions,
+        summary.seconds,
+        summary.events_per_second
+    ));
+    for (count, what) in [
+        (summary.duplicates, "counted before (same event_id)"),
+        (
+            summary.late,
+            "late, and left out (state.late, state.allowed_lateness)",
+        ),
+    ] {
+        if count > 0 {
+            say(&format!("  {count} behaviors not counted: {what}"));
+        }
+    }
+    for (status, count) in &summary.refused {
+        say(&format!("  {count} requests not scored: {status}"));
+    }
+}

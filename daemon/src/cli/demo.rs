@@ -1,0 +1,138 @@
+//! `headwater demo`: the whole loop, with nothing to configure.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use headwater::Exit;
+use headwater::demo::{Clicks, Demo, DemoError, Second};
+use headwater_config::Span;
+
+use super::{Failure, Format};
+
+/// Simulate a small platform on the embedded log: no Kafka, nothing to configure.
+///
+/// Users with hidden tastes ask for 20 candidates and see five: what Headwater ranks first, or for one request in five a random
+/// order, for comparison. What they were shown and clicked comes back as behaviors. Clicks come from the hidden taste and the position
+/// alone, never from a score.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How long, such as 30s or 5m. Without it: until Ctrl-C.
+    #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+    duration: Option<Span>,
+    /// Users of the platform.
+    #[arg(long, default_value_t = 300)]
+    users: usize,
+    /// Requests a second.
+    #[arg(long, default_value_t = 200.0)]
+    rate: f64,
+    /// Seed of the platform and of its users' choices.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where log and state lie. Without it: a temporary folder, removed at the end.
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// text, or json: one object a second.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    text.parse::<Span>()
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    super::run::on_signal(Arc::clone(&stop))
+        .map_err(|error| Failure::of(Exit::TryAgain, &error))?;
+    let demo = Demo {
+        duration: arguments.duration.map(Span::duration),
+        users: arguments.users,
+        rate: arguments.rate.clamp(1.0, 100_000.0),
+        seed: arguments.seed,
+        folder: arguments.dir.clone(),
+    };
+    let json = arguments.format == Format::Json;
+    let redraw = std::io::stdout().is_terminal() && !json;
+    let mut last = Second::default();
+    let mut rates = Vec::new();
+    let done = demo.run(&stop, &mut |second| {
+        let text = if json {
+            serde_json::to_string(second).unwrap_or_default()
+        } else {
+            rates.push(recent_rate(&last, second));
+            picture(second, &rates, redraw)
+        };
+        last = second.clone();
+        // Whoever reads may have gone: then there is nobody to tell.
+        if writeln!(std::io::stdout(), "{text}").is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    done.map_err(|error| {
+        let exit = match &error {
+            DemoError::Start(start) => start.exit(),
+            DemoError::Stop(stop) => stop.exit(),
+            DemoError::Config(_) | DemoError::Topic => Exit::Bug,
+            DemoError::Log(_) => Exit::TryAgain,
+        };
+        Failure::of(exit, &error)
+    })
+}
+
+/// Click rates of the last second: ranked and random.
+fn recent_rate(before: &Second, now: &Second) -> f64 {
+    let since = Clicks {
+        shown: now.ranked.shown - before.ranked.shown,
+        clicked: now.ranked.clicked - before.ranked.clicked,
+    };
+    since.rate()
+}
+
+/// A second as people look at it.
+fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
+    let bar = |clicks: Clicks| "█".repeat((clicks.rate() * 60.0) as usize);
+    let lift = match (second.lift, second.lift_error) {
+        (Some(lift), Some(error)) => format!("{:+.0} % ± {:.0}", lift * 100.0, error * 100.0),
+        _ => "not known yet".to_owned(),
+    };
+    let [p50, p95, p99] = second.latency_ms;
+    if !redraw {
+        return format!(
+            "{:>4} s  {:>6} behaviors/s  {:>6} scores/s  latency p50 {p50:.1} p95 {p95:.1} p99 {p99:.1} ms  freshness {:.1} ms  clicks: \
+             ranked {:.1} %, random {:.1} %, lift {lift}",
+            second.second,
+            second.behaviors,
+            second.scores,
+            second.freshness_ms,
+            second.ranked.rate() * 100.0,
+            second.random.rate() * 100.0,
+        );
+    }
+    let highest = rates.iter().copied().fold(0.01, f64::max);
+    let steps: Vec<char> = "▁▂▃▄▅▆▇█".chars().collect();
+    let line: String = rates[rates.len().saturating_sub(60)..]
+        .iter()
+        .map(|rate| steps[((rate / highest * 7.0) as usize).min(7)])
+        .collect();
+    let up = if rates.len() > 1 { "\x1b[8A" } else { "" };
+    format!(
+        "{up}\x1b[J\
+         Headwater demo, {} s: a simulated platform on the embedded log. Ctrl-C ends it.\n\n\
+         throughput  {:>6} behaviors/s  {:>6} scores/s\n\
+         latency     p50 {p50:.1}  p95 {p95:.1}  p99 {p99:.1} ms      freshness {:.1} ms\n\
+         ranked      {:>5.1} % clicked  {}\n\
+         random      {:>5.1} % clicked  {}\n\
+         lift        {lift}\n\
+         click rate  {line}",
+        second.second,
+        second.behaviors,
+        second.scores,
+        second.freshness_ms,
+        second.ranked.rate() * 100.0,
+        bar(second.ranked),
+        second.random.rate() * 100.0,
+        bar(second.random),
+    )
+}

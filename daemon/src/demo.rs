@@ -1,0 +1,417 @@
+//! The demo: the whole loop on the embedded log, with a simulated platform before and behind it.
+//!
+//! Users ask for candidates, see what Headwater ranks first (a share of them: a random order, for comparison), and what they were shown
+//! and clicked comes back as behaviors. It runs the daemon itself; all it adds is the platform.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headwater_config::{Config, LoadError, Topic};
+use headwater_consumers::log::{
+    LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
+};
+use headwater_consumers::partitioner::partition_of;
+use headwater_state::pinned_hash;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{Daemon, Handle, StartError, StopError};
+
+mod platform;
+
+use platform::{Platform, Random};
+
+/// Candidates of a request, and how many of them a user sees.
+const CANDIDATES: usize = 20;
+const SHOWN: usize = 5;
+const ITEMS: usize = 400;
+const PARTITIONS: i32 = 2;
+/// Requests on their way at most: at the limit the platform waits.
+const IN_FLIGHT_MAX: usize = 1000;
+/// One request in five is shown in random order.
+const RANDOM_SHARE: u64 = 5;
+
+/// What the demo is to do.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// How long; `None`: until it is stopped.
+    pub duration: Option<Duration>,
+    /// Users of the platform.
+    pub users: usize,
+    /// Requests a second.
+    pub rate: f64,
+    /// Seed of the platform.
+    pub seed: u64,
+    /// Where log and state lie; `None`: a temporary folder, removed at the end.
+    pub folder: Option<PathBuf>,
+}
+
+/// What can end the demo before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// Its configuration: a bug.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// The daemon did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The daemon stopped.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A topic is missing.
+    #[error("the embedded log lacks the topic of scores")]
+    Topic,
+}
+
+/// One second of the demo.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Second {
+    /// Seconds since its start.
+    pub second: u64,
+    /// Behaviors sent in this second.
+    pub behaviors: u64,
+    /// Answers in this second, and candidates scored in them.
+    pub answers: u64,
+    /// Candidates scored in this second.
+    pub scores: u64,
+    /// Request to answer, milliseconds: half, 95 % and 99 % of this second's answers took less.
+    pub latency_ms: [f64; 3],
+    /// From a behavior's time to the commit that counts it, milliseconds, mean of this second.
+    pub freshness_ms: f64,
+    /// Items shown and clicked so far where Headwater ranked.
+    pub ranked: Clicks,
+    /// Items shown and clicked so far in random order.
+    pub random: Clicks,
+    /// Click rate of the ranked over that of the random, minus 1.
+    pub lift: Option<f64>,
+    /// Half the width of the lift's 95 % interval.
+    pub lift_error: Option<f64>,
+}
+
+/// Shown and clicked items.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Clicks {
+    /// Items shown.
+    pub shown: u64,
+    /// Items clicked.
+    pub clicked: u64,
+}
+
+impl Clicks {
+    /// Clicked by shown.
+    pub fn rate(self) -> f64 {
+        if self.shown == 0 {
+            0.0
+        } else {
+            self.clicked as f64 / self.shown as f64
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    request_id: String,
+    items: Vec<Scored>,
+}
+
+#[derive(Deserialize)]
+struct Scored {
+    item_id: String,
+    score: f32,
+}
+
+struct Asked {
+    user: usize,
+    at: Instant,
+}
+
+/// The platform's side of a running daemon.
+struct Show {
+    platform: Platform,
+    random: Random,
+    producer: Box<dyn Producer>,
+    reader: Box<dyn Reader>,
+    batch: RecordBatch,
+    asked: BTreeMap<String, Asked>,
+    number: u64,
+    latencies: Vec<f64>,
+    now: Second,
+}
+
+impl Demo {
+    /// Runs it; `each` is given every second, and `stop` ends it.
+    ///
+    /// # Errors
+    /// If the daemon does not start, or stops.
+    pub fn run(&self, stop: &AtomicBool, each: &mut dyn FnMut(&Second)) -> Result<(), DemoError> {
+        let temporary = std::env::temp_dir().join(format!("headwater-demo-{}", std::process::id()));
+        let folder = self.folder.clone().unwrap_or_else(|| temporary.clone());
+        let result = self.run_in(&folder, stop, each);
+        if self.folder.is_none()
+            && let Err(error) = std::fs::remove_dir_all(&temporary)
+        {
+            tracing::warn!(%error, folder = %temporary.display(), "temporary folder not removed");
+        }
+        result
+    }
+
+    fn run_in(
+        &self,
+        folder: &std::path::Path,
+        stop: &AtomicBool,
+        each: &mut dyn FnMut(&Second),
+    ) -> Result<(), DemoError> {
+        let mut config = Config::from_toml(
+            "[log]\nkind = \"embedded\"\nretention = \"256MiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
+             [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n",
+        )?;
+        config.state.path = folder.to_owned();
+        config.topics.partitions = PARTITIONS;
+        let daemon = Daemon::start(config)?;
+        let done = self.show(&daemon, stop, each);
+        let stopped = daemon.stop(false);
+        done?;
+        Ok(stopped?)
+    }
+
+    fn show(
+        &self,
+        daemon: &Handle,
+        stop: &AtomicBool,
+        each: &mut dyn FnMut(&Second),
+    ) -> Result<(), DemoError> {
+        let log = daemon.log();
+        let mut random = Random(self.seed);
+        let mut show = Show {
+            platform: Platform::new(self.users.max(1), ITEMS, &mut random),
+            random,
+            producer: log.producer()?,
+            reader: log.reader()?,
+            batch: RecordBatch::default(),
+            asked: BTreeMap::new(),
+            number: 0,
+            latencies: Vec::new(),
+            now: Second::default(),
+        };
+        let facts = log.describe(Topic::Scores)?.ok_or(DemoError::Topic)?;
+        for partition in 0..facts.partitions {
+            show.reader
+                .assign(TopicPartition::new(Topic::Scores, partition), Start::End)?;
+        }
+        show.publish_items()?;
+        let began = Instant::now();
+        let mut told = 0;
+        let mut fresh = (0.0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            let elapsed = began.elapsed();
+            if self.duration.is_some_and(|duration| elapsed >= duration) {
+                break;
+            }
+            let due = (elapsed.as_secs_f64() * self.rate) as u64;
+            // What could not be asked in time is not asked later: a platform does not save up its users.
+            show.number = show.number.max(due.saturating_sub(self.rate as u64));
+            while show.number < due && show.asked.len() < IN_FLIGHT_MAX {
+                show.ask()?;
+            }
+            show.producer.flush()?;
+            show.answers()?;
+            if elapsed.as_secs() > told {
+                told = elapsed.as_secs();
+                show.now.freshness_ms = freshness(daemon, &mut fresh);
+                each(&show.second(told));
+            }
+            if !daemon.is_running() {
+                return Ok(daemon.wait()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Mean of the freshness metric since it was last asked, in milliseconds.
+fn freshness(daemon: &Handle, last: &mut (f64, u64)) -> f64 {
+    let families = daemon.registry().gather();
+    let (mut sum, mut count) = (0.0, 0);
+    for family in families
+        .iter()
+        .filter(|family| family.name() == "headwater_consumers_freshness_seconds")
+    {
+        for metric in family.get_metric() {
+            sum += metric.get_histogram().get_sample_sum();
+            count += metric.get_histogram().get_sample_count();
+        }
+    }
+    let mean = if count > last.1 {
+        (sum - last.0) * 1000.0 / (count - last.1) as f64
+    } else {
+        0.0
+    };
+    *last = (sum, count);
+    mean
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}
+
+impl Show {
+    fn send(&mut self, topic: Topic, key: &str, value: &serde_json::Value) -> Result<(), LogError> {
+        let partition = if topic == Topic::Items {
+            0
+        } else {
+            partition_of(key.as_bytes(), PARTITIONS)
+        };
+        let value = value.to_string();
+        let to = TopicPartition::new(topic, partition);
+        self.producer.send(Outgoing {
+            to,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            headers: &[],
+        })
+    }
+
+    fn publish_items(&mut self) -> Result<(), LogError> {
+        for item in 0..self.platform.items() {
+            let id = format!("item-{item}");
+            let category = format!("category-{}", self.platform.category(item));
+            let record = json!({"item_id": id, "time": now_ms(), "categories": [category]});
+            self.send(Topic::Items, &id, &record)?;
+        }
+        self.producer.flush()
+    }
+
+    /// A user arrives and asks for candidates.
+    fn ask(&mut self) -> Result<(), LogError> {
+        let user = self.random.below(self.platform.users());
+        let request = format!("r{}", self.number);
+        self.number += 1;
+        let mut candidates = std::collections::BTreeSet::new();
+        while candidates.len() < CANDIDATES.min(self.platform.items()) {
+            candidates.insert(format!("item-{}", self.random.below(self.platform.items())));
+        }
+        let id = format!("user-{user}");
+        let record = json!({
+            "request_id": request, "user_id": id, "scenario": "home", "time": now_ms(), "candidates": candidates,
+        });
+        self.send(Topic::ScoreRequests, &id, &record)?;
+        self.asked.insert(
+            request,
+            Asked {
+                user,
+                at: Instant::now(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Takes in answers: users see them and react.
+    fn answers(&mut self) -> Result<(), LogError> {
+        let limit = PollLimit {
+            records: 1000,
+            bytes: 4 << 20,
+            wait: Duration::from_millis(2),
+        };
+        let mut batch = std::mem::take(&mut self.batch);
+        let polled = self.reader.poll(limit, &mut batch);
+        for record in batch.iter() {
+            let answer = record
+                .value
+                .and_then(|value| serde_json::from_slice::<Answer>(value).ok());
+            if let Some(answer) = answer
+                && let Some(asked) = self.asked.remove(&answer.request_id)
+            {
+                self.latencies
+                    .push(asked.at.elapsed().as_secs_f64() * 1000.0);
+                self.now.answers += 1;
+                self.now.scores += answer.items.len() as u64;
+                self.react(asked.user, answer)?;
+            }
+        }
+        self.batch = batch;
+        polled
+    }
+
+    /// What the user is shown, and what comes of it. Scores decide the order, and nothing else.
+    fn react(&mut self, user: usize, answer: Answer) -> Result<(), LogError> {
+        let mut items = answer.items;
+        let ranked = !pinned_hash(answer.request_id.as_bytes()).is_multiple_of(RANDOM_SHARE);
+        if ranked {
+            items.sort_by(|a, b| b.score.total_cmp(&a.score));
+        } else {
+            for place in (1..items.len()).rev() {
+                items.swap(place, self.random.below(place + 1));
+            }
+        }
+        let id = format!("user-{user}");
+        for (position, item) in items.iter().take(SHOWN).enumerate() {
+            let mut behavior = json!({
+                "event_id": format!("{}-{position}", answer.request_id), "user_id": id, "item_id": item.item_id,
+                "kind": "impression", "scenario": "home", "time": now_ms(), "request_id": answer.request_id, "position": position,
+            });
+            self.send(Topic::Behaviors, &id, &behavior)?;
+            self.now.behaviors += 1;
+            let number = item
+                .item_id
+                .trim_start_matches("item-")
+                .parse()
+                .unwrap_or(0);
+            let clicked = self
+                .platform
+                .clicks(user, number, position, &mut self.random);
+            let group = if ranked {
+                &mut self.now.ranked
+            } else {
+                &mut self.now.random
+            };
+            group.shown += 1;
+            if clicked {
+                group.clicked += 1;
+                behavior["kind"] = json!("click");
+                behavior["event_id"] = json!(format!("{}-{position}-click", answer.request_id));
+                self.send(Topic::Behaviors, &id, &behavior)?;
+                self.now.behaviors += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The second that ends now; the counts of groups go on.
+    fn second(&mut self, number: u64) -> Second {
+        self.latencies.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = (self.latencies.len() as f64 * share) as usize;
+            self.latencies
+                .get(place.min(self.latencies.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or(0.0)
+        };
+        let mut second = Second {
+            second: number,
+            latency_ms: [at(0.5), at(0.95), at(0.99)],
+            ..self.now.clone()
+        };
+        let (ranked, random) = (second.ranked, second.random);
+        if ranked.clicked > 0 && random.clicked > 0 {
+            let lift = ranked.rate() / random.rate() - 1.0;
+            // Delta method on the logarithm of the quotient of two rates.
+            let part = |clicks: Clicks| (1.0 - clicks.rate()) / clicks.clicked as f64;
+            second.lift = Some(lift);
+            second.lift_error = Some(1.96 * (1.0 + lift) * (part(ranked) + part(random)).sqrt());
+        }
+        self.latencies.clear();
+        self.now = Second {
+            ranked,
+            random,
+            ..Second::default()
+        };
+        second
+    }
+}

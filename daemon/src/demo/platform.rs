@@ -1,0 +1,96 @@
+//! A small platform whose users have hidden tastes. What they click follows from taste, quality and position alone, never from a score.
+
+/// A generator that gives the same numbers everywhere (splitmix64).
+#[derive(Debug)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub(super) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in [0, bound).
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.bits() % bound.max(1) as u64) as usize
+    }
+
+    /// A number in [0, 1).
+    pub(super) fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// About normal, mean 0 and variance 1: twelve uniform numbers.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
+    }
+}
+
+const CATEGORIES: usize = 12;
+const LATENT: usize = 6;
+type Taste = [f64; LATENT];
+
+/// Users and items with hidden tastes.
+#[derive(Debug)]
+pub(super) struct Platform {
+    users: Vec<Taste>,
+    items: Vec<(Taste, f64, usize)>,
+}
+
+impl Platform {
+    /// A platform of so many users and items.
+    pub(super) fn new(users: usize, items: usize, random: &mut Random) -> Self {
+        let taste = |random: &mut Random| -> Taste { std::array::from_fn(|_| random.normal()) };
+        let centers: Vec<Taste> = (0..CATEGORIES).map(|_| taste(random)).collect();
+        let items = (0..items)
+            .map(|_| {
+                let category = random.below(CATEGORIES);
+                let own =
+                    std::array::from_fn(|at| 0.8 * centers[category][at] + 0.6 * random.normal());
+                (own, 0.7 * random.normal(), category)
+            })
+            .collect();
+        Self {
+            users: (0..users).map(|_| taste(random)).collect(),
+            items,
+        }
+    }
+
+    /// How many users.
+    pub(super) fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// How many items.
+    pub(super) fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The category of an item, which everybody can see.
+    pub(super) fn category(&self, item: usize) -> usize {
+        self.items[item].2
+    }
+
+    /// Whether the user clicks the item in that position, from 0 on.
+    pub(super) fn clicks(
+        &self,
+        user: usize,
+        item: usize,
+        position: usize,
+        random: &mut Random,
+    ) -> bool {
+        let (own, quality, _) = &self.items[item];
+        let fit: f64 = self.users[user]
+            .iter()
+            .zip(own)
+            .map(|(a, b)| a * b)
+            .sum::<f64>()
+            / (LATENT as f64).sqrt();
+        let likes = 1.0 / (1.0 + (-(fit + quality - 2.0)).exp());
+        random.unit() < likes / (1.0 + 0.1 * position as f64)
+    }
+}

@@ -1,0 +1,33 @@
+//! What can go wrong with an engine.
+
+use headwater_consumers::decode::Reject;
+
+/// What can go wrong with an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The configuration breaks a rule.
+    #[error("configuration refused")]
+    Config(#[source] headwater_config::LoadError),
+    /// The tasks of the configuration make no feature schema.
+    #[error("tasks refused")]
+    Tasks(#[from] headwater_model::FeatureSchemaError),
+    /// A record cannot be read: nothing changed. With a log it would be a dead letter.
+    #[error("record refused: {0}")]
+    Refused(#[from] Reject),
+    /// The store's folder cannot be used.
+    #[error("store not opened")]
+    Store(#[source] headwater_state::StoreError),
+    /// The step failed: the store, that is. The engine's state is not to be relied upon any more.
+    #[error("step failed")]
+    Step {
+        /// Why.
+        #[source]
+        source: headwater_consumers::Error,
+    },
+    /// The step refused a record that was read before: a bug of Headwater.
+    #[error("a record became a dead letter in the step: {reason}")]
+    DeadLetter {
+        /// Why.
+        reason: String,
+    },
+}

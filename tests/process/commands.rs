@@ -1,0 +1,231 @@
+//! The commands that look and mend: inspect, explain, dlq, topics.
+
+use headwater_config::Topic;
+
+use crate::log::{click, open, records, request, send};
+use crate::program::{Place, until};
+
+/// Goal: what the running daemon and the stopped one's folder say of a user is the same. Method: inspect before and after the stop, as a
+/// table and as JSON.
+#[test]
+fn inspect_shows_a_user_of_a_running_and_of_a_stopped_daemon() {
+    let place = Place::new("state.recent = 2\nstate.attributes = [\"query\"]");
+    let config = place.config();
+    {
+        let log = open(&config);
+        for event in 0..5 {
+            send(
+                &log,
+                Topic::Behaviors,
+                "u 1/ä",
+                &click("u 1/ä", "i1", &format!("e{event}")),
+            );
+        }
+    }
+    let daemon = place.start(&[]);
+    until("the behaviors to be counted", || {
+        (daemon.metric("headwater_state_behaviors_folded_total") >= 5).then_some(())
+    });
+    let inspect = ["inspect", "user", "u 1/ä", "--format", "json"];
+    let running = place.run(&[&inspect[..], &["--address", &daemon.address]].concat());
+    assert_eq!(running.code, Some(0), "{running:?}");
+    assert_eq!(
+        running.json()["recent"].as_array().unwrap().len(),
+        2,
+        "{running:?}"
+    );
+    assert_eq!(
+        running.json()["history"][0]["entries"][0]["counts"][0]["count"],
+        3,
+        "{running:?}"
+    );
+    daemon.stop();
+
+    let stopped = place.run(&inspect);
+    assert_eq!(stopped.code, Some(0), "{stopped:?}");
+    assert_eq!(stopped.json(), running.json());
+    let table = place.run(&["inspect", "user", "u 1/ä"]);
+    assert!(
+        table.answer.contains("history by item: 1 keys"),
+        "{table:?}"
+    );
+    assert!(table.answer.contains("click 3"), "{table:?}");
+    let nobody = place.run(&["inspect", "user", "nobody"]);
+    assert_eq!(nobody.code, Some(2), "{nobody:?}");
+}
+
+/// Goal: inspect makes nothing. Method: a folder that is not there stays so.
+#[test]
+fn inspect_of_an_empty_place_makes_nothing() {
+    let place = Place::new("");
+    let ran = place.run(&["inspect", "user", "u1"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(!place.state().exists());
+}
+
+/// Goal: a dead letter is found, shown, and sent again once. Method: a record of an unknown kind; then the kind is configured, and the
+/// letter counts.
+#[test]
+fn a_dead_letter_is_redriven_once_it_can_be_read() {
+    let place = Place::new("");
+    let config = place.config();
+    let wave = String::from_utf8(click("u1", "i1", "e1"))
+        .unwrap()
+        .replace("click", "wave");
+    {
+        let log = open(&config);
+        send(&log, Topic::Behaviors, "u1", wave.as_bytes());
+        send(&log, Topic::Behaviors, "u1", b"{");
+    }
+    let daemon = place.start(&[]);
+    until("both to be dead letters", || {
+        (daemon.metric("headwater_consumers_records_dead_lettered_total") >= 2).then_some(())
+    });
+    daemon.wait_ready();
+    daemon.stop();
+
+    let list = place.run(&["dlq", "list", "--format", "json"]);
+    let letters: Vec<serde_json::Value> = list
+        .answer
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut reasons: Vec<_> = letters
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap())
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["unknown_kind", "unreadable"], "{list:?}");
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter["topic"] == "headwater.behaviors"),
+        "{list:?}"
+    );
+
+    let of_kind = place.run(&["dlq", "list", "--reason", "unknown_kind"]);
+    assert!(
+        of_kind.answer.contains("headwater.behaviors") && !of_kind.answer.contains("unreadable"),
+        "{of_kind:?}"
+    );
+    let letter = letters
+        .iter()
+        .find(|letter| letter["reason"] == "unknown_kind")
+        .unwrap();
+    let id = letter["id"].as_str().unwrap();
+    let shown = place.run(&["dlq", "show", id, "--format", "json"]);
+    assert_eq!(shown.json()["value"], wave, "{shown:?}");
+
+    let again = ["dlq", "redrive", "--reason", "unknown_kind"];
+    let dry = place.run(&[&again[..], &["--dry-run"]].concat());
+    assert!(dry.answer.contains("1 would be sent, 0 refused"), "{dry:?}");
+    assert_eq!(records(&open(&config), Topic::Behaviors).len(), 2);
+    let sent = place.run(&again);
+    assert!(sent.answer.contains("1 sent, 0 refused"), "{sent:?}");
+    assert_eq!(records(&open(&config), Topic::Behaviors).len(), 3);
+    let refused = place.run(&["dlq", "redrive", id]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.beside.contains("sent again already"), "{refused:?}");
+    let missing = place.run(&["dlq", "redrive", "0-999"]);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+
+    let daemon = place.start(&["--set", "kinds.names=impression,click,like,purchase,wave"]);
+    until("the letter to be counted", || {
+        (daemon.metric("headwater_state_behaviors_folded_total") >= 1).then_some(())
+    });
+    assert_eq!(daemon.json("/users/u1")["recent"][0]["kind"], "wave");
+    daemon.stop();
+}
+
+/// Goal: a score is explained from a stopped daemon's topics and by a running daemon. Method: a request is answered; both ways agree.
+#[test]
+fn explain_finds_the_row_of_a_request() {
+    let place = Place::new("");
+    let config = place.config();
+    {
+        let log = open(&config);
+        send(&log, Topic::Behaviors, "u1", &click("u1", "i1", "e1"));
+        send(
+            &log,
+            Topic::ScoreRequests,
+            "u1",
+            &request("r1", "u1", &["i1", "i2"]),
+        );
+    }
+    let daemon = place.start(&[]);
+    until("the answer", || {
+        (daemon.metric("headwater_consumers_requests_total") >= 1).then_some(())
+    });
+    let explain = ["explain", "r1", "--format", "json"];
+    let running = until("the answer to be there", || {
+        let ran = place.run(&[&explain[..], &["--address", &daemon.address]].concat());
+        (ran.code == Some(0)).then(|| ran.json())
+    });
+    daemon.stop();
+    let stopped = place.run(&explain);
+    assert_eq!(stopped.json(), running);
+    assert_eq!(running["answers"].as_array().unwrap().len(), 1, "{running}");
+    let rows = &running["logged"][0]["rows"];
+    assert_eq!(rows["candidates"], 2, "{running}");
+    for row in rows["rows"].as_array().unwrap() {
+        for score in row["scores"].as_array().unwrap() {
+            assert_eq!(score["same"], true, "MODEL-1: {row}");
+            let terms = score["terms"].as_array().unwrap().iter();
+            let sum: f64 = terms.map(|term| term["log_odds"].as_f64().unwrap()).sum();
+            assert!(
+                (sum - score["log_odds"].as_f64().unwrap()).abs() < 1e-9,
+                "{row}"
+            );
+        }
+    }
+    let one = place
+        .run(&[&explain[..], &["--item", "i2"]].concat())
+        .json();
+    assert_eq!(
+        one["logged"][0]["rows"]["rows"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(one["logged"][0]["rows"]["rows"][0]["item_id"], "i2");
+    let table = place.run(&["explain", "r1"]);
+    assert!(
+        table
+            .answer
+            .contains("request r1 of user u1 in scenario feed: ok"),
+        "{table:?}"
+    );
+    assert!(table.answer.contains("click.user.unmatched"), "{table:?}");
+    assert!(table.answer.contains("the same to the bit"), "{table:?}");
+    let unknown = place.run(&["explain", "r2"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+}
+
+/// Goal: topics are made once, and then found right. Method: create twice, as JSON.
+#[test]
+fn topics_are_made_and_found_right() {
+    let place = Place::new("");
+    let ran = place.run(&["topics", "create", "--format", "json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let topics = ran.json();
+    assert_eq!(
+        topics.as_array().unwrap().len(),
+        11,
+        "all but the repartition topic, which is off"
+    );
+    assert!(
+        topics
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|topic| topic["faults"].as_array().unwrap().is_empty())
+    );
+    let changelog = topics
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|topic| topic["key"] == "changelog")
+        .unwrap();
+    assert_eq!(
+        (&changelog["cleanup_policy"], &changelog["partitions"]),
+        (&"compact".into(), &4.into())
+    );
+}

@@ -1,0 +1,281 @@
+//! Daemons as a host would run them: each with its stores, its item table and its workers, started, driven, stopped and killed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_consumers::items::ItemFollower;
+use headwater_consumers::log::{Log, PollLimit};
+use headwater_consumers::step::{Pipeline, SharedItems};
+use headwater_consumers::worker::{Status, Worker, World};
+use headwater_consumers::{Error, Metrics, Reaction};
+use headwater_state::Timestamp;
+
+use crate::fate::{Crash, Fate};
+use crate::random::Random;
+use crate::stores::SimStores;
+use crate::workload::Plan;
+
+/// What all daemons share.
+pub(crate) struct Ground {
+    pub log: Arc<dyn Log>,
+    pub fate: Arc<Fate>,
+    pub plan: Plan,
+    pub metrics: Metrics,
+}
+
+struct SimWorld(Arc<Fate>);
+
+impl World for SimWorld {
+    fn now(&mut self) -> Timestamp {
+        Timestamp(self.0.now())
+    }
+
+    fn salt(&mut self) -> [u8; 16] {
+        self.0.salt()
+    }
+}
+
+/// One daemon.
+pub(crate) struct Daemon {
+    pub name: String,
+    pub stores: Arc<SimStores>,
+    items: SharedItems,
+    follower: Option<ItemFollower>,
+    pub workers: Vec<Option<Worker>>,
+    /// Somebody else runs under this name now.
+    pub replaced: bool,
+    told: Vec<Status>,
+}
+
+/// What one poll of the item follower takes.
+const ITEMS: PollLimit = PollLimit {
+    records: 1_000,
+    bytes: 1 << 20,
+    wait: Duration::ZERO,
+};
+
+/// What came of a call: it went through, the daemon is dead, or it is not what a daemon may do.
+pub(crate) enum Came<T> {
+    Through(T),
+    Dead,
+    Wrong(String),
+}
+
+impl Daemon {
+    pub(crate) fn new(name: &str, workers: usize, stores: Arc<SimStores>) -> Self {
+        Self {
+            name: name.to_owned(),
+            stores,
+            items: SharedItems::default(),
+            follower: None,
+            workers: (0..workers).map(|_| None).collect(),
+            replaced: false,
+            told: vec![Status::default(); workers],
+        }
+    }
+
+    /// Whether any worker runs.
+    pub(crate) fn is_up(&self) -> bool {
+        self.workers.iter().any(Option::is_some)
+    }
+
+    /// Whether all workers run.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.workers.iter().all(Option::is_some)
+    }
+
+    /// Starts the workers that are not running; items are read to the end first.
+    pub(crate) fn start(&mut self, ground: &Ground) -> Result<(), String> {
+        if self.follower.is_none() {
+            self.items = SharedItems::default();
+            let follower = ItemFollower::new(
+                &ground.plan.config,
+                &*ground.log,
+                Arc::clone(&self.items),
+                ground.metrics.clone(),
+            );
+            self.follower = Some(follower.map_err(|error| format!("item follower: {error:?}"))?);
+        }
+        for _ in 0..1_000 {
+            if self
+                .follower
+                .as_ref()
+                .is_some_and(ItemFollower::is_caught_up)
+            {
+                break;
+            }
+            self.follow()?;
+        }
+        for number in 0..self.workers.len() {
+            if self.workers[number].is_some() {
+                continue;
+            }
+            ground
+                .fate
+                .tell(|| format!("{}-{number} starts", self.name));
+            let made = guarded(ground, true, || {
+                let member = ground.log.member(&self.name, number)?;
+                let pipeline = Pipeline::new(
+                    &ground.plan.config,
+                    (ground.plan.partitions, ground.plan.dead_letter_partitions),
+                    ground.metrics.clone(),
+                )
+                .expect("invariant: the configured tasks make a schema");
+                let world = Box::new(SimWorld(Arc::clone(&ground.fate)));
+                let worker = Worker::new(
+                    &ground.plan.config,
+                    Arc::clone(&ground.log),
+                    Arc::clone(&self.stores) as Arc<dyn headwater_state::Stores>,
+                    member,
+                    pipeline,
+                    Arc::clone(&self.items),
+                    world,
+                )?;
+                Ok(worker.with_write_backs_inline())
+            });
+            match made {
+                Came::Through(worker) => self.workers[number] = Some(worker),
+                Came::Dead => {
+                    self.die();
+                    return Ok(());
+                }
+                Came::Wrong(words) => {
+                    return Err(format!("{}-{number} did not start: {words}", self.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the item table follow.
+    pub(crate) fn follow(&mut self) -> Result<(), String> {
+        if let Some(follower) = &mut self.follower {
+            follower
+                .advance(ITEMS)
+                .map_err(|error| format!("item follower of {}: {error:?}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// One turn of a worker.
+    pub(crate) fn turn(&mut self, number: usize, ground: &Ground) -> Result<(), String> {
+        let Some(worker) = &mut self.workers[number] else {
+            return Ok(());
+        };
+        match guarded(ground, false, || worker.turn()) {
+            Came::Through(()) => {
+                let status = worker.status();
+                if self.told[number] != status {
+                    ground
+                        .fate
+                        .tell(|| format!("{}-{number} {status:?}", self.name));
+                    self.told[number] = status;
+                }
+                Ok(())
+            }
+            Came::Dead => {
+                self.die();
+                Ok(())
+            }
+            Came::Wrong(words) => Err(format!("{}-{number}: {words}", self.name)),
+        }
+    }
+
+    /// Stops in order: drains, writes back, leaves.
+    pub(crate) fn stop(&mut self, forever: bool, ground: &Ground) -> Result<(), String> {
+        for number in 0..self.workers.len() {
+            let Some(worker) = self.workers[number].take() else {
+                continue;
+            };
+            ground
+                .fate
+                .tell(|| format!("{}-{number} stops, forever: {forever}", self.name));
+            if let Came::Wrong(words) = guarded(ground, true, || worker.stop(forever)) {
+                return Err(format!("{}-{number} did not stop: {words}", self.name));
+            }
+        }
+        self.die();
+        Ok(())
+    }
+
+    /// kill -9.
+    pub(crate) fn die(&mut self) {
+        self.workers.iter_mut().for_each(|worker| *worker = None);
+        self.follower = None;
+    }
+
+    /// What a crash can do to the disk.
+    pub(crate) fn suffer(&self, random: &mut Random, fate: &Fate) {
+        match random.below(6) {
+            0 => {
+                fate.tell(|| format!("{} has a new disk", self.name));
+                self.stores.empty();
+            }
+            1 | 2 => {
+                for (number, store) in self.stores.all() {
+                    fate.tell(|| format!("{} loses write-backs of {number}", self.name));
+                    store.roll_back(random);
+                }
+            }
+            3 => {
+                for (number, store) in self.stores.all() {
+                    if random.once_in(2) {
+                        fate.tell(|| format!("{} has a flipped bit in {number}", self.name));
+                        store.damage(random);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Makes a call in which things may go wrong, and judges what comes out. `may_retry`: what may heal is for the host to try again.
+fn guarded<T>(
+    ground: &Ground,
+    may_retry: bool,
+    call: impl FnOnce() -> Result<T, Error>,
+) -> Came<T> {
+    let fate = &ground.fate;
+    fate.arm(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    fate.arm(false);
+    match result {
+        Ok(Ok(value)) => Came::Through(value),
+        Ok(Err(error)) => {
+            fate.tell(|| format!("  gives up: {error:?}"));
+            let may = match error.reaction() {
+                Reaction::Retry => may_retry,
+                Reaction::Release => fate.somebody_was_fenced(),
+                Reaction::Stop => fate.disk_has_refused() && is_io(&error),
+                Reaction::Restore => false,
+            };
+            if may {
+                Came::Dead
+            } else {
+                Came::Wrong(format!("{:?} {error:?}", error.reaction()))
+            }
+        }
+        Err(panic) if panic.is::<Crash>() => {
+            fate.tell(|| "  dies".to_owned());
+            Came::Dead
+        }
+        Err(panic) => {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words =
+                words.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()));
+            Came::Wrong(format!("panic: {}", words.unwrap_or_default()))
+        }
+    }
+}
+
+fn is_io(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::State {
+            source: headwater_state::Error::Store(headwater_state::StoreError::Io { .. }),
+            ..
+        }
+    )
+}
