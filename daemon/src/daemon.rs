@@ -373,6 +373,7 @@ fn spawn(
         let working = worker::Working {
             number,
             instance: inner.identity.instance.clone(),
+            returns: inner.identity.returns,
             config: inner.config.clone(),
             found: inner.found,
             log: Arc::clone(&inner.log),
