@@ -392,6 +392,7 @@ fn spawn(
         let working = worker::Working {
             number,
             instance: inner.identity.instance.clone(),
+            returns: inner.identity.returns,
             config: fast.clone(),
             found: inner.found,
             log: Arc::clone(&inner.log),

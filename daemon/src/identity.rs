@@ -26,6 +26,8 @@ const LOCK: &str = "lock";
 pub struct Identity {
     /// The instance's name, as in the fleet and in transactional ids.
     pub instance: String,
+    /// Whether the folder was there before: the instance comes back.
+    pub returns: bool,
     _lock: File,
 }
 
@@ -172,12 +174,12 @@ impl Identity {
             }
         }
         let path = folder.join(FILE);
-        let written = match (std::fs::read(&path), made) {
-            (Ok(bytes), _) => read(&path, &bytes)?,
+        let (written, returns) = match (std::fs::read(&path), made) {
+            (Ok(bytes), _) => (read(&path, &bytes)?, true),
             (Err(error), Some(made)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let made = made();
                 write(&path, &made).map_err(io(&path, "writing"))?;
-                made
+                (made, false)
             }
             (Err(error), _) => return Err(io(&path, "reading")(error)),
         };
@@ -211,6 +213,7 @@ impl Identity {
         }
         Ok(Self {
             instance: written.instance,
+            returns,
             _lock: lock,
         })
     }

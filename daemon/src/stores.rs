@@ -117,3 +117,43 @@ impl Store for SyncedStore {
         self.store.scan(prefix, each)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headwater_state::{MemoryStores, Settings, Timestamp};
+
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn written(stores: &dyn Stores, ago_ms: i64) {
+        let settings = Settings {
+            recent_max: 8,
+            memory: 1 << 20,
+            keys_max: 0,
+            allowed_lateness_ms: 0,
+            drop_late: false,
+        };
+        let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+        partition.restored_to(7);
+        let now = Timestamp(unix_ms() - ago_ms);
+        let done = partition.write_back(now).run();
+        partition.written(done).unwrap();
+    }
+
+    /// Goal: a copy that may have missed deletions is thrown away, a younger one is not. Method: one written an hour less, and one an hour
+    /// more than the bound ago.
+    #[test]
+    fn a_copy_that_was_away_for_too_long_is_thrown_away() {
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        for (ago_ms, discarded) in [(11 * HOUR_MS, 0), (13 * HOUR_MS, 1)] {
+            let inner: Arc<dyn Stores> = Arc::new(MemoryStores::default());
+            written(&*inner, ago_ms);
+            let aged = AgedStores::new(Arc::clone(&inner), 12 * HOUR_MS, false, metrics.clone());
+            let store = aged.open(0).unwrap();
+            let found = Partition::last_written(&*store).unwrap();
+            assert_eq!(found.is_none(), discarded == 1, "{ago_ms}");
+            assert_eq!(metrics.discarded.get(), discarded);
+        }
+    }
+}

@@ -141,18 +141,32 @@ pub fn judge(topic: Topic, name: &str, facts: &TopicFacts, partitions: i32) -> V
 /// # Errors
 /// Every topic that is not as it must be, or the log's own error.
 pub fn check(config: &Config, log: &dyn Log) -> Result<Found, CheckError> {
-    let mut facts = Vec::new();
-    let mut faults = Vec::new();
-    for topic in Topic::ALL
+    let topics: Vec<Topic> = Topic::ALL
         .into_iter()
         .filter(|topic| is_used(config, *topic))
-    {
-        match log.describe(topic)? {
+        .collect();
+    // All at once: each is a question to the brokers, and a daemon that comes back has no time to lose.
+    let described = std::thread::scope(|scope| {
+        let asked: Vec<_> = topics
+            .iter()
+            .map(|topic| scope.spawn(|| log.describe(*topic)))
+            .collect();
+        let answers = asked.into_iter().map(|asked| {
+            asked
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        answers.collect::<Result<Vec<_>, LogError>>()
+    })?;
+    let mut facts = Vec::new();
+    let mut faults = Vec::new();
+    for (topic, found) in topics.into_iter().zip(described) {
+        match found {
             Some(found) => facts.push((topic, found)),
             None => faults.push(Fault {
                 key: topic.key(),
                 name: config.topic_name(topic),
-                reason: "does not exist; `headwater topics create` makes it, with the right partitions and cleanup policy".to_owned(),
+                reason: "does not exist; `headwater topics create` makes it".to_owned(),
             }),
         }
     }

@@ -59,6 +59,7 @@ pub(crate) enum Answer {
 pub(crate) struct Working {
     pub(crate) number: usize,
     pub(crate) instance: String,
+    pub(crate) returns: bool,
     pub(crate) config: Config,
     pub(crate) found: Found,
     pub(crate) log: Arc<dyn Log>,
@@ -100,16 +101,17 @@ impl Working {
     }
 
     fn work(&self, stopping: &Stopping) -> Result<(), Failure> {
-        // A row needs its items: folding starts once they are all there.
-        while !self.board.items().0 {
-            self.answer(None)?;
-            if stopping.pause(Duration::from_millis(5)) {
-                return Ok(());
-            }
+        // A row needs its items: folding starts once they are all there. An instance that comes back joins meanwhile, since its
+        // partitions wait for it; a new one would only take partitions from those who work on them.
+        if !self.returns && self.wait_for_items(stopping)? {
+            return Ok(());
         }
         let Some(mut worker) = self.join(stopping)? else {
             return Ok(());
         };
+        if self.wait_for_items(stopping)? {
+            return Ok(worker.stop(stopping.forever())?);
+        }
         let mut pauses = BackOff::new();
         let mut told: Option<Instant> = None;
         let mut checked: Vec<i32> = Vec::new();
@@ -135,6 +137,18 @@ impl Working {
         tracing::info!(worker = self.number, partitions = ?checked, "draining");
         worker.stop(stopping.forever())?;
         Ok(())
+    }
+
+    /// Waits for the item table; gives whether the thread is to end.
+    fn wait_for_items(&self, stopping: &Stopping) -> Result<bool, Failure> {
+        self.tell(Stage::WaitingForItems, None, None);
+        while !self.board.items().0 {
+            self.answer(None)?;
+            if stopping.pause(Duration::from_millis(5)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Becomes a member. Brokers that are away are waited for.
