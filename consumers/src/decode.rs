@@ -205,7 +205,7 @@ struct BehaviorRecord<'a> {
     scenario: Cow<'a, str>,
     time: i64,
     #[serde(borrow, default)]
-    request_id: Option<Cow<'a, str>>,
+    request_id: Option<Id<'a>>,
     #[serde(borrow, default)]
     query: Option<Id<'a>>,
     #[serde(default)]

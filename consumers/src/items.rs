@@ -159,7 +159,7 @@ impl ItemMaker {
         Ok(())
     }
 
-    /// Puts a decoded item into the table, unless a newer record is there.
+    /// Puts a decoded item into the table: the record that the log has last is what holds, as in a compacted topic.
     pub fn put(&self, table: &mut ItemTable, decoded: &DecodedItem<'_>) {
         let attributes = self
             .attributes

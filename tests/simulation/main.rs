@@ -1,5 +1,5 @@
 //! The fast loop in simulation: seeded histories with faults between any two calls of the log and of the stores, judged by a naive
-//! auditor. One seed is one run, on one thread, the same every time. See docs/internals/simulation.md.
+//! auditor. One seed is one run, on one thread, the same every time.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,

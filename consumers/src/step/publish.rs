@@ -1,0 +1,319 @@
+//! What a step gives out: answers, rows, dead letters, item deltas, and the changelog with the positions. After it `worker` sends and commits.
+
+use super::{
+    Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
+    Pipeline, Record, Reject, Row, RowRequest, ScoredItem, StatePosition, StepOutput, Tasks,
+    Timestamp, Topic, TopicPartition, answer, partition_of,
+};
+
+/// Candidates of one record of the feature log: some 200 bytes each.
+const LOGGED_CANDIDATES_MAX: usize = 1000;
+
+impl Pipeline {
+    /// Assembles the rows of a request, scores them, and publishes the answer.
+    pub(super) fn score(
+        &mut self,
+        request: &RowRequest<'_>,
+        cause: Cause<'_>,
+        owned: &mut Owned,
+        items: &ItemTable,
+        now: Timestamp,
+        degraded: &[&'static str],
+        to: &[Topic],
+        output: &mut StepOutput,
+    ) -> Result<(), Failure> {
+        let mut degraded = degraded.to_vec();
+        let user = owned.users.whole_user(request.user)?;
+        if user.is_some_and(|user| user.history_newest() >= request.time) {
+            degraded.push("late");
+        }
+        if user.is_some_and(|user| user.forgotten() > 0) {
+            degraded.push("history_forgotten");
+        }
+        let freshness = user.and_then(|user| {
+            user.recent()
+                .iter()
+                .last()
+                .map(|behavior| now.since(behavior.time))
+        });
+        let row = Row {
+            user,
+            scenario: request.scenario,
+            time: request.time,
+            candidates: request.candidates,
+        };
+        self.assembler.score(&row, items, &mut self.scores);
+        *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
+        self.answer(
+            request,
+            cause,
+            owned,
+            ("ok", &degraded),
+            to,
+            freshness,
+            output,
+        );
+        if self.settings.config.scoring.feature_log {
+            self.log_rows(request, cause, owned, output);
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        request: &RowRequest<'_>,
+        cause: Cause<'_>,
+        owned: &Owned,
+        (status, degraded): (&'static str, &[&'static str]),
+        to: &[Topic],
+        freshness_ms: Option<i64>,
+        output: &mut StepOutput,
+    ) {
+        let tasks = self.assembler.task_names();
+        let model = self.assembler.model_name();
+        let schema = self.assembler.schema_hash();
+        let holds: Vec<bool> = (0..tasks.len())
+            .map(|task| self.assembler.holds(task, request.scenario))
+            .collect();
+        let items: Vec<ScoredItem<'_>> = request
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(place, item_id)| {
+                let values = self.scores.candidate(place);
+                let tasks = Tasks {
+                    names: tasks,
+                    holds: &holds,
+                    values,
+                };
+                ScoredItem {
+                    item_id,
+                    score: tasks.first(),
+                    tasks,
+                }
+            })
+            .collect();
+        let mut answer = Answer {
+            request_id: request.request_id,
+            user_id: request.user,
+            scenario: request.scenario_name,
+            time: request.time.0,
+            status,
+            model,
+            part: None,
+            items: &items,
+            state: StatePosition {
+                topic: &self.settings.names[&Topic::Behaviors],
+                partition: owned.number,
+                offset: owned.users.position().input(Topic::Behaviors).unwrap_or(0),
+            },
+            item_state: self.assembler.item_state(),
+            freshness_ms,
+            degraded,
+        };
+        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
+        let per_item = 64 + tasks.iter().map(|name| name.len() + 16).sum::<usize>();
+        let bytes: usize = items.iter().map(|item| item.item_id.len() + per_item).sum();
+        let parts = bytes
+            .div_ceil(self.settings.config.step.answer_max.as_usize())
+            .max(1);
+        let size = items.len().div_ceil(parts).max(1);
+        let parts = items.len().div_ceil(size).max(1);
+        for &topic in to {
+            let at = TopicPartition::new(topic, cause.partition);
+            let at_once = topic == Topic::Scores
+                && self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
+            let batch = if at_once {
+                &mut output.immediate
+            } else {
+                &mut output.transactional
+            };
+            for part in 0..parts {
+                let from = (part * size).min(items.len());
+                let until = ((part + 1) * size).min(items.len());
+                answer.items = &items[from..until];
+                answer.part = (parts > 1).then_some([part + 1, parts]);
+                let id = if parts > 1 {
+                    format!("{}-{part}", cause.id)
+                } else {
+                    cause.id.to_owned()
+                };
+                let headers = [
+                    (HEADER_ID, Some(id.as_bytes())),
+                    (HEADER_MODEL, Some(model.as_bytes())),
+                    (HEADER_SCHEMA, Some(schema.as_bytes())),
+                ];
+                let pass = &self.settings.config.step.pass_headers;
+                let passed = cause
+                    .headers
+                    .iter()
+                    .filter(|(name, _)| pass.iter().any(|wanted| wanted == name));
+                let headers = headers.into_iter().chain(passed);
+                let key = if topic == Topic::StandingScores {
+                    standing_key(request.user, request.request_id, &mut self.key);
+                    &self.key
+                } else {
+                    request.user.as_bytes()
+                };
+                answer::push_json(batch, at, key, &answer, headers, &mut self.scratch);
+            }
+        }
+    }
+
+    pub(super) fn log_rows(
+        &mut self,
+        request: &RowRequest<'_>,
+        cause: Cause<'_>,
+        owned: &mut Owned,
+        output: &mut StepOutput,
+    ) {
+        let salt = owned
+            .users
+            .resident(request.user)
+            .map(headwater_state::User::salt)
+            .unwrap_or_default();
+        let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
+        let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
+        let at_once =
+            self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
+        let batch = if at_once {
+            &mut output.immediate
+        } else {
+            &mut output.transactional
+        };
+        let mut logged = self.assembler.log(request, &pseudonym, &self.scores);
+        let schema = self.assembler.schema_hash().as_bytes();
+        let candidates = std::mem::take(&mut logged.candidates);
+        for (part, candidates) in candidates.chunks(LOGGED_CANDIDATES_MAX).enumerate() {
+            logged.candidates = candidates.to_vec();
+            let id = format!("{}-{part}", cause.id);
+            let headers = [
+                (HEADER_ID, Some(id.as_bytes())),
+                (HEADER_SCHEMA, Some(schema)),
+            ];
+            answer::push_json(
+                batch,
+                at,
+                pseudonym.as_bytes(),
+                &logged,
+                headers,
+                &mut self.scratch,
+            );
+        }
+    }
+
+    /// The changelog, the item state and the positions of a partition.
+    pub(super) fn finish(
+        &mut self,
+        owned: &mut Owned,
+        inputs: &Inputs<'_>,
+        output: &mut StepOutput,
+    ) {
+        for (topic, next) in &inputs.next {
+            owned.users.advance(*topic, *next);
+        }
+        if owned.users.position().partitions != self.settings.partitions && !inputs.next.is_empty()
+        {
+            owned.users.pin_partitions(self.settings.partitions);
+        }
+        let number = owned.number;
+        let mut bytes = 0;
+        let changelog = TopicPartition::new(Topic::Changelog, number);
+        let users = owned.users.changes(&mut |key, value| {
+            bytes += key.len() + value.map_or(0, <[u8]>::len);
+            output
+                .transactional
+                .push(changelog, (0, 0), Some(key), value, []);
+        });
+        let item_state = TopicPartition::new(Topic::ItemState, number);
+        // Without changes of users nothing is committed, and a step of statistics alone has a position: they go together.
+        if users == 0 {
+            return;
+        }
+        let entities = owned.statistics.changes(&mut |key, value| {
+            output
+                .transactional
+                .push(item_state, (0, 0), Some(key), Some(value), []);
+        });
+        self.metrics.changelog_records.inc_by(users as u64);
+        self.metrics.changelog_bytes.inc_by(bytes as u64);
+        // All positions, also those that did not move: offsets in the transaction are what fences a worker whose partition moved.
+        for (topic, next) in &owned.users.position().inputs {
+            output
+                .positions
+                .push((TopicPartition::new(*topic, number), *next));
+        }
+        output.changed.push((number, entities > 0));
+        let label = number.to_string();
+        let position = owned.users.position();
+        if position.watermark > Timestamp::MIN {
+            self.metrics
+                .watermark
+                .with_label_values(&[&label])
+                .set(position.watermark.0 / 1000);
+        }
+        for (topic, count) in &inputs.polled {
+            self.metrics
+                .polled
+                .with_label_values(&[topic.key()])
+                .inc_by(*count);
+        }
+    }
+
+    pub(super) fn publish_deltas(&mut self, output: &mut StepOutput) {
+        for (key, delta) in std::mem::take(&mut self.deltas) {
+            self.scratch.clear();
+            delta.write(&mut self.scratch);
+            let partition = partition_of(&key, self.settings.partitions);
+            let at = TopicPartition::new(Topic::ItemDeltas, partition);
+            output
+                .transactional
+                .push(at, (0, 0), Some(&key), Some(&self.scratch), []);
+        }
+    }
+
+    pub(super) fn dead_letter(
+        &mut self,
+        record: &Record<'_>,
+        reject: &Reject,
+        now: Timestamp,
+        output: &mut StepOutput,
+    ) {
+        self.metrics
+            .dead_lettered
+            .with_label_values(&[record.at.topic.key(), reject.code])
+            .inc();
+        let partition = record.at.partition % self.settings.dead_letter_partitions;
+        let source = &self.settings.names[&record.at.topic];
+        answer::push_dead_letter(
+            &mut output.transactional,
+            partition,
+            source,
+            record,
+            reject,
+            now,
+        );
+    }
+
+    pub(super) fn check_place(&self, record: &Record<'_>, user: &str) {
+        if partition_of(user.as_bytes(), self.settings.partitions) != record.at.partition {
+            self.metrics
+                .misplaced
+                .with_label_values(&[record.at.topic.key()])
+                .inc();
+        }
+    }
+
+    pub(super) fn cause(&self, record: &Record<'_>) -> String {
+        format!(
+            "{}-{}-{}",
+            self.settings.names[&record.at.topic], record.at.partition, record.offset
+        )
+    }
+}
+
+/// The key of a standing request's scores: a JSON array, so that no two pairs share one.
+pub(super) fn standing_key(user: &str, request: &str, to: &mut Vec<u8>) {
+    to.clear();
+    serde_json::to_writer(to, &(user, request)).expect("invariant: two texts are JSON");
+}

@@ -1,0 +1,238 @@
+//! Users in memory over the store: found, read, dropped, and what was noted of them.
+
+use super::{
+    ChangelogKey, Damage, Error, Page, Partition, Resident, STORE_VERSION, SlotId, Standing, Store,
+    Timestamp, User, changelog, format, pinned_hash,
+};
+
+impl Partition {
+    /// Drops clean users until memory is within its setting, as far as that goes.
+    pub fn evict(&mut self) {
+        let mut looked = 0;
+        while self.weight > self.settings.memory && looked < 2 * self.residents.len() {
+            self.hand = (self.hand + 1) % self.residents.len();
+            looked += 1;
+            let Some(resident) = &mut self.residents[self.hand] else {
+                continue;
+            };
+            let used = std::mem::replace(&mut resident.used, false);
+            if used || resident.dirty || resident.writing {
+                continue;
+            }
+            self.remove(self.hand as u32);
+            self.counts.evictions += 1;
+        }
+    }
+
+    pub(super) fn find(&mut self, user: &str) -> Result<Option<u32>, Error> {
+        let hash = pinned_hash(user.as_bytes());
+        let residents = &self.residents;
+        let same = |place: &u32| {
+            residents[*place as usize]
+                .as_ref()
+                .is_some_and(|resident| *resident.id == *user)
+        };
+        if let Some(&place) = self.index.find(hash, same) {
+            self.counts.hits += 1;
+            self.residents[place as usize]
+                .as_mut()
+                .expect("invariant: found just now")
+                .used = true;
+            return Ok(Some(place));
+        }
+        self.counts.misses += 1;
+        changelog::root_key(user, &mut self.scratch);
+        let Some(bytes) = self.store.get(&self.scratch)? else {
+            return Ok(None);
+        };
+        let damaged = |damage| Error::Damaged {
+            key: format!("user {user}"),
+            damage,
+        };
+        let (mut loaded, standing) = format::open(STORE_VERSION, &bytes)
+            .and_then(User::read_root)
+            .map_err(damaged)?;
+        if standing > 0 {
+            let mut bad = None;
+            self.store
+                .scan(&changelog::standing_prefix(Some(user)), &mut |_, value| {
+                    match format::open(STORE_VERSION, value).and_then(Standing::read) {
+                        Ok(standing) => loaded.standing.push(standing),
+                        Err(damage) => bad = Some(damage),
+                    }
+                    bad.is_none()
+                })?;
+            if let Some(damage) = bad {
+                return Err(damaged(damage));
+            }
+        }
+        Ok(Some(self.insert(user, loaded)))
+    }
+
+    pub(super) fn insert(&mut self, id: &str, user: User) -> u32 {
+        let weight = user.bytes() + id.len();
+        let resident = Resident {
+            id: id.into(),
+            user,
+            weight,
+            used: true,
+            dirty: false,
+            writing: false,
+        };
+        let place = if let Some(place) = self.free.pop() {
+            self.residents[place as usize] = Some(resident);
+            place
+        } else {
+            self.residents.push(Some(resident));
+            u32::try_from(self.residents.len() - 1)
+                .expect("invariant: memory holds fewer than 2^32 users")
+        };
+        self.weight += weight;
+        let residents = &self.residents;
+        let hash_of = |place: &u32| {
+            pinned_hash(
+                residents[*place as usize]
+                    .as_ref()
+                    .expect("invariant: indexed users exist")
+                    .id
+                    .as_bytes(),
+            )
+        };
+        self.index
+            .insert_unique(pinned_hash(id.as_bytes()), place, hash_of);
+        let touched = self.residents[place as usize]
+            .as_ref()
+            .is_some_and(|resident| !resident.user.touched.is_empty());
+        if touched {
+            self.touched.push(place);
+        }
+        place
+    }
+
+    pub(super) fn remove(&mut self, place: u32) {
+        let resident = self.residents[place as usize]
+            .take()
+            .expect("invariant: only what is there is removed");
+        self.weight -= resident.weight;
+        self.free.push(place);
+        if let Ok(found) = self
+            .index
+            .find_entry(pinned_hash(resident.id.as_bytes()), |other| *other == place)
+        {
+            found.remove();
+        }
+    }
+
+    pub(super) fn grow(&mut self, place: u32, bytes: usize) {
+        let resident = self.residents[place as usize]
+            .as_mut()
+            .expect("invariant: found just now");
+        resident.weight += bytes;
+        self.weight += bytes;
+        if resident.dirty {
+            self.dirty_weight += bytes;
+        }
+    }
+
+    pub(super) fn note_touched(&mut self, place: u32, untouched: bool) {
+        if untouched {
+            self.touched.push(place);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, place: u32) {
+        let resident = self.residents[place as usize]
+            .as_mut()
+            .expect("invariant: found just now");
+        if !std::mem::replace(&mut resident.dirty, true) {
+            self.dirty.push(place);
+            self.dirty_weight += resident.weight;
+        }
+    }
+
+    pub(super) fn put_standing(&mut self, place: u32, request: &str, standing: Option<Standing>) {
+        let resident = self.residents[place as usize]
+            .as_mut()
+            .expect("invariant: found just now");
+        if let Some(held) = resident
+            .user
+            .standing
+            .iter()
+            .find(|held| held.request == request)
+        {
+            self.timers.remove(&timer(&resident.id, held));
+        }
+        if let Some(standing) = &standing {
+            self.timers.insert(timer(&resident.id, standing));
+        }
+        resident.user.set_standing(request, standing);
+    }
+
+    pub(super) fn read_position(&mut self) -> Result<(), Error> {
+        let Some(bytes) = self.store.get(changelog::POSITION_KEY)? else {
+            return Ok(());
+        };
+        let damaged = |damage| Error::Damaged {
+            key: "position".to_owned(),
+            damage,
+        };
+        let mut take = format::open(STORE_VERSION, &bytes).map_err(damaged)?;
+        take.i64().map_err(damaged)?;
+        self.position.changelog = take.i64().map_err(damaged)?;
+        self.position
+            .read(&mut take)
+            .and_then(|()| take.end())
+            .map_err(damaged)
+    }
+
+    /// The timers of all standing requests of the store: after a discard memory holds nothing else.
+    pub(super) fn read_timers(&mut self) -> Result<(), Error> {
+        self.timers.clear();
+        let timers = &mut self.timers;
+        let mut bad = None;
+        self.store
+            .scan(&changelog::standing_prefix(None), &mut |key, value| {
+                let user = ChangelogKey::read(key);
+                let standing = format::open(STORE_VERSION, value).and_then(Standing::read);
+                match (user, standing) {
+                    (Ok(ChangelogKey::Standing { user, .. }), Ok(standing)) => {
+                        timers.insert(timer(user, &standing));
+                    }
+                    (Err(damage), _) | (_, Err(damage)) => bad = Some(damage),
+                    (Ok(_), Ok(_)) => bad = Some(Damage::Key),
+                }
+                bad.is_none()
+            })?;
+        bad.map_or(Ok(()), |damage| {
+            Err(Error::Damaged {
+                key: "a standing request".to_owned(),
+                damage,
+            })
+        })
+    }
+}
+
+fn timer(user: &str, standing: &Standing) -> (Timestamp, Box<str>, Box<str>) {
+    let at = standing
+        .due
+        .map_or(standing.expires, |due| due.min(standing.expires));
+    (at, user.into(), standing.request.as_str().into())
+}
+
+pub(super) fn fetch_page(
+    store: &dyn Store,
+    user: &str,
+    slot: SlotId,
+    page: u32,
+) -> Result<Page, Error> {
+    let damaged = |damage| Error::Damaged {
+        key: format!("page {page} of user {user}"),
+        damage,
+    };
+    let bytes = store
+        .get(&changelog::page_key(user, slot, page))?
+        .ok_or_else(|| damaged(Damage::Contradiction))?;
+    format::open(STORE_VERSION, &bytes)
+        .and_then(Page::read)
+        .map_err(damaged)
+}

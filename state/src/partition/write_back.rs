@@ -1,0 +1,165 @@
+//! Write-backs: dirty users go to the store in one atomic batch with the position that they reflect.
+
+use super::{
+    Arc, Batch, ChangelogKey, Error, Partition, Put, STORE_VERSION, Store, Timestamp, User,
+    changelog, format,
+};
+
+/// Dirty users on their way to the store.
+pub struct WriteBack {
+    store: Arc<dyn Store>,
+    batch: Batch,
+    users: Vec<u32>,
+}
+
+impl std::fmt::Debug for WriteBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteBack")
+            .field("values", &self.batch.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WriteBack {
+    /// Writes the batch: may run on any thread. The result goes to [`Partition::written`].
+    pub fn run(self) -> Written {
+        Written {
+            result: self.store.apply(&self.batch),
+            values: self.batch.len(),
+            users: self.users,
+        }
+    }
+}
+
+/// What became of a write-back.
+#[derive(Debug)]
+pub struct Written {
+    result: Result<(), crate::StoreError>,
+    /// Values written.
+    pub values: usize,
+    users: Vec<u32>,
+}
+
+impl Partition {
+    /// Whether dirty users should go to the store: because there are many, or because many records would have to be replayed.
+    pub fn wants_write_back(&self, records_max: u64) -> bool {
+        !self.writing
+            && (self.dirty_weight > self.settings.memory / 2
+                || self.since_write_back >= records_max)
+    }
+
+    /// Whether anything would be written back.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || self.since_write_back > 0
+    }
+
+    /// Whether a write-back is on its way.
+    pub fn is_writing(&self) -> bool {
+        self.writing
+    }
+
+    /// All dirty users and the position, to be written in one batch. Only when nothing is uncommitted, and one at a time.
+    pub fn write_back(&mut self, now: Timestamp) -> WriteBack {
+        assert!(
+            self.uncommitted == 0 && self.touched.is_empty(),
+            "invariant: only what is committed goes to the store"
+        );
+        assert!(!self.writing, "invariant: one write-back at a time");
+        self.writing = true;
+        self.since_write_back = 0;
+        self.dirty_weight = 0;
+        let users = std::mem::take(&mut self.dirty);
+        let mut batch: Batch = Vec::with_capacity(users.len() + 1);
+        for &place in &users {
+            let resident = self.residents[place as usize]
+                .as_mut()
+                .expect("invariant: dirty users stay");
+            resident.dirty = false;
+            resident.writing = true;
+            write_user(&resident.id, &mut resident.user, &mut batch);
+            let weight = resident.user.bytes() + resident.id.len();
+            self.weight = self.weight + weight - resident.weight;
+            resident.weight = weight;
+        }
+        let position = format::seal(STORE_VERSION, |to| {
+            to.put_i64(now.0);
+            to.put_i64(self.position.changelog);
+            self.position.write(to);
+        });
+        batch.push((changelog::POSITION_KEY.to_vec(), Some(position)));
+        WriteBack {
+            store: Arc::clone(&self.store),
+            batch,
+            users,
+        }
+    }
+
+    /// What became of the write-back.
+    pub fn written(&mut self, written: Written) -> Result<(), Error> {
+        self.writing = false;
+        let failed = written.result.is_err();
+        for place in written.users {
+            let resident = self.residents[place as usize]
+                .as_mut()
+                .expect("invariant: users being written stay");
+            resident.writing = false;
+            if failed {
+                // Not in the store: it must be written again, or discarded.
+                let weight = resident.weight;
+                if !std::mem::replace(&mut resident.dirty, true) {
+                    self.dirty.push(place);
+                    self.dirty_weight += weight;
+                }
+                for slot in &mut resident.user.slots {
+                    slot.pages
+                        .iter_mut()
+                        .flatten()
+                        .for_each(|page| page.dirty = true);
+                }
+            }
+        }
+        Ok(written.result?)
+    }
+}
+
+/// Writes what of a user is not as in the store.
+fn write_user(id: &str, user: &mut User, batch: &mut Batch) {
+    let mut root = Vec::new();
+    changelog::root_key(id, &mut root);
+    batch.push((
+        root,
+        Some(format::seal(STORE_VERSION, |to| user.write_root(to))),
+    ));
+    for (slot, page) in std::mem::take(&mut user.dropped_pages) {
+        let alive = user
+            .slots
+            .iter()
+            .any(|held| held.id == slot && (page as usize) < held.pages.len());
+        if !alive {
+            batch.push((changelog::page_key(id, slot, page), None));
+        }
+    }
+    for slot in &mut user.slots {
+        for (number, page) in slot.pages.iter_mut().enumerate() {
+            if let Some(page) = page.as_mut().filter(|page| page.dirty) {
+                page.dirty = false;
+                let value = format::seal(STORE_VERSION, |to| to.put(&page.packed));
+                batch.push((changelog::page_key(id, slot.id, number as u32), Some(value)));
+            }
+        }
+    }
+    for request in std::mem::take(&mut user.standing_dirty) {
+        let mut key = Vec::new();
+        ChangelogKey::Standing {
+            user: id,
+            request: &request,
+        }
+        .write(&mut key);
+        let standing = user
+            .standing
+            .iter()
+            .find(|standing| *standing.request == *request);
+        let value = standing.map(|standing| format::seal(STORE_VERSION, |to| standing.write(to)));
+        batch.push((key, value));
+    }
+}
