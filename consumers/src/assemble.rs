@@ -16,8 +16,6 @@ use headwater_state::{
     Entity, ItemTable, KindId, Length, ScenarioId, Timestamp, User, pinned_hash,
 };
 
-use crate::step::RowRequest;
-
 mod entries;
 mod memo;
 
@@ -29,6 +27,23 @@ use memo::{Memo, Plan};
 pub struct Row<'a> {
     /// The user, if anything is known of them.
     pub user: Option<&'a User>,
+    /// Where.
+    pub scenario: ScenarioId,
+    /// Row time.
+    pub time: Timestamp,
+    /// What to score.
+    pub candidates: &'a [&'a str],
+}
+
+/// A request as rows are made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct RowRequest<'a> {
+    /// The request's id.
+    pub request_id: &'a str,
+    /// For whom.
+    pub user: &'a str,
+    /// Where, as it was named.
+    pub scenario_name: &'a str,
     /// Where.
     pub scenario: ScenarioId,
     /// Row time.

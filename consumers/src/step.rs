@@ -18,7 +18,7 @@ use headwater_state::{
 use crate::answer::{
     self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItem, StatePosition, Tasks,
 };
-use crate::assemble::{Assembler, Row};
+use crate::assemble::{Assembler, Row, RowRequest};
 use crate::decode::{DecodedBehavior, DecodedRequest, Decoder, Reject};
 use crate::error::Error;
 use crate::log::{Headers, Record, RecordBatch, TopicPartition};
@@ -436,23 +436,6 @@ impl Pipeline {
             .get(&scenario)
             .map_or("other", String::as_str)
     }
-}
-
-/// A request as rows are made of it.
-#[derive(Clone, Copy, Debug)]
-pub struct RowRequest<'a> {
-    /// The request's id.
-    pub request_id: &'a str,
-    /// For whom.
-    pub user: &'a str,
-    /// Where, as it was named.
-    pub scenario_name: &'a str,
-    /// Where.
-    pub scenario: ScenarioId,
-    /// Row time.
-    pub time: Timestamp,
-    /// What to score.
-    pub candidates: &'a [&'a str],
 }
 
 /// Why a partition's step cannot go on.

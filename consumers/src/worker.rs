@@ -17,7 +17,7 @@ use headwater_state::{Partition, Statistics, Stores, Timestamp};
 
 use crate::error::{Error, Reaction};
 use crate::log::{
-    Log, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition,
+    Log, LogError, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition,
 };
 use crate::restore::Restorer;
 use crate::step::{Owned, Pipeline, SharedItems, StepOutput};
@@ -274,38 +274,10 @@ impl Worker {
             .step_seconds
             .with_label_values(&["send"])
             .start_timer();
-        let mut headers = Vec::new();
-        for record in self.output.immediate.iter() {
-            headers.clear();
-            headers.extend(
-                record
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name, value.unwrap_or_default())),
-            );
-            self.member.send_now(Outgoing {
-                to: record.at,
-                key: record.key,
-                value: record.value,
-                headers: &headers,
-            })?;
-        }
-        self.member.begin()?;
-        for record in self.output.transactional.iter() {
-            headers.clear();
-            headers.extend(
-                record
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name, value.unwrap_or_default())),
-            );
-            self.member.send(Outgoing {
-                to: record.at,
-                key: record.key,
-                value: record.value,
-                headers: &headers,
-            })?;
-        }
+        let member = &mut self.member;
+        send_all(&self.output.immediate, |record| member.send_now(record))?;
+        member.begin()?;
+        send_all(&self.output.transactional, |record| member.send(record))?;
         self.pending = Some(Pending {
             membership: self.batch.membership(),
             positions: std::mem::take(&mut self.output.positions),
@@ -517,6 +489,26 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Sends the records of a batch in order.
+fn send_all(
+    batch: &RecordBatch,
+    mut send: impl FnMut(Outgoing<'_>) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let mut headers = Vec::new();
+    for record in batch.iter() {
+        headers.clear();
+        let all = record.headers.iter();
+        headers.extend(all.map(|(name, value)| (name, value.unwrap_or_default())));
+        send(Outgoing {
+            to: record.at,
+            key: record.key,
+            value: record.value,
+            headers: &headers,
+        })?;
+    }
+    Ok(())
 }
 
 /// A store that fails while its changes are thrown away anyway is found again when it is opened.
