@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Plants one bug after another in a copy of the tree, and has the simulation's seeds look for it. Every bug must turn them red.
+#   tests/simulation/planted.sh [NAME]        about half a minute a bug; TARGET_DIR: a target folder to build in
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+tree=$(mktemp -d "${TMPDIR:-/tmp}/headwater-planted.XXXXXX")
+trap 'rm -rf "$tree"' EXIT
+git archive HEAD | tar -x -C "$tree"
+export CARGO_TARGET_DIR=${TARGET_DIR:-$tree/target}
+missed=0
+
+plant() { # plant NAME FILE FROM TO
+  local name=$1 file=$2 from=$3 to=$4
+  [ -z "${only:-}" ] || [ "$only" = "$name" ] || return 0
+  cp "$tree/$file" "$tree/sound"
+  FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/ or die "not found\n"' "$tree/$file" || { echo "$name: its place is not found in $file" >&2; exit 1; }
+  if out=$(cd "$tree" && cargo test -q -p headwater-tests --test simulation 2>&1); then
+    echo "$name: MISSED"; missed=$((missed + 1))
+  elif found=$(grep -aoE '[0-9]+ of [0-9]+ seeds failed' <<<"$out"); then
+    echo "$name: found, $found"
+  else
+    echo "$name: does not build, or ends otherwise:" >&2; tail -n 20 <<<"$out" >&2; exit 1
+  fi
+  mv "$tree/sound" "$tree/$file"
+  touch "$tree/$file"
+}
+
+only=${1:-}
+plant position-one-too-far consumers/src/step/publish.rs '.push((TopicPartition::new(*topic, number), *next));' '.push((TopicPartition::new(*topic, number), *next + 1));'
+plant read-position-short consumers/src/step/inputs.rs 'None => inputs.next.push((topic, record.offset + 1)),' 'None => inputs.next.push((topic, record.offset)),'
+plant statistics-not-undone consumers/src/worker.rs 'owned.statistics.discard();' ''
+plant equal-times-visible consumers/src/assemble/entries.rs 'behavior.time < time)' 'behavior.time <= time)'
+plant cell-not-ended consumers/src/assemble/memo.rs 'end(cell) <= until' 'cell.start().0 <= until'
+plant page-not-written state/src/partition/write_back.rs '.filter(|page| page.dirty)' '.filter(|page| page.dirty && page.packed.len() < 200)'
+plant dedupe-forgotten state/src/partition.rs 'if resident.user.has_event(behavior.event)' 'if behavior.event == 1 && resident.user.has_event(behavior.event)'
+plant restore-one-early consumers/src/restore.rs 'waiting.at[0] >= ends[0]' 'waiting.at[0] + 2 >= ends[0]'
+plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(changelog);' 'owned.users.committed(changelog + 3);'
+plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.dirty || resident.writing' 'if used || resident.writing'
+plant failed-write-back-forgotten state/src/partition/write_back.rs 'let failed = written.result.is_err();' 'let failed = false;'
+plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
+exit $((missed > 0))
