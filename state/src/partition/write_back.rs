@@ -94,29 +94,15 @@ impl Partition {
         }
     }
 
-    /// What became of the write-back.
+    /// What became of the write-back. After a failed one the store is made anew or the daemon stops: either way users come from the
+    /// changelog again.
     pub fn written(&mut self, written: Written) -> Result<(), Error> {
         self.writing = false;
-        let failed = written.result.is_err();
         for place in written.users {
             let resident = self.residents[place as usize]
                 .as_mut()
                 .expect("invariant: users being written stay");
             resident.writing = false;
-            if failed {
-                // Not in the store: it must be written again, or discarded.
-                let weight = resident.weight;
-                if !std::mem::replace(&mut resident.dirty, true) {
-                    self.dirty.push(place);
-                    self.dirty_weight += weight;
-                }
-                for slot in &mut resident.user.slots {
-                    slot.pages
-                        .iter_mut()
-                        .flatten()
-                        .for_each(|page| page.dirty = true);
-                }
-            }
         }
         Ok(written.result?)
     }
