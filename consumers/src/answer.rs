@@ -4,9 +4,11 @@
 //! (`MODEL-1`), and carries the header `headwater-id`, by which a reader can drop a repeat.
 
 use headwater_config::Topic;
-use headwater_state::Timestamp;
+use headwater_model::Scores;
+use headwater_state::{ScenarioId, Timestamp};
 use serde::Serialize;
 
+use crate::assemble::Assembler;
 use crate::decode::Reject;
 use crate::log::{Record, RecordBatch, TopicPartition};
 
@@ -17,44 +19,72 @@ pub const HEADER_MODEL: &str = "headwater-model";
 /// Header: hash of the feature schema.
 pub const HEADER_SCHEMA: &str = "headwater-schema";
 
-/// One scored candidate.
-#[derive(Clone, Debug, Serialize)]
-pub struct ScoredItem<'a> {
-    /// The item.
-    pub item_id: &'a str,
-    /// Probability of the first task.
-    pub score: f32,
-    /// Probability of each task, by name.
-    pub tasks: Tasks<'a>,
-}
-
-/// Names and probabilities of tasks.
+/// The scored candidates of an answer, or of a part of it. Written as they are looked at: nothing is kept for a candidate.
 #[derive(Clone, Copy, Debug)]
-pub struct Tasks<'a> {
-    /// Names, as in config.
-    pub names: &'a [String],
-    /// Which of them hold in the scenario: the others are not said.
-    pub holds: &'a [bool],
-    /// Probability of each.
-    pub values: &'a [f32],
+pub struct ScoredItems<'a> {
+    /// The candidates.
+    pub candidates: &'a [&'a str],
+    /// Number of the first of them in the request.
+    pub first: usize,
+    /// The probabilities of the whole request.
+    pub scores: &'a Scores,
+    /// Who knows the tasks.
+    pub assembler: &'a Assembler,
+    /// Where: a task that does not hold there has no score.
+    pub scenario: ScenarioId,
 }
 
-impl Tasks<'_> {
-    fn iter(&self) -> impl Iterator<Item = (&str, f32)> {
-        let held = self.names.iter().zip(self.values).zip(self.holds);
-        held.filter(|(_, holds)| **holds)
-            .map(|((name, value), _)| (name.as_str(), *value))
-    }
-
+/// One scored candidate.
+#[derive(Serialize)]
+struct ScoredItem<'a> {
+    item_id: &'a str,
     /// Probability of the first task that holds; 0 where none does.
-    pub fn first(&self) -> f32 {
-        self.iter().next().map_or(0.0, |(_, value)| value)
+    score: f32,
+    /// Probability of each task that holds, by name.
+    tasks: Tasks<'a>,
+}
+
+#[derive(Clone, Copy)]
+struct Tasks<'a> {
+    of: &'a ScoredItems<'a>,
+    values: &'a [f32],
+}
+
+impl<'a> Tasks<'a> {
+    fn iter(self) -> impl Iterator<Item = (&'a str, f32)> {
+        let ScoredItems {
+            assembler,
+            scenario,
+            ..
+        } = *self.of;
+        let named = assembler.task_names().iter().zip(self.values);
+        named
+            .enumerate()
+            .filter(move |(task, _)| assembler.holds(*task, scenario))
+            .map(|(_, (name, value))| (name.as_str(), *value))
     }
 }
 
 impl Serialize for Tasks<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl Serialize for ScoredItems<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let places = self.first..;
+        serializer.collect_seq(self.candidates.iter().zip(places).map(|(item_id, place)| {
+            let tasks = Tasks {
+                of: self,
+                values: self.scores.candidate(place),
+            };
+            ScoredItem {
+                item_id,
+                score: tasks.iter().next().map_or(0.0, |(_, value)| value),
+                tasks,
+            }
+        }))
     }
 }
 
@@ -88,7 +118,7 @@ pub struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<[usize; 2]>,
     /// The scores, in the order of the candidates.
-    pub items: &'a [ScoredItem<'a>],
+    pub items: ScoredItems<'a>,
     /// The user's state.
     pub state: StatePosition<'a>,
     /// The item statistics: sum of the next offsets of `item-state`.

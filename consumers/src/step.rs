@@ -11,12 +11,12 @@ use std::sync::Arc;
 use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
-    Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, ScenarioId,
+    Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, Place, ScenarioId,
     Standing, Statistics, Timestamp,
 };
 
 use crate::answer::{
-    self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItem, StatePosition, Tasks,
+    self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItems, StatePosition,
 };
 use crate::assemble::{Assembler, Row, RowRequest};
 use crate::decode::{DecodedBehavior, DecodedRequest, Decoder, Reject};
@@ -88,7 +88,11 @@ pub struct Pipeline {
     scratch: Vec<u8>,
     key: Vec<u8>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
-    scenario_names: BTreeMap<ScenarioId, String>,
+    scenario_names: BTreeMap<ScenarioId, Arc<str>>,
+    /// The name of all other scenarios.
+    other: Arc<str>,
+    /// The records of the step, by partition.
+    inputs: BTreeMap<i32, Inputs>,
     /// Candidates scored in the step: metrics are told once a step.
     scored: BTreeMap<ScenarioId, u64>,
 }
@@ -129,13 +133,12 @@ impl Pipeline {
             .into_iter()
             .map(|topic| (topic, config.topic_name(topic)))
             .collect();
-        let mut scenario_names: BTreeMap<_, _> = config
+        let scenario_names = config
             .scenarios
             .names
             .iter()
-            .map(|name| (ScenarioId::of(name), name.clone()))
+            .map(|name| (ScenarioId::of(name), Arc::from(name.as_str())))
             .collect();
-        scenario_names.insert(ScenarioId::of("other"), "other".to_owned());
         Ok(Self {
             decoder: Decoder::new(config),
             assembler: Assembler::new(config)?,
@@ -165,6 +168,8 @@ impl Pipeline {
             key: Vec::new(),
             deltas: BTreeMap::new(),
             scenario_names,
+            other: Arc::from("other"),
+            inputs: BTreeMap::new(),
             scored: BTreeMap::new(),
         })
     }
@@ -197,22 +202,17 @@ impl Pipeline {
         output.clear();
         // Of a step that failed halfway.
         self.deltas.clear();
-        let mut by_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-        for index in 0..batch.len() {
-            by_partition
-                .entry(batch.get(index).at.partition)
-                .or_default()
-                .push(index);
-        }
+        let mut sorted = std::mem::take(&mut self.inputs);
+        inputs::sort(batch, owned, &mut sorted);
         for (number, owned) in owned.iter_mut() {
-            let indexes = by_partition.remove(number).unwrap_or_default();
-            let mut inputs = Inputs::new(batch, &indexes, owned);
-            self.partition_step(&mut inputs, owned, items, now, salt, output)
+            let inputs = &sorted[number];
+            self.partition_step(batch, inputs, owned, items, now, salt, output)
                 .map_err(|failure| failure.at(*number))?;
             self.timers(owned, items, now, salt, output)
                 .map_err(|failure| failure.at(*number))?;
-            self.finish(owned, &inputs, output);
+            self.finish(owned, inputs, output);
         }
+        self.inputs = sorted;
         self.publish_deltas(output);
         for (scenario, count) in std::mem::take(&mut self.scored) {
             let labels = [self.scenario_name(scenario), "champion"];
@@ -223,14 +223,15 @@ impl Pipeline {
 
     fn partition_step(
         &mut self,
-        inputs: &mut Inputs<'_>,
+        batch: &RecordBatch,
+        inputs: &Inputs,
         owned: &mut Owned,
         items: &ItemTable,
         now: Timestamp,
         salt: &mut dyn FnMut() -> [u8; 16],
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
-        for record in inputs.deltas.drain(..) {
+        for record in records(batch, &inputs.deltas) {
             let read = record
                 .value
                 .ok_or(headwater_state::Damage::Short)
@@ -250,12 +251,9 @@ impl Pipeline {
                 }
             }
         }
-        let mut requests = inputs
-            .requests
-            .drain(..)
-            .collect::<std::collections::VecDeque<_>>();
+        let mut requests = records(batch, &inputs.requests);
         let mut request = self.next_request(&mut requests, now, output);
-        for record in inputs.behaviors.drain(..) {
+        for record in records(batch, &inputs.behaviors) {
             let decoded = match self.decoder.behaviors(record.value, record.timestamp) {
                 Ok(decoded) => decoded,
                 Err(reject) => {
@@ -288,11 +286,11 @@ impl Pipeline {
 
     fn next_request<'a>(
         &mut self,
-        requests: &mut std::collections::VecDeque<Record<'a>>,
+        requests: &mut impl Iterator<Item = Record<'a>>,
         now: Timestamp,
         output: &mut StepOutput,
     ) -> Option<(Record<'a>, DecodedRequest<'a>)> {
-        while let Some(record) = requests.pop_front() {
+        for record in requests {
             match self.decoder.request(record.value) {
                 Ok(request) => return Some((record, request)),
                 Err(reject) => self.dead_letter(&record, &reject, now, output),
@@ -330,7 +328,7 @@ impl Pipeline {
             value: decoded.value,
             attributes: &attributes,
         };
-        match owned.users.fold(&decoded.user, &behavior, salt)? {
+        let place = match owned.users.fold(&decoded.user, &behavior, salt)? {
             Folded::Duplicate => {
                 self.metrics.dropped.with_label_values(&["duplicate"]).inc();
                 return Ok(());
@@ -339,13 +337,20 @@ impl Pipeline {
                 self.metrics.dropped.with_label_values(&["late"]).inc();
                 return Ok(());
             }
-            Folded::Counted { late, forgotten } => {
-                self.metrics.late_kept.inc_by(u64::from(late));
-                self.metrics.forgotten.inc_by(forgotten);
+            Folded::Counted {
+                place,
+                late,
+                forgotten,
+            } => {
+                if late || forgotten > 0 {
+                    self.metrics.late_kept.inc_by(u64::from(late));
+                    self.metrics.forgotten.inc_by(forgotten);
+                }
+                place
             }
-        }
+        };
         output.causes.push((decoded.scenario, decoded.time));
-        self.mark_standing(&decoded.user, owned, now)?;
+        self.mark_standing(&decoded.user, place, owned, now)?;
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
@@ -364,22 +369,14 @@ impl Pipeline {
         if self.settings.config.scoring.on_behavior == OnBehavior::Item
             && !self.settings.impressions.contains(&decoded.kind)
         {
-            let place;
             let mut cause = self.cause(record);
             if decoded.index > 0 {
                 // A dot: a dash would be a part of the first event's answer.
                 cause = format!("{cause}.{}", decoded.index);
             }
-            let request_id = match decoded.event_id.as_deref() {
-                Some(event) => event,
-                None => {
-                    place = cause.clone();
-                    &place
-                }
-            };
-            let scenario = self.scenario_name(decoded.scenario).to_owned();
+            let scenario = Arc::clone(self.shared_name(decoded.scenario));
             let request = RowRequest {
-                request_id,
+                request_id: decoded.event_id.as_deref().unwrap_or(&cause),
                 user: &decoded.user,
                 scenario_name: &scenario,
                 scenario: decoded.scenario,
@@ -392,7 +389,7 @@ impl Pipeline {
                 headers: record.headers,
             };
             self.score(
-                &request,
+                (&request, Some(place)),
                 cause,
                 owned,
                 items,
@@ -432,10 +429,17 @@ impl Pipeline {
 
     /// The name of a scenario as metrics and answers have it.
     pub fn scenario_name(&self, scenario: ScenarioId) -> &str {
-        self.scenario_names
-            .get(&scenario)
-            .map_or("other", String::as_str)
+        self.shared_name(scenario)
     }
+
+    fn shared_name(&self, scenario: ScenarioId) -> &Arc<str> {
+        self.scenario_names.get(&scenario).unwrap_or(&self.other)
+    }
+}
+
+/// Records of a batch by their indexes.
+fn records<'a>(batch: &'a RecordBatch, indexes: &'a [u32]) -> impl Iterator<Item = Record<'a>> {
+    indexes.iter().map(|index| batch.get(*index as usize))
 }
 
 /// Why a partition's step cannot go on.

@@ -33,7 +33,7 @@ pub use changelog::ChangelogKey;
 pub use error::{Damage, Error, StoreError};
 pub use items::{Item, ItemTable};
 pub use page::Entry;
-pub use partition::{CacheCounts, Folded, Partition, Settings, WriteBack, Written};
+pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
 pub use statistics::{
     Delta, Entity, Statistics, category_id, of_series, read_cells, series, write_cells,

@@ -30,12 +30,14 @@ use crate::page::Page;
 use crate::store::{Batch, Store};
 use crate::user::{Position, Standing, Touched, User};
 
+mod changes;
 mod residents;
 mod restore;
 mod write_back;
 
 pub use write_back::{WriteBack, Written};
 
+use changes::Changes;
 use residents::fetch_page;
 
 /// Version of roots, pages, standing requests and positions in the store.
@@ -58,11 +60,17 @@ pub struct Settings {
     pub drop_late: bool,
 }
 
+/// Where a user lies in memory. It holds within a step: memory is dropped between steps only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
 /// What became of a behavior.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Folded {
     /// It was counted.
     Counted {
+        /// Its user.
+        place: Place,
         /// Whether it was late all the same.
         late: bool,
         /// How many entries retention has forgotten for it.
@@ -105,7 +113,10 @@ pub struct Partition {
     weight: usize,
     dirty: Vec<u32>,
     dirty_weight: usize,
-    touched: Vec<u32>,
+    /// What the call that is under way changes of its user.
+    touched: Vec<Touched>,
+    /// The step's changelog records so far.
+    changes: Changes,
     position: Position,
     position_touched: bool,
     /// Steps whose changes were given out and are not committed yet.
@@ -141,6 +152,7 @@ impl Partition {
             dirty: Vec::new(),
             dirty_weight: 0,
             touched: Vec::new(),
+            changes: Changes::default(),
             position: Position::start(),
             position_touched: false,
             uncommitted: 0,
@@ -201,7 +213,7 @@ impl Partition {
         }
         let place = match self.find(user)? {
             Some(place) => place,
-            None => self.insert(user, User::new(salt())),
+            None => self.insert_new(user, salt()),
         };
         let resident = self.residents[place as usize]
             .as_mut()
@@ -212,42 +224,69 @@ impl Partition {
         let store = &self.store;
         let mut fetch = |slot, page| fetch_page(&**store, user, slot, page);
         let before = resident.user.recent.bytes();
-        let untouched = resident.user.touched.is_empty();
+        let recent_max = self.settings.recent_max;
+        let touched = &mut self.touched;
         resident
             .user
-            .fold(behavior, self.settings.recent_max, &mut fetch)?;
+            .fold(behavior, recent_max, &mut fetch, touched)?;
         let mut forgotten = 0;
         if self.settings.keys_max > 0 {
             let slots = behavior.attributes.iter().map(|(slot, _)| *slot);
             for slot in std::iter::once(SlotId::ITEM).chain(slots) {
-                forgotten += resident
-                    .user
-                    .forget(slot, self.settings.keys_max, &mut fetch)?;
+                let keys_max = self.settings.keys_max;
+                forgotten += resident.user.forget(slot, keys_max, &mut fetch, touched)?;
             }
         }
         // An entry grows by a cell at most; what it really takes is measured at the next write-back.
         let grown = (resident.user.recent.bytes() + 32).saturating_sub(before);
         self.grow(place, grown);
-        if untouched || self.touched.last() != Some(&place) {
-            self.note_touched(place, untouched);
-        }
-        self.mark_dirty(place);
-        Ok(Folded::Counted { late, forgotten })
+        self.note(place);
+        Ok(Folded::Counted {
+            place: Place(place),
+            late,
+            forgotten,
+        })
+    }
+
+    /// Looks a user up, in memory and in the store; `None` if nothing is known of them.
+    pub fn place(&mut self, user: &str) -> Result<Option<Place>, Error> {
+        Ok(self.find(user)?.map(Place))
+    }
+
+    /// The user in a place. Pages of history may not be in memory: [`Partition::whole`].
+    ///
+    /// # Panics
+    /// If the place is not of this step.
+    pub fn user(&self, place: Place) -> &User {
+        &self.residents[place.0 as usize]
+            .as_ref()
+            .expect("invariant: places hold within a step")
+            .user
     }
 
     /// A user with recent behaviors, all pages of history, and standing requests; `None` if nothing is known of them.
     pub fn whole_user(&mut self, user: &str) -> Result<Option<&User>, Error> {
-        let Some(place) = self.find(user)? else {
-            return Ok(None);
-        };
+        match self.find(user)? {
+            Some(place) => self.whole(Place(place)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The user in a place, with all pages of history.
+    ///
+    /// # Panics
+    /// If the place is not of this step.
+    pub fn whole(&mut self, place: Place) -> Result<&User, Error> {
+        let Place(place) = place;
         let store = &self.store;
         let resident = self.residents[place as usize]
             .as_mut()
-            .expect("invariant: found just now");
+            .expect("invariant: places hold within a step");
         let mut fetched = false;
+        let id = &resident.id;
         let mut fetch = |slot, page| {
             fetched = true;
-            fetch_page(&**store, user, slot, page)
+            fetch_page(&**store, id, slot, page)
         };
         for slot in &mut resident.user.slots {
             slot.load(&mut fetch)?;
@@ -257,22 +296,7 @@ impl Partition {
             let grown = weight.saturating_sub(resident.weight);
             self.grow(place, grown);
         }
-        Ok(self.residents[place as usize]
-            .as_ref()
-            .map(|resident| &resident.user))
-    }
-
-    /// A user that is in memory: after `fold`, say. Pages of history may not be.
-    pub fn resident(&self, user: &str) -> Option<&User> {
-        let same = |place: &u32| {
-            self.residents[*place as usize]
-                .as_ref()
-                .is_some_and(|resident| *resident.id == *user)
-        };
-        let place = self.index.find(pinned_hash(user.as_bytes()), same)?;
-        self.residents[*place as usize]
-            .as_ref()
-            .map(|resident| &resident.user)
+        Ok(self.user(Place(place)))
     }
 
     /// Puts a standing request of a user, or ends it (`None`).
@@ -286,20 +310,15 @@ impl Partition {
         let place = match self.find(user)? {
             Some(place) => place,
             None if standing.is_none() => return Ok(()),
-            None => self.insert(user, User::new(salt())),
+            None => self.insert_new(user, salt()),
         };
         let ends = standing.is_none();
         self.put_standing(place, request, standing);
-        let resident = self.residents[place as usize]
-            .as_mut()
-            .expect("invariant: found just now");
-        let untouched = resident.user.touched.is_empty();
-        resident.user.touch(Touched::Standing(request.into()));
+        self.touched.push(Touched::Standing(request.into()));
         if ends {
-            resident.user.touch(Touched::Due(request.into()));
+            self.touched.push(Touched::Due(request.into()));
         }
-        self.note_touched(place, untouched);
-        self.mark_dirty(place);
+        self.note(place);
         Ok(())
     }
 
@@ -329,13 +348,8 @@ impl Partition {
             ..held.clone()
         };
         self.put_standing(place, request, Some(standing));
-        let resident = self.residents[place as usize]
-            .as_mut()
-            .expect("invariant: found just now");
-        let untouched = resident.user.touched.is_empty();
-        resident.user.touch(Touched::Due(request.into()));
-        self.note_touched(place, untouched);
-        self.mark_dirty(place);
+        self.touched.push(Touched::Due(request.into()));
+        self.note(place);
         Ok(())
     }
 
@@ -359,49 +373,6 @@ impl Partition {
         self.position_touched = true;
     }
 
-    /// The changelog records of the step: key and value, `None` deletes. The position comes last. Gives their number.
-    pub fn changes(&mut self, emit: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> usize {
-        let mut key = Vec::with_capacity(64);
-        let mut value = Vec::with_capacity(256);
-        let mut count = 0;
-        for place in std::mem::take(&mut self.touched) {
-            let resident = self.residents[place as usize]
-                .as_mut()
-                .expect("invariant: touched users stay");
-            for touched in std::mem::take(&mut resident.user.touched) {
-                key.clear();
-                value.clear();
-                value.put_u8(CHANGELOG_VERSION);
-                let found =
-                    write_change(&resident.id, &resident.user, &touched, &mut key, &mut value);
-                emit(&key, found.then_some(&value));
-                count += 1;
-            }
-        }
-        if std::mem::take(&mut self.position_touched) || count > 0 {
-            key.clear();
-            value.clear();
-            ChangelogKey::Position.write(&mut key);
-            value.put_u8(CHANGELOG_VERSION);
-            self.position.write(&mut value);
-            emit(&key, Some(&value));
-            count += 1;
-            self.uncommitted += 1;
-            self.since_write_back += count as u64;
-        }
-        count
-    }
-
-    /// The oldest step whose changes were given out is committed; the changelog's next offset is `changelog_next`.
-    pub fn committed(&mut self, changelog_next: i64) {
-        assert!(
-            self.uncommitted > 0,
-            "invariant: only a step with changes is committed"
-        );
-        self.uncommitted -= 1;
-        self.position.changelog = changelog_next;
-    }
-
     /// Forgets all that is not as in the store. After it the changelog is applied from [`Position::changelog`] on.
     pub fn discard(&mut self) -> Result<(), Error> {
         assert!(
@@ -413,6 +384,7 @@ impl Partition {
         }
         self.dirty_weight = 0;
         self.touched.clear();
+        self.changes.clear();
         self.uncommitted = 0;
         self.position = Position::start();
         self.position_touched = false;
@@ -466,74 +438,6 @@ impl Partition {
         );
         Ok(ids)
     }
-}
-
-/// Writes the key and the value of a change; false where the change is that nothing is there any more.
-fn write_change(
-    id: &str,
-    user: &User,
-    touched: &Touched,
-    key: &mut Vec<u8>,
-    value: &mut Vec<u8>,
-) -> bool {
-    let found = match touched {
-        Touched::Meta => {
-            ChangelogKey::Meta { user: id }.write(key);
-            user.write_meta(value);
-            return true;
-        }
-        Touched::Recent(place) => {
-            ChangelogKey::Recent {
-                user: id,
-                place: *place,
-            }
-            .write(key);
-            user.recent.packed_in(*place)
-        }
-        Touched::Entry(slot, hash, entry) => {
-            ChangelogKey::Entry {
-                user: id,
-                slot: *slot,
-                key: entry,
-            }
-            .write(key);
-            user.slots
-                .iter()
-                .find(|candidate| candidate.id == *slot)
-                .and_then(|slot| {
-                    slot.pages[crate::page::page_of(*hash, slot.pages.len() as u32) as usize]
-                        .as_ref()
-                })
-                .and_then(|page| page.packed_of(*hash, entry))
-        }
-        Touched::Standing(request) => {
-            ChangelogKey::Standing { user: id, request }.write(key);
-            let standing = user
-                .standing
-                .iter()
-                .find(|standing| *standing.request == **request);
-            if let Some(standing) = standing {
-                standing.write(value);
-            }
-            return standing.is_some();
-        }
-        Touched::Due(request) => {
-            ChangelogKey::Due { user: id, request }.write(key);
-            let due = user
-                .standing
-                .iter()
-                .find(|standing| *standing.request == **request)
-                .and_then(|standing| standing.due);
-            if let Some(due) = due {
-                value.put_i64(due.0);
-            }
-            return due.is_some();
-        }
-    };
-    if let Some(packed) = found {
-        value.put(packed);
-    }
-    found.is_some()
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ const TIME_AT: usize = 2 + 2;
 const OFFSET_AT: usize = TIME_AT + 8;
 const INDEX_AT: usize = OFFSET_AT + 8;
 const EVENT_AT: usize = INDEX_AT + 2;
+/// Bytes of most behaviors: ids are short and attributes few.
+const PACKED_BYTES_USUAL: usize = 80;
 
 impl<'a> RecentBehavior<'a> {
     /// Values of configured attributes.
@@ -120,11 +122,24 @@ fn pack(behavior: &Behavior<'_>, place: u16, to: &mut Vec<u8>) {
 }
 
 /// The packed recent behaviors of a user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Recent {
     packed: Vec<u8>,
     count: u16,
+    /// No place from here on is taken. As many as there are behaviors: then there is no hole, and nothing to look for.
+    places: u16,
+    /// Where the newest begins.
+    newest_at: u32,
 }
+
+impl PartialEq for Recent {
+    /// What follows from the packed bytes is not compared.
+    fn eq(&self, other: &Self) -> bool {
+        self.packed == other.packed
+    }
+}
+
+impl Eq for Recent {}
 
 impl Recent {
     /// How many.
@@ -149,6 +164,12 @@ impl Recent {
         self.iter().next()
     }
 
+    /// The newest.
+    pub fn newest(&self) -> Option<RecentBehavior<'_>> {
+        let packed = self.newest_packed()?;
+        Some(RecentBehavior::parse(packed).expect("invariant: checked when it came in"))
+    }
+
     /// Whether one of them has this event id.
     pub fn has_event(&self, event: u64) -> bool {
         let wanted = event.to_le_bytes();
@@ -158,27 +179,57 @@ impl Recent {
                 .any(|packed| packed[EVENT_AT..EVENT_AT + 8] == wanted)
     }
 
-    /// Adds a behavior in a free place, and gives that place and the packed bytes' range.
+    /// Adds a behavior in a free place, and gives that place.
     pub(crate) fn insert(&mut self, behavior: &Behavior<'_>) -> u16 {
         let place = self.free_place();
-        let mut bytes = Vec::with_capacity(96);
-        pack(behavior, place, &mut bytes);
-        self.insert_packed(&bytes);
+        let order = (behavior.time.0, behavior.at.offset, behavior.at.index);
+        if self
+            .newest_packed()
+            .is_none_or(|newest| order_of(newest) <= order)
+        {
+            self.begin_newest(PACKED_BYTES_USUAL);
+            pack(behavior, place, &mut self.packed);
+        } else {
+            let mut bytes = Vec::with_capacity(PACKED_BYTES_USUAL);
+            pack(behavior, place, &mut bytes);
+            self.insert_packed(&bytes);
+        }
+        self.places = self.places.max(place.saturating_add(1));
         place
     }
 
     /// Takes the oldest out.
     pub(crate) fn take_oldest(&mut self) -> Option<Packed> {
         let length = self.slices().next()?.len();
-        let rest = self.packed.split_off(length);
+        let oldest = self.packed[..length].to_vec();
+        self.packed.drain(..length);
         self.count -= 1;
-        Some(Packed(std::mem::replace(&mut self.packed, rest)))
+        self.newest_at = self.newest_at.saturating_sub(length as u32);
+        Some(Packed(oldest))
     }
 
     /// The packed bytes in a place: the changelog's value.
     pub(crate) fn packed_in(&self, place: u16) -> Option<&[u8]> {
         let wanted = place.to_le_bytes();
-        self.slices().find(|packed| packed[2..4] == wanted)
+        // Asked after an event, and then it is the newest.
+        self.newest_packed()
+            .filter(|packed| packed[2..4] == wanted)
+            .or_else(|| self.slices().find(|packed| packed[2..4] == wanted))
+    }
+
+    fn newest_packed(&self) -> Option<&[u8]> {
+        (self.count > 0).then(|| &self.packed[self.newest_at as usize..])
+    }
+
+    /// Makes room behind the newest for another, which is to be appended. Room comes by a quarter: there are many users, and
+    /// doubling would leave a third of their memory empty.
+    fn begin_newest(&mut self, bytes: usize) {
+        let length = self.packed.len();
+        if self.packed.capacity() - length < bytes {
+            self.packed.reserve_exact(bytes.max(length / 4));
+        }
+        self.newest_at = length as u32;
+        self.count += 1;
     }
 
     /// Puts what the changelog says into a place; `None` empties it. Checks the bytes.
@@ -192,6 +243,7 @@ impl Recent {
         if let Some(range) = held {
             self.packed.drain(range);
             self.count -= 1;
+            self.find_newest();
         }
         if let Some(packed) = packed {
             check(packed)?;
@@ -199,13 +251,14 @@ impl Recent {
                 return Err(Damage::Contradiction);
             }
             self.insert_packed(packed);
+            self.places = self.places.max(place.saturating_add(1));
         }
         Ok(())
     }
 
-    /// Bytes held.
+    /// Bytes of memory held.
     pub(crate) fn bytes(&self) -> usize {
-        self.packed.len()
+        self.packed.capacity()
     }
 
     pub(crate) fn write(&self, to: &mut Vec<u8>) {
@@ -219,16 +272,25 @@ impl Recent {
         let length = from.u32()? as usize;
         let packed = from.bytes(length)?.to_vec();
         let mut rest = &packed[..];
+        let mut places = 0;
+        let mut newest_at = 0;
         for _ in 0..count {
+            newest_at = (packed.len() - rest.len()) as u32;
             let length = usize::from(Take(rest).u16()?);
             let slice = Take(rest).bytes(length)?;
             check(slice)?;
+            places = places.max(place_of(slice).saturating_add(1));
             rest = &rest[length..];
         }
         if !rest.is_empty() {
             return Err(Damage::Long);
         }
-        Ok(Self { packed, count })
+        Ok(Self {
+            packed,
+            count,
+            places,
+            newest_at,
+        })
     }
 
     fn slices(&self) -> impl Iterator<Item = &[u8]> {
@@ -243,39 +305,41 @@ impl Recent {
 
     fn insert_packed(&mut self, packed: &[u8]) {
         let order = order_of(packed);
-        // Nearly always the newest: look from the end, by walking once.
-        let mut at = self.packed.len();
-        let mut here = 0;
+        if self
+            .newest_packed()
+            .is_none_or(|newest| order_of(newest) <= order)
+        {
+            self.begin_newest(packed.len());
+            self.packed.extend_from_slice(packed);
+            return;
+        }
+        let mut at = 0;
         for slice in self.slices() {
             if order_of(slice) > order {
-                at = here;
                 break;
             }
-            here += slice.len();
+            at += slice.len();
         }
-        if at == self.packed.len() {
-            self.packed.extend_from_slice(packed);
-        } else {
-            self.packed.splice(at..at, packed.iter().copied());
-        }
+        self.packed.splice(at..at, packed.iter().copied());
         self.count += 1;
+        self.newest_at += packed.len() as u32;
+    }
+
+    /// Looks for the newest, after what may have been the newest was taken out.
+    fn find_newest(&mut self) {
+        let newest = self.slices().last().map_or(0, <[u8]>::len);
+        self.newest_at = (self.packed.len() - newest) as u32;
     }
 
     /// The lowest place that nobody has. Without holes that is the count.
     fn free_place(&self) -> u16 {
         let count = self.count;
-        let mut highest = None;
-        for slice in self.slices() {
-            let place = u16::from_le_bytes([slice[2], slice[3]]);
-            highest = highest.max(Some(place));
-        }
-        if highest.is_none_or(|highest| highest < count) {
+        if count >= self.places {
             return count;
         }
         let mut taken = vec![false; usize::from(count) + 1];
         for slice in self.slices() {
-            let place = usize::from(u16::from_le_bytes([slice[2], slice[3]]));
-            if let Some(taken) = taken.get_mut(place) {
+            if let Some(taken) = taken.get_mut(usize::from(place_of(slice))) {
                 *taken = true;
             }
         }
@@ -294,6 +358,10 @@ impl Packed {
     pub(crate) fn get(&self) -> RecentBehavior<'_> {
         RecentBehavior::parse(&self.0).expect("invariant: checked when it came in")
     }
+}
+
+fn place_of(packed: &[u8]) -> u16 {
+    u16::from_le_bytes([packed[2], packed[3]])
 }
 
 fn check(packed: &[u8]) -> Result<(), Damage> {

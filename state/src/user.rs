@@ -48,7 +48,7 @@ impl Standing {
     }
 }
 
-/// What changed of a user within a step: the keys of its changelog records.
+/// What a behavior or a request changes of a user: the keys of its changelog records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Touched {
     Meta,
@@ -56,6 +56,13 @@ pub(crate) enum Touched {
     Entry(SlotId, u64, Box<str>),
     Standing(Box<str>),
     Due(Box<str>),
+}
+
+/// Notes a change once.
+fn touch(all: &mut Vec<Touched>, touched: Touched) {
+    if !all.contains(&touched) {
+        all.push(touched);
+    }
 }
 
 /// The pages of one slot of history. Those not read from the store yet are `None`.
@@ -77,7 +84,6 @@ pub struct User {
     pub(crate) slots: Vec<Slot>,
     pub(crate) standing: Vec<Standing>,
     pub(crate) standing_dirty: Vec<Box<str>>,
-    pub(crate) touched: Vec<Touched>,
     /// Pages that are no more, to be deleted from the store.
     pub(crate) dropped_pages: Vec<(SlotId, u32)>,
 }
@@ -91,7 +97,6 @@ impl User {
         Self {
             salt,
             history_newest: Timestamp::MIN,
-            touched: vec![Touched::Meta],
             ..Self::default()
         }
     }
@@ -152,10 +157,10 @@ impl User {
         event != 0 && (self.recent.has_event(event) || self.late_events.contains(&event))
     }
 
-    pub(crate) fn touch(&mut self, touched: Touched) {
-        if !self.touched.contains(&touched) {
-            self.touched.push(touched);
-        }
+    /// The standing request of an id.
+    pub(crate) fn standing_of(&self, request: &str) -> Option<&Standing> {
+        let mut held = self.standing.iter();
+        held.find(|standing| standing.request == request)
     }
 
     /// Takes a behavior in; what leaves recent goes into history.
@@ -164,6 +169,7 @@ impl User {
         behavior: &Behavior<'_>,
         recent_max: usize,
         fetch: &mut Fetch<'_>,
+        touched: &mut Vec<Touched>,
     ) -> Result<(), crate::Error> {
         let full = self.recent.len() >= recent_max;
         if full
@@ -177,7 +183,7 @@ impl User {
                     self.late_events.remove(0);
                 }
                 self.late_events.push(behavior.event);
-                self.touch(Touched::Meta);
+                touch(touched, Touched::Meta);
             }
             let attributes = behavior.attributes.iter().copied();
             return self.fold_into_history(
@@ -189,6 +195,7 @@ impl User {
                     behavior.value,
                 ),
                 fetch,
+                touched,
             );
         }
         // More than one leaves where the setting was lowered.
@@ -197,16 +204,17 @@ impl User {
                 break;
             };
             let left = left.get();
-            self.touch(Touched::Recent(left.place));
+            touch(touched, Touched::Recent(left.place));
             self.fold_into_history(
                 left.item,
                 left.attributes(),
                 (series(left.scenario, left.kind), left.time, left.value),
                 fetch,
+                touched,
             )?;
         }
         let place = self.recent.insert(behavior);
-        self.touch(Touched::Recent(place));
+        touch(touched, Touched::Recent(place));
         Ok(())
     }
 
@@ -216,6 +224,7 @@ impl User {
         attributes: impl Iterator<Item = (SlotId, &'b str)>,
         (series, time, value): (u64, Timestamp, Option<FixedSum>),
         fetch: &mut Fetch<'_>,
+        touched: &mut Vec<Touched>,
     ) -> Result<(), crate::Error> {
         self.history_newest = self.history_newest.max(time);
         // A behavior on no item is counted under the empty key, so that every behavior of history is in some entry.
@@ -228,7 +237,7 @@ impl User {
                 slot.entries += 1;
                 slot.fit(fetch)?;
             }
-            self.touch(Touched::Entry(id, hash, key.into()));
+            touch(touched, Touched::Entry(id, hash, key.into()));
         }
         Ok(())
     }
@@ -239,6 +248,7 @@ impl User {
         id: SlotId,
         keys_max: u32,
         fetch: &mut Fetch<'_>,
+        touched: &mut Vec<Touched>,
     ) -> Result<u64, crate::Error> {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) else {
             return Ok(0);
@@ -270,10 +280,10 @@ impl User {
             .extend(gone.into_iter().map(|page| (id, page)));
         let forgotten = activity.len() as u64;
         for (_, hash, key) in activity {
-            self.touch(Touched::Entry(id, hash, key));
+            touch(touched, Touched::Entry(id, hash, key));
         }
         self.forgotten += forgotten;
-        self.touch(Touched::Meta);
+        touch(touched, Touched::Meta);
         Ok(forgotten)
     }
 

@@ -17,6 +17,10 @@ use headwater_consumers::step::{Owned, Pipeline, StepOutput};
 use headwater_consumers::worker::settings_of;
 use headwater_state::{ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const START: i64 = 1_700_000_000_000;
 
 /// CPU seconds of this thread.

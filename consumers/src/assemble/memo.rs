@@ -175,6 +175,8 @@ impl Memo {
             self.rate_places.clear();
             self.rates.clear();
         }
+        // While nothing is known of any item, all of them have one rate.
+        let hash = if plan.items.has_statistics() { hash } else { 0 };
         let key = hash ^ u64::from(plan.scenario.0).rotate_left(32);
         if let Some(place) = self.rate_places.get(&key) {
             return *place;

@@ -136,6 +136,15 @@ impl RecordBatch {
         &self.ends
     }
 
+    /// Where record number `index` lies: its topic and partition, and its offset there.
+    ///
+    /// # Panics
+    /// If there is no such record.
+    pub fn place(&self, index: usize) -> (TopicPartition, i64) {
+        let slot = &self.slots[index];
+        (TopicPartition::new(slot.topic, slot.partition), slot.offset)
+    }
+
     /// Record number `index`.
     ///
     /// # Panics

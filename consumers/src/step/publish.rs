@@ -1,8 +1,10 @@
 //! What a step gives out: answers, rows, dead letters, item deltas, and the changelog with the positions. After it `worker` sends and commits.
 
+use std::borrow::Cow;
+
 use super::{
     Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
-    Pipeline, Record, Reject, Row, RowRequest, ScoredItem, StatePosition, StepOutput, Tasks,
+    Pipeline, Place, Record, Reject, Row, RowRequest, ScoredItems, StatePosition, StepOutput,
     Timestamp, Topic, TopicPartition, answer, partition_of,
 };
 
@@ -13,7 +15,7 @@ impl Pipeline {
     /// Assembles the rows of a request, scores them, and publishes the answer.
     pub(super) fn score(
         &mut self,
-        request: &RowRequest<'_>,
+        (request, place): (&RowRequest<'_>, Option<Place>),
         cause: Cause<'_>,
         owned: &mut Owned,
         items: &ItemTable,
@@ -23,7 +25,10 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let mut degraded = degraded.to_vec();
-        let user = owned.users.whole_user(request.user)?;
+        let user = match place {
+            Some(place) => Some(owned.users.whole(place)?),
+            None => None,
+        };
         if user.is_some_and(|user| user.history_newest() >= request.time) {
             degraded.push("late");
         }
@@ -32,8 +37,7 @@ impl Pipeline {
         }
         let freshness = user.and_then(|user| {
             user.recent()
-                .iter()
-                .last()
+                .newest()
                 .map(|behavior| now.since(behavior.time))
         });
         let row = Row {
@@ -54,7 +58,7 @@ impl Pipeline {
             output,
         );
         if self.settings.config.scoring.feature_log {
-            self.log_rows(request, cause, owned, output);
+            self.log_rows(request, place, cause, owned, output);
         }
         Ok(())
     }
@@ -72,27 +76,13 @@ impl Pipeline {
         let tasks = self.assembler.task_names();
         let model = self.assembler.model_name();
         let schema = self.assembler.schema_hash();
-        let holds: Vec<bool> = (0..tasks.len())
-            .map(|task| self.assembler.holds(task, request.scenario))
-            .collect();
-        let items: Vec<ScoredItem<'_>> = request
-            .candidates
-            .iter()
-            .enumerate()
-            .map(|(place, item_id)| {
-                let values = self.scores.candidate(place);
-                let tasks = Tasks {
-                    names: tasks,
-                    holds: &holds,
-                    values,
-                };
-                ScoredItem {
-                    item_id,
-                    score: tasks.first(),
-                    tasks,
-                }
-            })
-            .collect();
+        let mut items = ScoredItems {
+            candidates: request.candidates,
+            first: 0,
+            scores: &self.scores,
+            assembler: &self.assembler,
+            scenario: request.scenario,
+        };
         let mut answer = Answer {
             request_id: request.request_id,
             user_id: request.user,
@@ -101,7 +91,7 @@ impl Pipeline {
             status,
             model,
             part: None,
-            items: &items,
+            items,
             state: StatePosition {
                 topic: &self.settings.names[&Topic::Behaviors],
                 partition: owned.number,
@@ -113,12 +103,13 @@ impl Pipeline {
         };
         // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
         let per_item = 64 + tasks.iter().map(|name| name.len() + 16).sum::<usize>();
-        let bytes: usize = items.iter().map(|item| item.item_id.len() + per_item).sum();
+        let candidates = request.candidates;
+        let bytes: usize = candidates.iter().map(|item| item.len() + per_item).sum();
         let parts = bytes
             .div_ceil(self.settings.config.step.answer_max.as_usize())
             .max(1);
-        let size = items.len().div_ceil(parts).max(1);
-        let parts = items.len().div_ceil(size).max(1);
+        let size = candidates.len().div_ceil(parts).max(1);
+        let parts = candidates.len().div_ceil(size).max(1);
         for &topic in to {
             let at = TopicPartition::new(topic, cause.partition);
             let at_once = topic == Topic::Scores
@@ -129,14 +120,16 @@ impl Pipeline {
                 &mut output.transactional
             };
             for part in 0..parts {
-                let from = (part * size).min(items.len());
-                let until = ((part + 1) * size).min(items.len());
-                answer.items = &items[from..until];
+                let from = (part * size).min(candidates.len());
+                let until = ((part + 1) * size).min(candidates.len());
+                items.candidates = &candidates[from..until];
+                items.first = from;
+                answer.items = items;
                 answer.part = (parts > 1).then_some([part + 1, parts]);
                 let id = if parts > 1 {
-                    format!("{}-{part}", cause.id)
+                    Cow::Owned(format!("{}-{part}", cause.id))
                 } else {
-                    cause.id.to_owned()
+                    Cow::Borrowed(cause.id)
                 };
                 let headers = [
                     (HEADER_ID, Some(id.as_bytes())),
@@ -163,14 +156,13 @@ impl Pipeline {
     pub(super) fn log_rows(
         &mut self,
         request: &RowRequest<'_>,
+        place: Option<Place>,
         cause: Cause<'_>,
-        owned: &mut Owned,
+        owned: &Owned,
         output: &mut StepOutput,
     ) {
-        let salt = owned
-            .users
-            .resident(request.user)
-            .map(headwater_state::User::salt)
+        let salt = place
+            .map(|place| owned.users.user(place).salt())
             .unwrap_or_default();
         let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
         let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
@@ -203,12 +195,7 @@ impl Pipeline {
     }
 
     /// The changelog, the item state and the positions of a partition.
-    pub(super) fn finish(
-        &mut self,
-        owned: &mut Owned,
-        inputs: &Inputs<'_>,
-        output: &mut StepOutput,
-    ) {
+    pub(super) fn finish(&mut self, owned: &mut Owned, inputs: &Inputs, output: &mut StepOutput) {
         for (topic, next) in &inputs.next {
             owned.users.advance(*topic, *next);
         }
@@ -305,10 +292,13 @@ impl Pipeline {
     }
 
     pub(super) fn cause(&self, record: &Record<'_>) -> String {
-        format!(
-            "{}-{}-{}",
-            self.settings.names[&record.at.topic], record.at.partition, record.offset
-        )
+        use std::fmt::Write as _;
+        let topic = &self.settings.names[&record.at.topic];
+        // The name, and two numbers with their dashes.
+        let mut cause = String::with_capacity(topic.len() + 32);
+        write!(cause, "{topic}-{}-{}", record.at.partition, record.offset)
+            .expect("invariant: a string takes everything");
+        cause
     }
 }
 

@@ -3,26 +3,26 @@
 use super::publish::standing_key;
 use super::{
     Behavior, Cause, Coordinates, DecodedRequest, Failure, Folded, HEADER_ID, Headers, ItemTable,
-    KindId, Owned, Pipeline, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp, Topic,
-    TopicPartition,
+    KindId, Owned, Pipeline, Place, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp,
+    Topic, TopicPartition,
 };
 
 impl Pipeline {
     pub(super) fn mark_standing(
         &mut self,
         user: &str,
+        place: Place,
         owned: &mut Owned,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let waiting: Vec<String> = match owned.users.resident(user) {
-            Some(known) => known
-                .standing()
-                .iter()
-                .filter(|standing| standing.due.is_none())
-                .map(|standing| standing.request.clone())
-                .collect(),
-            None => Vec::new(),
-        };
+        let waiting: Vec<String> = owned
+            .users
+            .user(place)
+            .standing()
+            .iter()
+            .filter(|standing| standing.due.is_none())
+            .map(|standing| standing.request.clone())
+            .collect();
         for request in waiting {
             owned
                 .users
@@ -138,7 +138,17 @@ impl Pipeline {
             .then(|| self.settings.impressions.first().copied())
             .flatten();
         self.metrics.requests.with_label_values(&["ok"]).inc();
-        self.score(&request, cause, owned, items, now, &degraded, &to, output)?;
+        let place = owned.users.place(&decoded.user)?;
+        self.score(
+            (&request, place),
+            cause,
+            owned,
+            items,
+            now,
+            &degraded,
+            &to,
+            output,
+        )?;
         if let Some(kind) = shown {
             self.shown(&request, record.offset, kind, owned, items, salt)?;
         }
@@ -201,9 +211,10 @@ impl Pipeline {
             .map(|(_, user, request)| (user.to_owned(), request.to_owned()))
             .collect();
         for (user, request) in due {
-            let Some(known) = owned.users.whole_user(&user)? else {
+            let Some(place) = owned.users.place(&user)? else {
                 continue;
             };
+            let known = owned.users.user(place);
             let Some(standing) = known
                 .standing()
                 .iter()
@@ -214,8 +225,7 @@ impl Pipeline {
             };
             let newest = known
                 .recent()
-                .iter()
-                .last()
+                .newest()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
             standing_key(&user, &request, &mut self.key);
             let of = |topic| owned.users.position().input(topic).unwrap_or(0);
@@ -265,7 +275,7 @@ impl Pipeline {
                 headers: Headers::default(),
             };
             self.score(
-                &request,
+                (&request, Some(place)),
                 cause,
                 owned,
                 items,

@@ -2,7 +2,7 @@
 
 use super::{
     ChangelogKey, Damage, Error, Page, Partition, Resident, STORE_VERSION, SlotId, Standing, Store,
-    Timestamp, User, changelog, format, pinned_hash,
+    Timestamp, Touched, User, changelog, format, pinned_hash,
 };
 
 impl Partition {
@@ -69,6 +69,12 @@ impl Partition {
         Ok(Some(self.insert(user, loaded)))
     }
 
+    /// A user not seen before.
+    pub(super) fn insert_new(&mut self, id: &str, salt: [u8; 16]) -> u32 {
+        self.touched.push(Touched::Meta);
+        self.insert(id, User::new(salt))
+    }
+
     pub(super) fn insert(&mut self, id: &str, user: User) -> u32 {
         let weight = user.bytes() + id.len();
         let resident = Resident {
@@ -100,12 +106,6 @@ impl Partition {
         };
         self.index
             .insert_unique(pinned_hash(id.as_bytes()), place, hash_of);
-        let touched = self.residents[place as usize]
-            .as_ref()
-            .is_some_and(|resident| !resident.user.touched.is_empty());
-        if touched {
-            self.touched.push(place);
-        }
         place
     }
 
@@ -131,12 +131,6 @@ impl Partition {
         self.weight += bytes;
         if resident.dirty {
             self.dirty_weight += bytes;
-        }
-    }
-
-    pub(super) fn note_touched(&mut self, place: u32, untouched: bool) {
-        if untouched {
-            self.touched.push(place);
         }
     }
 

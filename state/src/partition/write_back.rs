@@ -61,7 +61,7 @@ impl Partition {
     /// All dirty users and the position, to be written in one batch. Only when nothing is uncommitted, and one at a time.
     pub fn write_back(&mut self, now: Timestamp) -> WriteBack {
         assert!(
-            self.uncommitted == 0 && self.touched.is_empty(),
+            self.uncommitted == 0 && self.changes.is_empty(),
             "invariant: only what is committed goes to the store"
         );
         assert!(!self.writing, "invariant: one write-back at a time");
