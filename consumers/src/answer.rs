@@ -34,62 +34,33 @@ pub struct ScoredItems<'a> {
     pub scenario: ScenarioId,
 }
 
-/// One scored candidate.
-#[derive(Serialize)]
-struct ScoredItem<'a> {
-    item_id: &'a str,
-    /// Probability of the first task that holds; 0 where none does.
-    score: f32,
-    /// Probability of each task that holds, by name.
-    tasks: Tasks<'a>,
-}
-
-#[derive(Clone, Copy)]
-struct Tasks<'a> {
-    of: &'a ScoredItems<'a>,
-    values: &'a [f32],
-}
-
-impl<'a> Tasks<'a> {
-    fn iter(self) -> impl Iterator<Item = (&'a str, f32)> {
-        let ScoredItems {
-            assembler,
-            scenario,
-            ..
-        } = *self.of;
-        let named = assembler.task_names().iter().zip(self.values);
-        named
-            .enumerate()
-            .filter(move |(task, _)| assembler.holds(*task, scenario))
-            .map(|(_, (name, value))| (name.as_str(), *value))
-    }
-}
-
-impl Serialize for Tasks<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
-impl Serialize for ScoredItems<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let places = self.first..;
-        serializer.collect_seq(self.candidates.iter().zip(places).map(|(item_id, place)| {
-            let tasks = Tasks {
-                of: self,
-                values: self.scores.candidate(place),
+impl ScoredItems<'_> {
+    /// The first task that holds gives the score (0 where none does).
+    fn write(&self, to: &mut Vec<u8>) {
+        let names = self.assembler.task_names();
+        for (place, item_id) in self.candidates.iter().enumerate() {
+            let values = self.scores.candidate(self.first + place);
+            let tasks = || {
+                let held = |(task, _): &(usize, _)| self.assembler.holds(*task, self.scenario);
+                names.iter().zip(values).enumerate().filter(held)
             };
-            ScoredItem {
-                item_id,
-                score: tasks.iter().next().map_or(0.0, |(_, value)| value),
-                tasks,
+            let score = tasks().next().map_or(0.0, |(_, (_, value))| *value);
+            let open = if place == 0 { "" } else { "," };
+            to.extend_from_slice(open.as_bytes());
+            put(to, "{\"item_id\":", item_id);
+            put(to, ",\"score\":", &score);
+            to.extend_from_slice(b",\"tasks\":{");
+            for (number, (_, (name, value))) in tasks().enumerate() {
+                put(to, if number == 0 { "" } else { "," }, name);
+                put(to, ":", value);
             }
-        }))
+            to.extend_from_slice(b"}}");
+        }
     }
 }
 
 /// The state that made a score.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct StatePosition<'a> {
     /// Name of the behaviors topic.
     pub topic: &'a str,
@@ -99,8 +70,8 @@ pub struct StatePosition<'a> {
     pub offset: i64,
 }
 
-/// An answer.
-#[derive(Clone, Debug, Serialize)]
+/// An answer, as it is written: a JSON object of these keys.
+#[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// The request's id; for the score of a behavior, its event id (or its coordinates).
     pub request_id: &'a str,
@@ -115,7 +86,6 @@ pub struct Answer<'a> {
     /// Who scored.
     pub model: &'a str,
     /// Which part of how many, where an answer was split.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<[usize; 2]>,
     /// The scores, in the order of the candidates.
     pub items: ScoredItems<'a>,
@@ -124,11 +94,43 @@ pub struct Answer<'a> {
     /// The item statistics: sum of the next offsets of `item-state`.
     pub item_state: i64,
     /// From the newest counted behavior of the user to now; absent where there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub freshness_ms: Option<i64>,
-    /// What makes the scores less than they could be.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    /// What makes the scores less than they could be; absent where nothing does.
     pub degraded: &'a [&'static str],
+}
+
+impl Answer<'_> {
+    /// Appends its JSON. Written key by key, since one goes out for every score: derived code takes twice as long over the keys.
+    pub fn write(&self, to: &mut Vec<u8>) {
+        put(to, "{\"request_id\":", self.request_id);
+        put(to, ",\"user_id\":", self.user_id);
+        put(to, ",\"scenario\":", self.scenario);
+        put(to, ",\"time\":", &self.time);
+        put(to, ",\"status\":", self.status);
+        put(to, ",\"model\":", self.model);
+        if let Some(part) = self.part {
+            put(to, ",\"part\":", &part);
+        }
+        to.extend_from_slice(b",\"items\":[");
+        self.items.write(to);
+        put(to, "],\"state\":{\"topic\":", self.state.topic);
+        put(to, ",\"partition\":", &self.state.partition);
+        put(to, ",\"offset\":", &self.state.offset);
+        put(to, "},\"item_state\":", &self.item_state);
+        if let Some(freshness_ms) = self.freshness_ms {
+            put(to, ",\"freshness_ms\":", &freshness_ms);
+        }
+        if !self.degraded.is_empty() {
+            put(to, ",\"degraded\":", self.degraded);
+        }
+        to.push(b'}');
+    }
+}
+
+/// Appends what stands before a value, and the value as JSON.
+fn put<T: Serialize + ?Sized>(to: &mut Vec<u8>, before: &str, value: &T) {
+    to.extend_from_slice(before.as_bytes());
+    serde_json::to_writer(to, value).expect("invariant: texts and numbers are JSON");
 }
 
 /// Appends a JSON record.
@@ -191,4 +193,61 @@ pub(crate) fn push_dead_letter(
         value,
         theirs.chain(own.iter().copied()),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_config::Config;
+
+    use super::*;
+
+    /// Goal: answers are JSON, whatever their texts are, and what is absent is not said. Method: an answer of all there is, with texts
+    /// that need escapes, and one of as little as possible, read back.
+    #[test]
+    fn an_answer_reads_back() {
+        let assembler = Assembler::new(&Config::from_toml("").unwrap()).unwrap();
+        let text = "\"q\\\" \n\u{1} ü";
+        let mut answer = Answer {
+            request_id: text,
+            user_id: text,
+            scenario: text,
+            time: -5,
+            status: "ok",
+            model: "baseline-1",
+            part: Some([2, 3]),
+            items: ScoredItems {
+                candidates: &[],
+                first: 0,
+                scores: &Scores::default(),
+                assembler: &assembler,
+                scenario: ScenarioId(1),
+            },
+            state: StatePosition {
+                topic: "t",
+                partition: 7,
+                offset: i64::MAX,
+            },
+            item_state: 9,
+            freshness_ms: Some(-1),
+            degraded: &["late", "history_forgotten"],
+        };
+        let read = |answer: &Answer<'_>| {
+            let mut bytes = Vec::new();
+            answer.write(&mut bytes);
+            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
+        };
+        let state = serde_json::json!({"topic": "t", "partition": 7, "offset": i64::MAX});
+        let mut expected = serde_json::json!({
+            "request_id": text, "user_id": text, "scenario": text, "time": -5, "status": "ok", "model": "baseline-1", "part": [2, 3],
+            "items": [], "state": state, "item_state": 9, "freshness_ms": -1, "degraded": ["late", "history_forgotten"],
+        });
+        assert_eq!(read(&answer), expected);
+        answer.part = None;
+        answer.freshness_ms = None;
+        answer.degraded = &[];
+        for absent in ["part", "freshness_ms", "degraded"] {
+            expected.as_object_mut().unwrap().remove(absent);
+        }
+        assert_eq!(read(&answer), expected);
+    }
 }

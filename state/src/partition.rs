@@ -199,6 +199,17 @@ impl Partition {
         behavior: &Behavior<'_>,
         salt: &mut dyn FnMut() -> [u8; 16],
     ) -> Result<Folded, Error> {
+        let found = self.place(user)?;
+        self.fold_at((user, found), behavior, salt)
+    }
+
+    /// The same for a user who was looked up in this step already ([`Partition::place`]), found or not.
+    pub fn fold_at(
+        &mut self,
+        (user, found): (&str, Option<Place>),
+        behavior: &Behavior<'_>,
+        salt: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<Folded, Error> {
         let late = behavior.time
             < self
                 .position
@@ -211,13 +222,17 @@ impl Partition {
             self.position.watermark = behavior.time;
             self.position_touched = true;
         }
-        let place = match self.find(user)? {
+        // Who was not found may have come since.
+        let place = match found
+            .map(|Place(place)| place)
+            .or_else(|| self.resident(user))
+        {
             Some(place) => place,
             None => self.insert_new(user, salt()),
         };
         let resident = self.residents[place as usize]
             .as_mut()
-            .expect("invariant: found just now");
+            .expect("invariant: places hold within a step");
         if resident.user.has_event(behavior.event) {
             return Ok(Folded::Duplicate);
         }
@@ -248,7 +263,8 @@ impl Partition {
         })
     }
 
-    /// Looks a user up, in memory and in the store; `None` if nothing is known of them.
+    /// Looks a user up, in memory and in the store; `None` if nothing is known of them. Several look-ups in a row cost little more than
+    /// one: the processor waits for all of them at once.
     pub fn place(&mut self, user: &str) -> Result<Option<Place>, Error> {
         Ok(self.find(user)?.map(Place))
     }

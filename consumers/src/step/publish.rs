@@ -148,7 +148,9 @@ impl Pipeline {
                 } else {
                     request.user.as_bytes()
                 };
-                answer::push_json(batch, at, key, &answer, headers, &mut self.scratch);
+                self.scratch.clear();
+                answer.write(&mut self.scratch);
+                batch.push(at, (0, 0), Some(key), Some(&self.scratch), headers);
             }
         }
     }

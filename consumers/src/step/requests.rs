@@ -165,6 +165,7 @@ impl Pipeline {
         items: &ItemTable,
         salt: &mut dyn FnMut() -> [u8; 16],
     ) -> Result<(), Failure> {
+        let mut user = owned.users.place(request.user)?;
         for (place, candidate) in request.candidates.iter().enumerate() {
             let impression = Behavior {
                 at: Coordinates {
@@ -179,9 +180,14 @@ impl Pipeline {
                 value: None,
                 attributes: &[],
             };
-            let folded = owned.users.fold(request.user, &impression, salt)?;
-            let counted = matches!(folded, Folded::Counted { .. });
-            if counted && self.settings.config.scoring.item_statistics {
+            let folded = owned
+                .users
+                .fold_at((request.user, user), &impression, salt)?;
+            let Folded::Counted { place, .. } = folded else {
+                continue;
+            };
+            user = Some(place);
+            if self.settings.config.scoring.item_statistics {
                 self.count(
                     candidate,
                     items,

@@ -24,15 +24,19 @@ impl Partition {
         }
     }
 
-    pub(super) fn find(&mut self, user: &str) -> Result<Option<u32>, Error> {
-        let hash = pinned_hash(user.as_bytes());
-        let residents = &self.residents;
+    /// A user that is in memory.
+    pub(super) fn resident(&self, user: &str) -> Option<u32> {
         let same = |place: &u32| {
-            residents[*place as usize]
+            self.residents[*place as usize]
                 .as_ref()
                 .is_some_and(|resident| *resident.id == *user)
         };
-        if let Some(&place) = self.index.find(hash, same) {
+        let hash = pinned_hash(user.as_bytes());
+        self.index.find(hash, same).copied()
+    }
+
+    pub(super) fn find(&mut self, user: &str) -> Result<Option<u32>, Error> {
+        if let Some(place) = self.resident(user) {
             self.counts.hits += 1;
             self.residents[place as usize]
                 .as_mut()
