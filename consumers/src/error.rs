@@ -29,6 +29,23 @@ impl Reaction {
     }
 }
 
+/// An error's words and those of all its sources: what was tried, and what stood in the way.
+#[must_use]
+pub fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_words = cause.to_string();
+        // Transparent errors have the same words as their sources.
+        if !words.ends_with(&cause_words) {
+            words.push_str(": ");
+            words.push_str(&cause_words);
+        }
+        source = cause.source();
+    }
+    words
+}
+
 /// What can go wrong in the fast loop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -18,5 +18,5 @@ pub mod step;
 pub mod worker;
 mod write_back;
 
-pub use error::{Error, Reaction};
+pub use error::{Error, Reaction, words};
 pub use metrics::Metrics;

@@ -8,8 +8,9 @@
 //!
 //! - Offsets of a partition grow; they need not be dense (transaction markers, compaction).
 //! - Every reader is read-committed: it sees whole transactions or nothing of them, in offset order within a partition.
-//! - `commit` makes the sent records and the positions visible together or not at all (`PIPE-1`). A commit whose outcome is not
-//!   known is [`CommitError::Unknown`], never a guess.
+//! - `commit` makes the sent records and the positions visible all or none (`PIPE-1`), though not in all partitions at the same
+//!   moment: who knows by one partition that a transaction was committed reads the others up to the end of [`Log::written`]. A commit whose outcome
+//!   is not known is [`CommitError::Unknown`], never a guess.
 //! - A member's transactional id belongs to one member at a time: a newer one fences the older (`Fenced`).
 //! - Partitions are assigned to one member of the group at a time, cooperatively: those that stay are not interrupted.
 
@@ -161,6 +162,10 @@ pub trait Log: Send + Sync + std::fmt::Debug {
 
     /// First and next stable offset of a partition.
     fn extent(&self, of: TopicPartition) -> Result<Extent, LogError>;
+
+    /// The same of all its records, stable or not. A transaction becomes visible partition by partition: one that was committed may not
+    /// be stable everywhere yet, but its records lie in here.
+    fn written(&self, of: TopicPartition) -> Result<Extent, LogError>;
 
     /// A member of the group with the transactional id `<prefix><group>-<instance>-<worker>` and static membership under the
     /// same name. Fences whoever held them before; an open transaction of a predecessor is aborted before this returns.

@@ -15,7 +15,7 @@ use headwater_config::{Config, Topic};
 use crate::answer::{self, HEADER_ID};
 use crate::decode::mapped::{Event, Events};
 use crate::decode::{Decoder, Reject};
-use crate::error::{Error, Reaction};
+use crate::error::{Error, Reaction, words};
 use crate::log::{
     Log, LogError, Member, Outgoing, PollLimit, Rebalance, Record, RecordBatch, Start,
     TopicPartition,
@@ -390,12 +390,12 @@ impl Repartition {
                 "going back to the last position in the source"
             ),
         }
-        self.trouble = Some(error.to_string());
+        self.trouble = Some(words(&error));
         match self.recover() {
             Ok(()) => Ok(()),
             // The host's pause between turns is the back-off.
             Err(error) if error.reaction() == Reaction::Retry => {
-                self.trouble = Some(error.to_string());
+                self.trouble = Some(words(&error));
                 Ok(())
             }
             Err(error) => Err(error),

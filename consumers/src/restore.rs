@@ -3,6 +3,9 @@
 //! For each partition: the group's stable committed positions first, then the end of its changelog and of its item state, then all records
 //! between what the store reflects and those ends. Then reading begins at the position that the changelog carries, and it must be the
 //! group's. The store tells how far it has come, so only the difference is read.
+//!
+//! The ends are those of all records, stable or not, and are waited for. The brokers mark a committed transaction in one partition after
+//! the other, so the group's positions may tell of one that the changelog's readers, or only those of the item state, do not see yet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -122,17 +125,17 @@ impl Restorer {
                 let mut ends = [0; 2];
                 for (which, topic) in FOLLOWED.into_iter().enumerate() {
                     let at = TopicPartition::new(topic, *number);
-                    let extent = log.extent(at)?;
-                    ends[which] = extent.next;
-                    if waiting.at[which] > extent.next {
+                    let written = log.written(at)?;
+                    ends[which] = written.next;
+                    if waiting.at[which] > written.next {
                         let name = format!("{topic:?} partition {number}");
                         let reason = format!(
                             "ends at {}, and the local copy reflects it up to {}: it was made anew; remove the state folder",
-                            extent.next, waiting.at[which]
+                            written.next, waiting.at[which]
                         );
                         return Err(Error::Topic { name, reason });
                     }
-                    let start = if waiting.at[which] < extent.first {
+                    let start = if waiting.at[which] < written.first {
                         Start::Beginning
                     } else {
                         Start::At(waiting.at[which])

@@ -15,7 +15,7 @@ use std::time::Duration;
 use headwater_config::{Config, Topic};
 use headwater_state::{Partition, Statistics, Stores, Timestamp};
 
-use crate::error::{Error, Reaction};
+use crate::error::{Error, Reaction, words};
 use crate::log::{
     Log, LogError, Member, Membership, Outgoing, PollLimit, Rebalance, RecordBatch, TopicPartition,
 };
@@ -370,12 +370,12 @@ impl Worker {
                 }
             }
         }
-        self.trouble = Some(error.to_string());
+        self.trouble = Some(words(&error));
         match self.recover() {
             Ok(()) => Ok(()),
             // The host's pause between turns is the back-off.
             Err(error) if error.reaction() == Reaction::Retry => {
-                self.trouble = Some(error.to_string());
+                self.trouble = Some(words(&error));
                 Ok(())
             }
             Err(error) => Err(error),

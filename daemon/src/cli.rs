@@ -126,18 +126,7 @@ impl Failure {
 
     /// A failure in an error's words and those of all its sources.
     pub(crate) fn of(exit: Exit, error: &dyn std::error::Error) -> Self {
-        let mut words = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let cause_words = cause.to_string();
-            // Transparent errors have the same words as their sources.
-            if !words.ends_with(&cause_words) {
-                words.push_str(": ");
-                words.push_str(&cause_words);
-            }
-            source = cause.source();
-        }
-        Self { exit, words }
+        Self::new(exit, headwater_consumers::words(error))
     }
 }
 

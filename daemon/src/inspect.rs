@@ -75,7 +75,7 @@ pub struct EntryView {
     pub first: i64,
     /// Time of its newest behavior in history.
     pub last: i64,
-    /// Counts by kind and time cell, oldest first.
+    /// Counts by scenario, kind and time cell.
     pub counts: Vec<CountView>,
 }
 
@@ -84,6 +84,8 @@ pub struct EntryView {
 pub struct CountView {
     /// What was done.
     pub kind: String,
+    /// Where; `other` for scenarios without a name in the configuration.
+    pub scenario: String,
     /// How long the cell is: `minute`, `hour`, `day`, `month`, `older`.
     pub cell: String,
     /// When it begins; absent for `older`.
@@ -227,10 +229,7 @@ pub(crate) fn view(
                     key: entry.key.to_owned(),
                     first: entry.first.0,
                     last: entry.last.0,
-                    counts: entry
-                        .cells()
-                        .map(|cell| names.count(headwater_state::of_series(cell.series).1, &cell))
-                        .collect(),
+                    counts: entry.cells().map(|cell| names.count(&cell)).collect(),
                 })
                 .collect();
             SlotView {
@@ -312,7 +311,8 @@ impl<'a> Names<'a> {
         )
     }
 
-    fn count(&self, kind: KindId, cell: &Cell) -> CountView {
+    fn count(&self, cell: &Cell) -> CountView {
+        let (scenario, kind) = headwater_state::of_series(cell.series);
         let (length, start) = match cell.length {
             Length::Minute => ("minute", Some(cell.start().0)),
             Length::Hour => ("hour", Some(cell.start().0)),
@@ -322,6 +322,7 @@ impl<'a> Names<'a> {
         };
         CountView {
             kind: self.kind(kind),
+            scenario: self.scenario(scenario),
             cell: length.to_owned(),
             start,
             count: cell.count,

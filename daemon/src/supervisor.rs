@@ -223,7 +223,9 @@ impl Shared {
         }
         if let Some(failure) = failure {
             tracing::error!(error = &failure as &dyn std::error::Error, "stopping");
-            state.why.get_or_insert_with(|| failure.to_string());
+            state
+                .why
+                .get_or_insert_with(|| headwater_consumers::words(&failure));
             state.failure.get_or_insert(failure);
             self.enter(Phase::Draining);
         }

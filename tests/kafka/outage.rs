@@ -79,3 +79,39 @@ fn a_killed_broker_is_survived() {
         [&b"before"[..], b"after"]
     );
 }
+
+/// Goal: an outage is over when it is over: what a client reports of it, once for each attempt to connect, is one error to whoever reads.
+/// Method: a reader that is not asked while the broker is dead; then it is asked for the record that came after.
+#[test]
+fn an_outage_is_told_once() {
+    let broker = Broker::start();
+    let log = KafkaLog::connect(settings(broker.bootstrap(), "told-once")).unwrap();
+    create(&log, &[Topic::Behaviors], 1);
+    let at = TopicPartition::new(Topic::Behaviors, 0);
+    let send = |what: &[u8]| {
+        let mut producer = log.producer().unwrap();
+        producer.send(value(Topic::Behaviors, 0, what)).unwrap();
+        producer.flush().unwrap();
+    };
+    send(b"before");
+    let mut reader = log.reader().unwrap();
+    reader.assign(at, Start::Beginning).unwrap();
+    let mut batch = RecordBatch::default();
+    until("the record before", || {
+        reader.poll(LIMIT, &mut batch).unwrap();
+        (!batch.is_empty()).then_some(())
+    });
+    broker.run("kill");
+    broker.run("start");
+    send(b"after");
+    let mut told = 0;
+    until("the record after", || {
+        match reader.poll(LIMIT, &mut batch) {
+            Ok(()) => {}
+            Err(LogError::Unavailable { .. }) => told += 1,
+            Err(error) => panic!("{error}"),
+        }
+        (!batch.is_empty()).then_some(())
+    });
+    assert!(told <= 1, "told {told} times");
+}

@@ -5,11 +5,13 @@ use headwater_config::Topic;
 use crate::log::{click, open, records, request, send};
 use crate::program::{Place, until};
 
-/// Goal: what the running daemon and the stopped one's folder say of a user is the same. Method: inspect before and after the stop, as a
-/// table and as JSON.
+/// Goal: what the running daemon and the stopped one's folder say of a user is the same, and all that was counted: what was done, how
+/// often, and where. Method: inspect before and after the stop, as a table and as JSON.
 #[test]
 fn inspect_shows_a_user_of_a_running_and_of_a_stopped_daemon() {
-    let place = Place::new("state.recent = 2\nstate.attributes = [\"query\"]");
+    let place = Place::new(
+        "state.recent = 2\nstate.attributes = [\"query\"]\nscenarios.names = [\"feed\"]",
+    );
     let config = place.config();
     {
         let log = open(&config);
@@ -34,9 +36,10 @@ fn inspect_shows_a_user_of_a_running_and_of_a_stopped_daemon() {
         2,
         "{running:?}"
     );
+    let count = &running.json()["history"][0]["entries"][0]["counts"][0];
     assert_eq!(
-        running.json()["history"][0]["entries"][0]["counts"][0]["count"],
-        3,
+        (&count["count"], &count["kind"], &count["scenario"]),
+        (&3.into(), &"click".into(), &"feed".into()),
         "{running:?}"
     );
     daemon.stop();

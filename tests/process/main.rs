@@ -1,10 +1,11 @@
 //! The built binary, as a service manager and a person see it: exit codes, readiness, signals, kill -9, answers of the command line.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use headwater_tests::program;
+
 mod commands;
 mod crash;
 mod fleet;
 mod log;
-mod program;
 mod refusals;
 mod service;

@@ -26,6 +26,7 @@ pub(crate) struct Mix {
     pub aborted: u64,
     pub unknown_happened: u64,
     pub unknown_lost: u64,
+    pub late: u64,
     pub store_broken: u64,
     pub store_io: u64,
     pub store_damage: u64,
@@ -238,6 +239,7 @@ impl Fate {
             commit * mix.aborted * 4,
             commit * mix.unknown_happened * 4,
             commit * mix.unknown_lost * 4,
+            commit * mix.late * 4,
             1,
         ];
         let fault = match inner.random.weighted(&weights) {
@@ -248,6 +250,10 @@ impl Fate {
             4 => Some(Fault::CommitAborted),
             5 => Some(Fault::CommitUnknown { happened: true }),
             6 => Some(Fault::CommitUnknown { happened: false }),
+            7 => Some(Fault::CommitLate {
+                which: inner.random.next(),
+                ms: inner.random.within(0, 6_000),
+            }),
             _ => Some(Fault::Pass),
         };
         inner.fenced |= fault == Some(Fault::Fence);

@@ -37,4 +37,5 @@ plant restore-one-early consumers/src/restore.rs 'waiting.at[0] >= ends[0]' 'wai
 plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(changelog);' 'owned.users.committed(changelog + 3);'
 plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.dirty || resident.writing' 'if used || resident.writing'
 plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
+plant restore-stable-alone consumers/src/restore.rs 'let written = log.written(at)?;' 'let written = log.extent(at)?;'
 exit $((missed > 0))

@@ -295,8 +295,9 @@ impl World {
                     daemon.turn(number, &self.ground)?;
                 }
             }
-            let written = self.written()?;
-            let calm = self.owners().len() == self.ground.plan.partitions as usize
+            let (written, stable) = self.written()?;
+            let calm = stable == written
+                && self.owners().len() == self.ground.plan.partitions as usize
                 && self.daemons[..keep].iter().all(|daemon| {
                     daemon.workers.iter().flatten().all(|worker| {
                         worker.status().restoring.is_empty() && !worker.is_in_trouble()
@@ -321,18 +322,19 @@ impl World {
         Err(format!("it does not come to rest: {states:?}"))
     }
 
-    /// Records in all topics.
-    fn written(&self) -> Result<i64, String> {
-        let mut sum = 0;
+    /// Records in all topics, and those that readers see.
+    fn written(&self) -> Result<(i64, i64), String> {
+        let wrong = |error| format!("{error:?}");
+        let (mut written, mut stable) = (0, 0);
         for topic in Topic::ALL {
-            let facts = self.ground.log.describe(topic);
-            let facts = facts.map_err(|error| format!("{error:?}"))?;
+            let facts = self.ground.log.describe(topic).map_err(wrong)?;
             for number in 0..facts.map_or(0, |facts| facts.partitions) {
-                let extent = self.ground.log.extent(TopicPartition::new(topic, number));
-                sum += extent.map_err(|error| format!("{error:?}"))?.next;
+                let of = TopicPartition::new(topic, number);
+                written += self.ground.log.written(of).map_err(wrong)?.next;
+                stable += self.ground.log.extent(of).map_err(wrong)?.next;
             }
         }
-        Ok(sum)
+        Ok((written, stable))
     }
 
     /// Who works on which partition: (partition, daemon, worker).
@@ -377,6 +379,7 @@ fn mix(random: &mut Random) -> Mix {
         aborted: 3,
         unknown_happened: 3,
         unknown_lost: 3,
+        late: 3,
         store_broken: 2,
         store_io: 1,
         store_damage: 2,
@@ -400,9 +403,16 @@ fn mix(random: &mut Random) -> Mix {
             lose: 3,
             unavailable: 1,
             fence: 1,
+            late: 3,
             ..Mix::default()
         },
         4 => Mix {
+            late: 4,
+            lose: 1,
+            crash: 1,
+            ..Mix::default()
+        },
+        5 => Mix {
             store_broken: 1,
             store_damage: 1,
             crash: 1,

@@ -83,8 +83,10 @@ pub struct KafkaLog {
 struct Shared {
     settings: KafkaSettings,
     names: Arc<Names>,
-    /// Asks for metadata and offsets; reads nothing.
+    /// Asks for metadata and stable offsets; reads nothing.
     asking: BaseConsumer<Logging>,
+    /// Asks for offsets that are not stable yet.
+    peeking: BaseConsumer<Logging>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -103,11 +105,13 @@ impl KafkaLog {
     /// answers within the operation timeout.
     pub fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
         let names = Arc::new(Names::new(&settings.topics)?);
-        let asking = client::asking(&settings)?;
+        let asking = client::asking(&settings, "read_committed")?;
+        let peeking = client::asking(&settings, "read_uncommitted")?;
         let shared = Shared {
             settings,
             names,
             asking,
+            peeking,
         };
         shared
             .asking
@@ -126,9 +130,27 @@ impl Shared {
     /// The error of a call of the asking client. What is behind a transport failure (a wrong password, a certificate) comes
     /// by another way than the call's result, so that is looked at first.
     fn explain(&self, doing: &'static str, error: rdkafka::error::KafkaError) -> LogError {
-        while self.asking.poll(Duration::ZERO).is_some() {}
+        for client in [&self.asking, &self.peeking] {
+            while client.poll(Duration::ZERO).is_some() {}
+        }
         let error = self.asking.context().refusal().unwrap_or(error);
         error::of(doing, error, "")
+    }
+
+    /// The extent that such a client is told.
+    fn extent(
+        &self,
+        client: &BaseConsumer<Logging>,
+        of: TopicPartition,
+    ) -> Result<Extent, LogError> {
+        let name = self.names.of(of.topic);
+        match client.fetch_watermarks(name, of.partition, self.settings.operation_timeout) {
+            Ok((first, next)) => Ok(Extent { first, next }),
+            Err(error) if error::is_unknown_topic(&error) => Err(LogError::NoTopic {
+                name: name.to_owned(),
+            }),
+            Err(error) => Err(self.explain("asking for a partition's offsets", error)),
+        }
     }
 
     /// The transactional id and group instance id of a worker.
@@ -147,18 +169,11 @@ impl Log for KafkaLog {
     }
 
     fn extent(&self, of: TopicPartition) -> Result<Extent, LogError> {
-        let shared = &self.shared;
-        let name = shared.names.of(of.topic);
-        match shared
-            .asking
-            .fetch_watermarks(name, of.partition, shared.settings.operation_timeout)
-        {
-            Ok((first, next)) => Ok(Extent { first, next }),
-            Err(error) if error::is_unknown_topic(&error) => Err(LogError::NoTopic {
-                name: name.to_owned(),
-            }),
-            Err(error) => Err(shared.explain("asking for a partition's offsets", error)),
-        }
+        self.shared.extent(&self.shared.asking, of)
+    }
+
+    fn written(&self, of: TopicPartition) -> Result<Extent, LogError> {
+        self.shared.extent(&self.shared.peeking, of)
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {

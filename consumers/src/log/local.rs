@@ -336,7 +336,13 @@ impl Log for LocalLog {
 
     fn extent(&self, of: TopicPartition) -> Result<Extent, LogError> {
         self.pass(Op::Extent, "asking for a partition's extent")?;
-        self.broker.state.lock().extent(of)
+        let now = (self.broker.options.clock)();
+        self.broker.state.lock().extent(of, now)
+    }
+
+    fn written(&self, of: TopicPartition) -> Result<Extent, LogError> {
+        self.pass(Op::Extent, "asking for a partition's extent")?;
+        self.broker.state.lock().written(of)
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {

@@ -7,7 +7,7 @@ use headwater_config::Config;
 use headwater_consumers::items::ItemFollower;
 use headwater_consumers::log::{Log, LogError, PollLimit};
 use headwater_consumers::step::SharedItems;
-use headwater_consumers::{Error, Metrics, Reaction};
+use headwater_consumers::{Error, Metrics, Reaction, words};
 
 use super::back_off::BackOff;
 use super::error::StopError;
@@ -55,7 +55,7 @@ impl Following {
                         error = &error as &dyn std::error::Error,
                         "items cannot be read"
                     );
-                    self.board.tell_items(caught_up, Some(error.to_string()));
+                    self.board.tell_items(caught_up, Some(words(&error)));
                     stopping.pause(pauses.next());
                 }
                 Err(error) => return Err(StopError::Items(error)),

@@ -10,7 +10,7 @@ use headwater_config::{Config, LogKind, Topic};
 use headwater_consumers::log::kafka::{KafkaLog, KafkaSettings};
 use headwater_consumers::log::{Log, TopicFacts};
 use headwater_consumers::repartition::{GROUP_SUFFIX, Repartition};
-use headwater_consumers::{Error, Metrics, Reaction};
+use headwater_consumers::{Error, Metrics, Reaction, words};
 
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
@@ -155,7 +155,7 @@ impl Repartitioning {
                 error = &error as &dyn std::error::Error,
                 "cannot join the group of the source"
             );
-            self.tell(Stage::Joining, Some(error.to_string()));
+            self.tell(Stage::Joining, Some(words(&error)));
             if stopping.pause(pauses.next()) {
                 return Ok(None);
             }

@@ -12,7 +12,7 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::log::{CommitError, Log, LogError, TopicPartition};
 use headwater_consumers::step::{Pipeline, SharedItems};
 use headwater_consumers::worker::Worker;
-use headwater_consumers::{Error, Metrics, Reaction};
+use headwater_consumers::{Error, Metrics, Reaction, words};
 use headwater_state::{Partition, Stores};
 use parking_lot::Mutex;
 
@@ -166,7 +166,7 @@ impl Working {
                 error = &error as &dyn std::error::Error,
                 "cannot join the group"
             );
-            self.tell(Stage::Joining, None, Some(error.to_string()));
+            self.tell(Stage::Joining, None, Some(words(&error)));
             self.answer(None)?;
             if stopping.pause(pauses.next()) {
                 return Ok(None);
@@ -239,7 +239,7 @@ impl Working {
                 question.entries_max,
             ))),
             Ok(None) => Answer::Nobody,
-            Err(error) => Answer::Failed(error.to_string()),
+            Err(error) => Answer::Failed(words(&error)),
         }
     }
 

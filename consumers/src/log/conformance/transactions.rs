@@ -137,7 +137,8 @@ pub(super) fn an_aborted_transaction_is_never_seen(bench: &dyn Bench) {
     assert_eq!(ground.values(changelog(0)), ["committed"]);
 }
 
-/// Goal: nothing of an open transaction is seen, nor is the extent past it. Method: look while it is open, and after.
+/// Goal: nothing of an open transaction is seen, nor is the extent past it; what is written is never less than that, and holds a committed
+/// one at once. Method: look while it is open, and after.
 pub(super) fn an_open_transaction_is_not_seen(bench: &dyn Bench) {
     let (ground, mut driver, next) = with_input(bench);
     ground.produce(changelog(0), &["before"]);
@@ -153,10 +154,12 @@ pub(super) fn an_open_transaction_is_not_seen(bench: &dyn Bench) {
         ground.log.extent(changelog(0)).expect("an extent").next,
         stable
     );
-    driver
+    assert!(ground.log.written(changelog(0)).expect("an extent").next >= stable);
+    let committed = driver
         .member
         .commit(driver.membership, &[(input(0), next)])
         .expect("a commit");
+    assert!(ground.log.written(changelog(0)).expect("an extent").next >= committed.next[0].1);
     assert_eq!(ground.values(changelog(0)), ["before", "open"]);
     assert!(ground.log.extent(changelog(0)).expect("an extent").next > stable);
 }

@@ -10,7 +10,7 @@ use headwater_config::Topic;
 use parking_lot::Mutex;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
@@ -18,7 +18,7 @@ use rdkafka::{ClientContext, Statistics};
 
 use super::error::{self, SettingError};
 use super::{KafkaSettings, Shared};
-use crate::log::{LogError, TopicPartition};
+use crate::log::LogError;
 
 /// Properties that cannot be passed through: delivery, positions and fencing are promised by them.
 const OURS: [&str; 17] = [
@@ -133,31 +133,16 @@ where
 }
 
 /// A client for questions, outside of the group.
-pub(super) fn asking(settings: &KafkaSettings) -> Result<BaseConsumer<Logging>, LogError> {
+pub(super) fn asking(
+    settings: &KafkaSettings,
+    isolation: &str,
+) -> Result<BaseConsumer<Logging>, LogError> {
     let mut config = config(settings, &READING)?;
     config
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", isolation)
         .set("allow.auto.create.topics", "false")
         .set("client.id", &settings.group);
     create(settings, &config, Logging::new(settings, &settings.group))
-}
-
-/// The offset after the last record of a partition, committed or not.
-pub(super) fn high_watermark(shared: &Shared, at: TopicPartition) -> Result<i64, LogError> {
-    let mut config = config(&shared.settings, &READING)?;
-    config
-        .set("isolation.level", "read_uncommitted")
-        .set("client.id", &shared.settings.group);
-    let context = Logging::new(&shared.settings, &shared.settings.group);
-    let asking: BaseConsumer<Logging> = create(&shared.settings, &config, context)?;
-    asking
-        .fetch_watermarks(
-            shared.names.of(at.topic),
-            at.partition,
-            shared.settings.operation_timeout,
-        )
-        .map(|(_, next)| next)
-        .map_err(|error| error::of("asking for a partition's end", error, ""))
 }
 
 /// Properties of a client for admin operations.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use headwater_config::Topic;
 
 use super::Shared;
-use super::client;
 use super::error::{self, OrderError};
 use super::group::Group;
 use super::sink::{Failed, Sink};
@@ -174,7 +173,7 @@ impl KafkaMember {
         for (at, end) in sink.ends() {
             let end = match end {
                 Some(end) => end,
-                None => client::high_watermark(&self.shared, at)?,
+                None => self.shared.extent(&self.shared.peeking, at)?.next,
             };
             next.push((at, end));
         }

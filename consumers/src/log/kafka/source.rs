@@ -145,6 +145,9 @@ impl Source {
     }
 
     /// Takes what is there, up to the limit, without waiting. An error comes only when nothing was taken.
+    ///
+    /// An outage leaves an error for each attempt to connect. They are taken to the last at once: told one by one, each with a recovery and a
+    /// pause, they would go on for minutes after the brokers are back.
     pub(super) fn drain(
         &mut self,
         limit: PollLimit,
@@ -153,10 +156,13 @@ impl Source {
         if let Some(error) = self.stash.take() {
             return Err(error);
         }
+        let mut failure = None;
         while into.len() < limit.records && into.bytes() < limit.bytes {
             let error = match self.consumer.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
+                    // Whoever sends records is there again.
+                    failure.take_if(|failure| is_outage(failure));
                     let topic = match &self.last {
                         Some((name, topic)) if *name == message.topic() => Some(*topic),
                         _ => {
@@ -185,14 +191,20 @@ impl Source {
                 Some(Err(error)) => error,
             };
             if let Some(error) = self.judge(error)? {
-                if into.is_empty() && into.ends().is_empty() {
-                    return Err(error);
+                let goes_on = is_outage(&error);
+                failure = Some(error);
+                if !goes_on {
+                    break;
                 }
-                self.stash = Some(error);
-                break;
             }
         }
-        Ok(())
+        match failure {
+            Some(error) if into.is_empty() && into.ends().is_empty() => Err(error),
+            failure => {
+                self.stash = failure;
+                Ok(())
+            }
+        }
     }
 
     /// Keeps an error for the next call.
@@ -305,6 +317,10 @@ impl Source {
         }
         Ok(list)
     }
+}
+
+fn is_outage(error: &LogError) -> bool {
+    matches!(error, LogError::Unavailable { .. })
 }
 
 fn push(topic: Topic, message: &BorrowedMessage<'_>, into: &mut RecordBatch) {

@@ -29,11 +29,13 @@ pub(super) struct Cursor {
 impl Cursor {
     /// A cursor at a position that the log holds.
     pub(super) fn new(broker: &Broker, of: TopicPartition, start: Start) -> Result<Self, LogError> {
-        let extent = broker.state.lock().extent(of)?;
+        let now = (broker.options.clock)();
+        let state = broker.state.lock();
+        let (extent, written) = (state.extent(of, now)?, state.written(of)?);
         let next = match start {
             Start::Beginning => extent.first,
             Start::End => extent.next,
-            Start::At(offset) if (extent.first..=extent.next).contains(&offset) => offset,
+            Start::At(offset) if (written.first..=written.next).contains(&offset) => offset,
             Start::At(offset) => return Err(out_of_range(of, offset)),
         };
         Ok(Self {
@@ -66,6 +68,8 @@ impl Cursor {
         bytes: usize,
         into: &mut RecordBatch,
     ) -> Result<Option<i64>, LogError> {
+        let now = (broker.options.clock)();
+        let stable = broker.state.lock().partition(self.of)?.stable(now);
         let mut taken = 0;
         loop {
             while let Some(rest) = self.block.get(self.read..).filter(|rest| !rest.is_empty()) {
@@ -73,8 +77,11 @@ impl Cursor {
                     return Ok(None);
                 }
                 let entry = format::entry(rest).ok_or_else(|| self.damaged())?;
-                self.read += entry.bytes.len();
                 let offset = self.base + i64::from(entry.delta);
+                if offset >= stable {
+                    return Ok(Some(self.next));
+                }
+                self.read += entry.bytes.len();
                 if offset >= self.next {
                     into.push(
                         self.of,
@@ -93,10 +100,11 @@ impl Cursor {
                 if self.next < partition.start || self.next > partition.next {
                     return Err(out_of_range(self.of, self.next));
                 }
-                let Some(chunk) = partition.chunk_at(self.next) else {
+                let chunk = partition.chunk_at(self.next);
+                let Some(chunk) = chunk.filter(|chunk| chunk.base < stable) else {
                     // Past the marker of the last transaction, too: nothing is there.
-                    self.next = partition.next;
-                    return Ok(Some(partition.next));
+                    self.next = self.next.max(stable);
+                    return Ok(Some(self.next));
                 };
                 chunk.clone()
             };

@@ -82,6 +82,14 @@ pub enum Fault {
         /// Whether it was committed.
         happened: bool,
     },
+    /// Commit: it happens and says so, but readers do not see it in all partitions at once, as on Kafka, whose brokers mark one after the
+    /// other. Its positions are told; its member's next transaction begins when all is seen.
+    CommitLate {
+        /// The partitions that it wrote to and that lag: bit n for the n-th.
+        which: u64,
+        /// For how long, milliseconds of the log's clock.
+        ms: i64,
+    },
     /// A member's operation: its session expired just before. Its partitions are free, what it commits of them is refused, and
     /// its next poll reports them as lost.
     Lose,

@@ -59,6 +59,7 @@ impl LocalMember {
             return Err(super::no_topic(Topic::Behaviors));
         }
         let epoch = next_epoch(&mut state, &identity);
+        state.settle(&identity, now);
         let view = state.group.join(&identity, instance, now);
         drop(state);
         broker.changed.notify_all();
@@ -89,6 +90,7 @@ impl LocalMember {
             }
             Fault::Pass
             | Fault::CommitAborted
+            | Fault::CommitLate { .. }
             | Fault::CommitUnknown { .. }
             | Fault::Shape { .. } => {}
         }
@@ -108,9 +110,12 @@ impl LocalMember {
         &mut self,
         membership: Membership,
         positions: &[(TopicPartition, i64)],
+        fault: Fault,
     ) -> Result<Committed, CommitError> {
+        let now = (self.broker.options.clock)();
         let mut state = self.broker.state.lock();
         self.check_fenced(&state).map_err(CommitError::Fenced)?;
+        state.settle(&self.identity, now);
         for (of, _) in positions {
             state.partition(*of).map_err(CommitError::Aborted)?;
             if !state.group.vouches(&self.view, membership.0, of.partition) {
@@ -126,6 +131,9 @@ impl LocalMember {
         let appended = state
             .append(&self.pending, positions, true, &self.broker.options)
             .map_err(CommitError::Aborted)?;
+        if let Fault::CommitLate { which, ms } = fault {
+            state.delay(&self.identity, &appended, which, now + ms);
+        }
         drop(state);
         self.broker.appended(appended.rolled);
         let restored_from =
@@ -290,14 +298,14 @@ impl Member for LocalMember {
             Ok(Fault::CommitUnknown { happened }) => {
                 self.transaction = Transaction::InDoubt;
                 let refusal = happened
-                    .then(|| self.commit_now(membership, positions).err())
+                    .then(|| self.commit_now(membership, positions, Fault::Pass).err())
                     .flatten();
                 Err(match refusal {
                     Some(CommitError::Fenced(error)) => CommitError::Fenced(error),
                     _ => CommitError::Unknown(unavailable("committing", INJECTED)),
                 })
             }
-            Ok(_) => self.commit_now(membership, positions),
+            Ok(fault) => self.commit_now(membership, positions, fault),
         };
         self.pending.clear();
         result
@@ -321,6 +329,7 @@ impl Member for LocalMember {
         let mut state = self.broker.state.lock();
         self.check_fenced(&state)?;
         self.epoch = next_epoch(&mut state, &self.identity);
+        state.settle(&self.identity, (self.broker.options.clock)());
         drop(state);
         self.pending.clear();
         self.transaction = Transaction::None;

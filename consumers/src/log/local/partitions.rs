@@ -49,9 +49,28 @@ pub(super) struct Partition {
     pub bytes: u64,
     /// Up to where it was compacted.
     pub compacted: i64,
+    /// Committed, and not seen by readers yet: a fault alone makes such.
+    pub late: Option<Late>,
+}
+
+/// What is not stable yet.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    /// Whose transaction it is: they begin no other before it is stable everywhere.
+    pub identity: String,
+    /// The first offset of it.
+    pub from: i64,
+    /// From when on it is stable, by the log's clock.
+    pub until: i64,
 }
 
 impl Partition {
+    /// Where what readers see ends.
+    pub(super) fn stable(&self, now: i64) -> i64 {
+        let late = self.late.as_ref().filter(|late| now < late.until);
+        late.map_or(self.next, |late| late.from)
+    }
+
     /// The chunk that holds the first record at `offset` or after it.
     pub(super) fn chunk_at(&self, offset: i64) -> Option<&ChunkRef> {
         self.chunks
@@ -113,6 +132,8 @@ pub(super) struct State {
 /// What came of an append.
 #[derive(Debug, Default)]
 pub(super) struct Appended {
+    /// The offset of the first record, for each partition.
+    pub from: Vec<(TopicPartition, i64)>,
     /// The offset after the last record, for each partition.
     pub next: Vec<(TopicPartition, i64)>,
     /// Whether a segment was closed: it is time to think of cleaning.
@@ -149,13 +170,45 @@ impl State {
             .expect("invariant: who sends has looked the partition up")
     }
 
+    /// First and next stable offset.
+    pub(super) fn extent(&self, of: TopicPartition, now: i64) -> Result<Extent, LogError> {
+        let partition = self.partition(of)?;
+        Ok(Extent {
+            first: partition.start,
+            next: partition.stable(now),
+        })
+    }
+
     /// First and next offset.
-    pub(super) fn extent(&self, of: TopicPartition) -> Result<Extent, LogError> {
+    pub(super) fn written(&self, of: TopicPartition) -> Result<Extent, LogError> {
         let partition = self.partition(of)?;
         Ok(Extent {
             first: partition.start,
             next: partition.next,
         })
+    }
+
+    /// Hides what a transaction has just written to some partitions from readers, until then: bit n of `which` is for the n-th.
+    pub(super) fn delay(&mut self, identity: &str, appended: &Appended, which: u64, until: i64) {
+        for (place, (of, from)) in appended.from.iter().enumerate() {
+            if which >> (place % 64) & 1 == 1 {
+                let partition = self.partition_mut(*of);
+                // What is late of another stays so: it comes first.
+                partition.late.get_or_insert_with(|| Late {
+                    identity: identity.to_owned(),
+                    from: *from,
+                    until,
+                });
+            }
+        }
+    }
+
+    /// Shows what is late of a transactional id, or is no more.
+    pub(super) fn settle(&mut self, identity: &str, now: i64) {
+        for partition in self.topics.values_mut().flatten() {
+            let over = |late: &mut Late| late.identity == identity || late.until <= now;
+            drop(partition.late.take_if(over));
+        }
     }
 
     /// Makes a topic, whose name must be free.
@@ -205,11 +258,12 @@ impl State {
         );
         let mut placed = Vec::with_capacity(records.len());
         let mut appended = Appended {
-            next: Vec::new(),
             rolled,
+            ..Appended::default()
         };
         for (of, chunks) in records.iter() {
             let mut base = self.partition(of).map_or(0, |partition| partition.next);
+            appended.from.push((of, base));
             for (index, chunk) in chunks.iter().enumerate() {
                 let last = base + i64::from(chunk.count) - 1;
                 let ends = index + 1 == chunks.len();

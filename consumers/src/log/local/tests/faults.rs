@@ -64,6 +64,40 @@ fn an_unknown_commit_happened_or_not() {
     }
 }
 
+/// Goal: a late commit is told by its positions before it is seen everywhere, lies within what is written, and is seen once its member goes
+/// on. Method: the first of two partitions lags, a reader beside it and one that begins behind what is stable.
+#[test]
+fn a_late_commit_is_seen_partition_by_partition() {
+    let (log, script) = scripted();
+    let (lags, other) = (at(Topic::Changelog, 0), at(Topic::Changelog, 1));
+    let mut member = member(&log);
+    let both = [lags, other].map(|of| record(of, "k", Some("v")));
+    let late = Fault::CommitLate {
+        which: 1,
+        ms: 1_000,
+    };
+    script.lock().push_back((Op::Commit, late));
+    let committed = transact(&mut *member, &both, &[POSITION]).unwrap();
+    assert_eq!(committed.next, [(lags, 1), (other, 1)]);
+    assert_eq!(member.committed(&[POSITION.0]).unwrap(), [Some(9)]);
+    assert_eq!(log.extent(lags).unwrap().next, 0);
+    assert_eq!(log.written(lags).unwrap(), log.extent(other).unwrap());
+    assert_eq!(
+        (contents(&log, lags).len(), contents(&log, other).len()),
+        (0, 1)
+    );
+    let mut behind = log.reader().unwrap();
+    behind.assign(lags, Start::At(1)).unwrap();
+    let mut batch = RecordBatch::default();
+    behind.poll(NOW, &mut batch).unwrap();
+    assert_eq!((batch.len(), batch.ends()), (0, &[(lags, 1)][..]));
+
+    transact(&mut *member, &both, &[POSITION]).unwrap();
+    assert_eq!(contents(&log, lags).len(), 2);
+    behind.poll(NOW, &mut batch).unwrap();
+    assert_eq!(batch.len(), 1);
+}
+
 /// Goal: a refused commit leaves nothing and the next one works. Method: refuse it, or let the brokers be away.
 #[test]
 fn an_aborted_commit_leaves_nothing() {

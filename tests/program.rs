@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Longest wait for anything.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The binary, of the profile that this test is of. Cargo does not build the binaries of other packages for a test.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        // target/<profile>/deps/process-<hash>
+        // target/<profile>/deps/<layer>-<hash>
         let deps = std::env::current_exe().unwrap();
         let folder = deps.parent().unwrap().parent().unwrap();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -45,7 +45,7 @@ fn binary() -> &'static Path {
 ///
 /// # Panics
 /// When it is not, within the deadline.
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -57,39 +57,52 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A configuration in a folder of its own.
-pub(crate) struct Place {
+#[derive(Debug)]
+pub struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
     /// The embedded log, four partitions, small waits; `more` goes over it.
-    pub(crate) fn new(more: &str) -> Self {
+    pub fn new(more: &str) -> Self {
+        Self::of(&format!(
+            "log.kind = \"embedded\"\ntopics.partitions = 4\nstate.write_back = \"20ms\"\n{more}"
+        ))
+    }
+
+    /// Apache Kafka at that address; `more` says the rest.
+    pub fn on_kafka(brokers: &str, more: &str) -> Self {
+        Self::of(&format!("kafka.brokers = \"{brokers}\"\n{more}"))
+    }
+
+    fn of(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let text = format!(
-            "log.kind = \"embedded\"\ntopics.partitions = 4\nadmin.address = \"127.0.0.1:0\"\ntelemetry.format = \"json\"\n\
-             state.path = \"{}\"\nstate.write_back = \"20ms\"\n{more}\n",
+            "admin.address = \"127.0.0.1:0\"\ntelemetry.format = \"json\"\nstate.path = \"{}\"\n{text}\n",
             state.display()
         );
         std::fs::write(folder.path().join("hw.toml"), text).unwrap();
         Self { folder }
     }
 
-    pub(crate) fn file(&self) -> PathBuf {
+    /// Its file.
+    pub fn file(&self) -> PathBuf {
         self.folder.path().join("hw.toml")
     }
 
-    pub(crate) fn state(&self) -> PathBuf {
+    /// Its state folder.
+    pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
     /// The configuration as the program reads it.
-    pub(crate) fn config(&self) -> headwater_config::Config {
+    pub fn config(&self) -> headwater_config::Config {
         headwater_config::Config::from_toml(&std::fs::read_to_string(self.file()).unwrap()).unwrap()
     }
 
     /// The program with this configuration and arguments.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         // What the developer's environment says is not what is tested.
         for (name, _) in std::env::vars_os() {
@@ -102,13 +115,13 @@ impl Place {
     }
 
     /// Runs it to its end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+    pub fn run(&self, arguments: &[&str]) -> Ran {
         let output = self.command(arguments).output().unwrap();
         Ran::of(&output)
     }
 
     /// Starts a daemon and waits until it says where it listens.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
+    pub fn start(&self, arguments: &[&str]) -> Daemon {
         let (mut daemon, started) = self.launch(arguments);
         daemon.address = started
             .recv_timeout(DEADLINE)
@@ -117,7 +130,7 @@ impl Place {
     }
 
     /// Starts a daemon and does not wait; the second part tells where it listens.
-    pub(crate) fn launch(&self, arguments: &[&str]) -> (Daemon, Receiver<String>) {
+    pub fn launch(&self, arguments: &[&str]) -> (Daemon, Receiver<String>) {
         let mut all = vec!["run"];
         all.extend(arguments);
         let mut child = self
@@ -159,10 +172,13 @@ fn listen(child: &mut Child, said: &Arc<Mutex<String>>) -> Receiver<String> {
 
 /// What a command came to.
 #[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: Option<i32>,
-    pub(crate) answer: String,
-    pub(crate) beside: String,
+pub struct Ran {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub answer: String,
+    /// Its standard error.
+    pub beside: String,
 }
 
 impl Ran {
@@ -175,26 +191,28 @@ impl Ran {
     }
 
     /// The answer as JSON.
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.answer).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 /// A running daemon.
-pub(crate) struct Daemon {
+#[derive(Debug)]
+pub struct Daemon {
     child: Child,
-    pub(crate) address: String,
+    /// Where its HTTP listens.
+    pub address: String,
     said: Arc<Mutex<String>>,
 }
 
 impl Daemon {
     /// Status and body of a path.
-    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
         get(&self.address, path)
     }
 
     /// A path's body as JSON, once it is answered with 200.
-    pub(crate) fn json(&self, path: &str) -> Value {
+    pub fn json(&self, path: &str) -> Value {
         until(path, || {
             let (status, body) = self.get(path)?;
             (status == 200).then(|| serde_json::from_str(&body).unwrap())
@@ -202,12 +220,12 @@ impl Daemon {
     }
 
     /// Waits until it is ready.
-    pub(crate) fn wait_ready(&self) {
+    pub fn wait_ready(&self) {
         self.json("/readyz");
     }
 
     /// The sum of a counter or gauge over its labels; 0 while nobody answers.
-    pub(crate) fn metric(&self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics").unwrap_or_default();
         text.lines()
             .filter(|line| {
@@ -219,7 +237,7 @@ impl Daemon {
     }
 
     /// Sends a signal by its name.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
             .status()
@@ -227,26 +245,31 @@ impl Daemon {
         assert!(sent.success());
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         until("the daemon's end", || self.child.try_wait().unwrap())
     }
 
     /// Ends it in good order.
-    pub(crate) fn stop(mut self) {
+    pub fn stop(mut self) {
         self.signal("TERM");
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{}", self.said());
     }
 
     /// Ends it as a power cut would.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.wait();
     }
 
     /// What it said.
-    pub(crate) fn said(&self) -> String {
+    pub fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
 }
@@ -259,7 +282,7 @@ impl Drop for Daemon {
 }
 
 /// One GET; none if nobody answers.
-pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;

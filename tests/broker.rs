@@ -1,0 +1,90 @@
+//! Apache Kafka by `ops/kafka/kafka`, on a free port with a folder of its own. A broker that does not come up is a failure, never a skip.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+/// A broker of ours.
+#[derive(Debug)]
+pub struct Broker {
+    port: u16,
+    folder: PathBuf,
+    /// Ends the broker when this process ends, however it does: it waits for its standard input to be closed.
+    _guard: Child,
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka/kafka")
+}
+
+/// Two neighbouring ports that are free now: the client's and the controller's. Below those that the system gives to connections: while
+/// the broker is dead, a client that tries again and again would be given the broker's port as its own in the end, connect to itself,
+/// and hold the port.
+fn free_port() -> u16 {
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let first = std::process::id() as u16 % 5000;
+    (0..5000)
+        .map(|number| 20_000 + (first + number) % 5000 * 2)
+        .find(|port| free(*port) && free(port + 1))
+        .expect("no free ports between 20000 and 30000")
+}
+
+impl Broker {
+    /// Starts a broker of its own, for a test that ends it.
+    pub fn start() -> Self {
+        // One start at a time: two would look for free ports at once.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _starting = STARTING.lock();
+        let folder = tempfile::Builder::new()
+            .prefix("headwater-kafka-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let guard = Command::new("bash")
+            .arg("-c")
+            .arg("trap '' TERM INT HUP; read -r _; \"$0\" kill --dir \"$1\"; rm -rf \"$1\"")
+            .args([script().as_os_str(), folder.as_os_str()])
+            // Its own group: what ends ours (a time limit, ctrl-c) must not end it first.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let broker = Self {
+            port: free_port(),
+            folder,
+            _guard: guard,
+        };
+        broker.run("start");
+        broker
+    }
+
+    /// Runs a command of the script: start, stop, kill.
+    pub fn run(&self, command: &str) {
+        let ran = Command::new(script())
+            .args([command, "--port", &self.port.to_string(), "--dir"])
+            .arg(&self.folder)
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "ops/kafka/kafka {command}: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    }
+
+    /// Where it takes clients.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+/// Where the broker of the run takes clients: one that is started for it, or the one that `KAFKA_BOOTSTRAP` names.
+pub fn bootstrap() -> String {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    std::env::var("KAFKA_BOOTSTRAP")
+        .unwrap_or_else(|_| BROKER.get_or_init(Broker::start).bootstrap())
+}
