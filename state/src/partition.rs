@@ -39,9 +39,9 @@ pub use write_back::{WriteBack, Written};
 use residents::fetch_page;
 
 /// Version of roots, pages, standing requests and positions in the store.
-const STORE_VERSION: u8 = 1;
+pub(crate) const STORE_VERSION: u8 = 1;
 /// Version of the changelog's values. Their first byte; checksums are the log's.
-const CHANGELOG_VERSION: u8 = 1;
+pub(crate) const CHANGELOG_VERSION: u8 = 1;
 
 /// What of the configuration the state follows.
 #[derive(Clone, Copy, Debug)]
