@@ -252,3 +252,6 @@ pub(crate) enum Format {
     /// For programs.
     Json,
 }
+
+#[cfg(test)]
+mod tests;
