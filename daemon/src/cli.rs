@@ -241,3 +241,6 @@ pub(crate) enum Format {
     /// For programs.
     Json,
 }
+
+#[cfg(test)]
+mod tests;

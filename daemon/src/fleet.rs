@@ -305,4 +305,29 @@ mod tests {
         assert_eq!(config_hash(&one), config_hash(&two));
         assert_ne!(config_hash(&one), config_hash(&other));
     }
+    /// Goal: builds of different versions understand one another. Method: key and value of an announcement against the golden file
+    /// (`BLESS=1` writes it again), which is read; with a key that a newer build added it is read too, with one fewer it is passed over.
+    #[test]
+    fn announcements_are_golden() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/fleet/golden.json");
+        let said = says("hw-0123456789ab", &[0, 3], &[7], 1_700_000_000_000);
+        let now = serde_json::to_string(&said).unwrap();
+        let key = said.instance.clone();
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, format!("{key} {now}\n")).unwrap();
+        }
+        let held = std::fs::read_to_string(path).unwrap();
+        assert_eq!(format!("{key} {now}"), held.trim_end());
+        let value = held.trim_end().split_once(' ').unwrap().1;
+        let newer = value.replacen('{', "{\"zone\":[1],", 1);
+        for (value, read) in [
+            (value, true),
+            (&*newer, true),
+            (&*value.replace("working", "walking"), false),
+        ] {
+            let fleet = Fleet::default();
+            fleet.take_in(Some(key.as_bytes()), Some(value.as_bytes()));
+            assert_eq!(fleet.all() == [said.clone()], read, "{value}");
+        }
+    }
 }

@@ -256,3 +256,82 @@ fn made_up() -> String {
         .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     format!("hw-{number:012x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/var/lib/headwater/identity.json";
+
+    fn golden(format: u32) -> PathBuf {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/identity");
+        PathBuf::from(folder).join(format!("golden_{format}.json"))
+    }
+
+    fn written() -> Written {
+        Written {
+            format: FORMAT,
+            instance: "hw-0123456789ab".to_owned(),
+            prefix: "shop.".to_owned(),
+            group: "shop.headwater".to_owned(),
+            log: "kafka".to_owned(),
+        }
+    }
+
+    /// Goal: folders of every version are read, and those of today are as they were. Method: what is written against the newest file
+    /// (`BLESS=1` writes it again), and each file read.
+    #[test]
+    fn every_format_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        write(&path, &written()).unwrap();
+        let now = std::fs::read_to_string(&path).unwrap();
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(golden(FORMAT), format!("{now}\n")).unwrap();
+        }
+        let held = std::fs::read_to_string(golden(FORMAT)).unwrap();
+        assert_eq!(now, held.trim_end());
+        for format in 1..=FORMAT {
+            let held = std::fs::read(golden(format)).unwrap();
+            let read = read(Path::new(PATH), &held).unwrap();
+            assert_eq!(read.format, format);
+            assert_eq!(
+                (&*read.instance, &*read.prefix, &*read.group, &*read.log),
+                ("hw-0123456789ab", "shop.", "shop.headwater", "kafka")
+            );
+        }
+    }
+
+    /// Goal: a folder that cannot be read says why and what to do. Method: the golden file of a newer format, cut short at every byte, and
+    /// with a key left out.
+    #[test]
+    fn newer_and_damaged_files_are_told() {
+        let held = std::fs::read_to_string(golden(FORMAT)).unwrap();
+        let newer = held.replace(
+            &format!("\"format\": {FORMAT}"),
+            &format!("\"format\": {}, \"shards\": [1]", FORMAT + 1),
+        );
+        let said = read(Path::new(PATH), newer.as_bytes())
+            .unwrap_err()
+            .to_string();
+        let (found, known) = (FORMAT + 1, FORMAT);
+        assert!(
+            said.starts_with(&format!("{PATH}: written in format {found}, this build reads up to {known}; start the newer build")),
+            "{said}"
+        );
+        for length in 0..held.trim_end().len() {
+            let error = read(Path::new(PATH), &held.as_bytes()[..length]).unwrap_err();
+            assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
+            assert_eq!(error.exit(), Exit::Format);
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{PATH}: not an identity file"))
+            );
+        }
+        let lacks = held.replace("\"group\"", "\"grope\"");
+        let error = read(Path::new(PATH), lacks.as_bytes()).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("missing field `group`"), "{source}");
+    }
+}

@@ -18,11 +18,11 @@ pub enum Damage {
     #[error("checksum differs")]
     Checksum,
     /// A version that this build does not know.
-    #[error("format version {found}, this build knows {known}")]
+    #[error("written in format version {found}, this build reads versions up to {known}")]
     Version {
         /// The version found.
         found: u8,
-        /// The version known.
+        /// The newest version known.
         known: u8,
     },
     /// A key of no known kind.

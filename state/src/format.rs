@@ -104,16 +104,21 @@ pub(crate) fn seal(version: u8, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// Checks version and checksum and gives what was written.
-pub(crate) fn open(version: u8, bytes: &[u8]) -> Result<Take<'_>, Damage> {
+/// Reads the version before a value: every one up to the newest is read, and where they differ the reader tells them apart.
+pub(crate) fn versioned(newest: u8, bytes: &[u8]) -> Result<Take<'_>, Damage> {
     let mut take = Take(bytes);
-    let found = take.u8()?;
-    if found != version {
-        return Err(Damage::Version {
+    match take.u8()? {
+        found if (1..=newest).contains(&found) => Ok(take),
+        found => Err(Damage::Version {
             found,
-            known: version,
-        });
+            known: newest,
+        }),
     }
+}
+
+/// Checks version and checksum and gives what was written.
+pub(crate) fn open(newest: u8, bytes: &[u8]) -> Result<Take<'_>, Damage> {
+    let mut take = versioned(newest, bytes)?;
     if take.u32()? != crc32fast::hash(take.0) {
         return Err(Damage::Checksum);
     }

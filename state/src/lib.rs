@@ -6,17 +6,15 @@
 //! A user is recent behaviors ([`Recent`]) with exact times, and history: for each slot a set of entries ([`Entry`]), one a
 //! distinct key, with counts by kind and time cell ([`Cells`]). A [`Partition`] holds its users in memory over a [`Store`].
 //!
-//! # Invariants
-//!
-//! - `STATE-1` A behavior is counted exactly once, whatever crashes when.
-//! - `STATE-2` A store, and its changelog replayed from the start, hold the same bytes at the same offset.
-//! - `STATE-3` No feature of a row is computed from anything that happened at or after the row's time.
+//! What it guarantees (`STATE-1`, `STATE-2`, `STATE-3`) is stated in ARCHITECTURE.md.
 
 mod behavior;
 mod cell;
 mod changelog;
 mod error;
 mod format;
+#[cfg(test)]
+mod golden;
 mod items;
 mod page;
 mod partition;

@@ -12,10 +12,7 @@
 //! If the transaction fails, [`Partition::discard`] forgets every user that is not as in the store, and the changelog from the store's
 //! position on is applied again. That is the one way of recovery: after a failed step, after a crash, and on a partition that moved here.
 //!
-//! # Invariants
-//!
-//! - `STATE-1` a behavior is counted exactly once, whatever crashes when.
-//! - `STATE-2` a store, and its changelog replayed from the start, hold the same bytes at the same offset.
+//! So a behavior is counted once (`STATE-1`), and a store equals its changelog (`STATE-2`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,9 +38,9 @@ use changes::Changes;
 use residents::fetch_page;
 
 /// Version of roots, pages, standing requests and positions in the store.
-const STORE_VERSION: u8 = 1;
+pub(crate) const STORE_VERSION: u8 = 1;
 /// Version of the changelog's values. Their first byte; checksums are the log's.
-const CHANGELOG_VERSION: u8 = 1;
+pub(crate) const CHANGELOG_VERSION: u8 = 1;
 
 /// What of the configuration the state follows.
 #[derive(Clone, Copy, Debug)]

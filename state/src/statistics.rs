@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use crate::behavior::{FixedSum, KindId, ScenarioId, Timestamp, pinned_hash};
 use crate::cell::{Cells, Grain, Length};
 use crate::error::Damage;
-use crate::format::{Put, Take};
+use crate::format::{Put, versioned};
 
-const VERSION: u8 = 1;
+/// Version of the values of `item-deltas` and `item-state`: their first byte.
+pub(crate) const STATISTICS_VERSION: u8 = 1;
 
 /// What statistics are kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +90,7 @@ impl Delta {
 
     /// Its bytes: `[version][series u64, minute u32, count u32, sum i64]*`.
     pub fn write(&self, to: &mut Vec<u8>) {
-        to.put_u8(VERSION);
+        to.put_u8(STATISTICS_VERSION);
         for ((series, minute), (count, sum)) in &self.0 {
             to.put_u64(*series);
             to.put_u32(*minute);
@@ -113,7 +114,7 @@ impl Delta {
 
     /// Reads what `write` wrote.
     pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let mut take = open(bytes)?;
+        let mut take = versioned(STATISTICS_VERSION, bytes)?;
         let mut counts = BTreeMap::new();
         while !take.is_empty() {
             counts.insert(
@@ -125,26 +126,15 @@ impl Delta {
     }
 }
 
-fn open(bytes: &[u8]) -> Result<Take<'_>, Damage> {
-    let mut take = Take(bytes);
-    match take.u8()? {
-        VERSION => Ok(take),
-        found => Err(Damage::Version {
-            found,
-            known: VERSION,
-        }),
-    }
-}
-
 /// The bytes of an entity's cells, as `item-state` holds them.
 pub fn write_cells(cells: &Cells, to: &mut Vec<u8>) {
-    to.put_u8(VERSION);
+    to.put_u8(STATISTICS_VERSION);
     cells.write(to);
 }
 
 /// Reads what [`write_cells`] wrote.
 pub fn read_cells(bytes: &[u8]) -> Result<Cells, Damage> {
-    let mut take = open(bytes)?;
+    let mut take = versioned(STATISTICS_VERSION, bytes)?;
     let cells = Cells::read(&mut take)?;
     take.end()?;
     Ok(cells)

@@ -140,7 +140,8 @@ fn a_dead_letter_is_redriven_once_it_can_be_read() {
     daemon.stop();
 }
 
-/// Goal: a score is explained from a stopped daemon's topics and by a running daemon. Method: a request is answered; both ways agree.
+/// Goal: MODEL-1, and a score is explained from a stopped daemon's topics and by a running daemon. Method: a request is answered; both ways
+/// agree, and each score comes out the same to the bit.
 #[test]
 fn explain_finds_the_row_of_a_request() {
     let place = Place::new("");

@@ -1,3 +1,5 @@
+//! What the baseline promises: rates that shrink to what is known of more, and scores that are golden.
+
 use proptest::prelude::*;
 
 use super::*;

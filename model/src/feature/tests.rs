@@ -1,3 +1,5 @@
+//! What a feature batch promises: its layout, and numbers that come back as they were set.
+
 use proptest::prelude::*;
 
 use super::*;

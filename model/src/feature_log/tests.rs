@@ -1,3 +1,5 @@
+//! What the feature log promises: its form, and rows that score again to the bit.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -55,12 +57,18 @@ fn written(batch: &FeatureBatch, scores: &Scores) -> Vec<u8> {
     out
 }
 
-/// Goal: readers of the feature log find what the first version wrote. Method: the whole text of a logged request.
+/// Goal: readers of the feature log find what the first version wrote. Method: the whole text of a logged request against the golden
+/// file, which `BLESS=1` writes again.
 #[test]
 fn form_is_golden() {
     let (batch, scores) = scored();
     let text = String::from_utf8(written(&batch, &scores)).expect("JSON is UTF-8");
-    assert_eq!(text, include_str!("golden.json").trim_end());
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/feature_log/golden.json");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, format!("{text}\n")).expect("the sources can be written");
+    }
+    let held = std::fs::read_to_string(path).expect("the golden file is there");
+    assert_eq!(text, held.trim_end());
 }
 
 /// Goal: a score can be computed again from its logged row. Method: write, read, score the read rows, compare bits.

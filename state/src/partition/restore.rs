@@ -1,8 +1,8 @@
 //! Restoring: the changelog's records, applied to users in memory.
 
 use super::{
-    CHANGELOG_VERSION, ChangelogKey, Damage, Error, Partition, Standing, Timestamp, User,
-    fetch_page, format,
+    CHANGELOG_VERSION, ChangelogKey, Error, Partition, Standing, Timestamp, User, fetch_page,
+    format,
 };
 
 impl Partition {
@@ -13,17 +13,10 @@ impl Partition {
             damage,
         };
         let parsed = ChangelogKey::read(key).map_err(damaged)?;
-        let value = match value {
-            None => None,
-            Some([CHANGELOG_VERSION, rest @ ..]) => Some(rest),
-            Some([found, ..]) => {
-                return Err(damaged(Damage::Version {
-                    found: *found,
-                    known: CHANGELOG_VERSION,
-                }));
-            }
-            Some([]) => return Err(damaged(Damage::Short)),
-        };
+        let value = value
+            .map(|value| format::versioned(CHANGELOG_VERSION, value).map(|take| take.0))
+            .transpose()
+            .map_err(damaged)?;
         self.since_write_back += 1;
         let user = match parsed {
             ChangelogKey::Position => {

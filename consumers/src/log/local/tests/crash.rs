@@ -218,7 +218,8 @@ fn a_folder_is_open_once() {
     LocalLog::open(folder.path(), options()).unwrap();
 }
 
-/// Goal: the format of version 1 is what it was. Method: the bytes of a small log against golden ones.
+/// Goal: the format of version 1 is what it was, and is read. Method: the bytes of a small log against golden ones (`BLESS=1` writes them
+/// again), and a log of the golden bytes alone; then of another version, and damaged.
 #[test]
 fn the_bytes_have_not_changed() {
     let folder = tempfile::tempdir().unwrap();
@@ -237,5 +238,43 @@ fn the_bytes_have_not_changed() {
     transact(&mut *member(&log), &[sent], &[(at(Topic::Behaviors, 0), 5)]).unwrap();
     let bytes = fs::read(segments(folder.path()).pop().unwrap()).unwrap();
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex.concat(), include_str!("golden_1.hex").trim_end());
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/log/local/tests/golden_1.hex"
+    );
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(path, format!("{}\n", hex.concat())).unwrap();
+    }
+    let held = fs::read_to_string(path).unwrap();
+    assert_eq!(hex.concat(), held.trim_end());
+    let golden: Vec<u8> = (0..held.trim_end().len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&held[at..at + 2], 16).unwrap())
+        .collect();
+
+    let reopened = |bytes: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("00000000000000000001.segment");
+        fs::write(&path, bytes).unwrap();
+        LocalLog::open(folder.path(), options()).map(|log| (log, folder))
+    };
+    let (log, _folder) = reopened(&golden).unwrap();
+    let behaviors = at(Topic::Behaviors, 0);
+    assert_eq!(contents(&log, behaviors), [(0, "k".to_owned(), None)]);
+    assert_eq!(member(&log).committed(&[behaviors]).unwrap(), [Some(5)]);
+    let damaged = |at: usize, expected: u64| {
+        let mut bytes = golden.clone();
+        bytes[at] ^= 0x03;
+        match reopened(&bytes).map(|(log, _)| log) {
+            Err(LogError::Damaged { path, at }) => {
+                assert!(path.ends_with("00000000000000000001.segment"), "{path:?}");
+                assert_eq!(at, expected);
+            }
+            other => panic!("byte {at}: {other:?}"),
+        }
+    };
+    // "HWLOCAL1" becomes "HWLOCAL2"; then the header's checksum, and a byte of the first frame.
+    damaged(7, 0);
+    damaged(24, 0);
+    damaged(40, 32);
 }
