@@ -6,5 +6,6 @@ mod crash;
 mod fleet;
 mod log;
 mod program;
+mod recordings;
 mod refusals;
 mod service;

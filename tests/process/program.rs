@@ -166,7 +166,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             answer: String::from_utf8_lossy(&output.stdout).into_owned(),
