@@ -3,6 +3,7 @@
 
 mod commands;
 mod crash;
+mod examples;
 mod fleet;
 mod log;
 mod program;
