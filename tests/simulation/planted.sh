@@ -37,4 +37,6 @@ plant restore-one-early consumers/src/restore.rs 'waiting.at[0] >= ends[0]' 'wai
 plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(changelog);' 'owned.users.committed(changelog + 3);'
 plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.dirty || resident.writing' 'if used || resident.writing'
 plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
+plant parts-share-a-key consumers/src/step/publish.rs 'let written = match part {' 'let written = match part * 0 {'
+plant parts-not-ended consumers/src/step/requests.rs 'self.end_parts(whose, parts, cause, output);' 'let _ = (whose, parts);'
 exit $((missed > 0))

@@ -60,10 +60,6 @@ impl Plan {
             "step.request_max_age = \"{}\"",
             random.pick(&["1m", "1h", "3650d"])
         ));
-        put(format!(
-            "step.answer_max = \"{}\"",
-            random.pick(&["1KiB", "512KiB"])
-        ));
         let on_behavior = random.pick(&["item", "off"]);
         put(format!("scoring.on_behavior = \"{on_behavior}\""));
         put(format!(
@@ -83,6 +79,8 @@ impl Plan {
         let mut config = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         // Below what a daemon would be allowed: users leave memory all the time.
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
+        // The same: with so little, answers of a few items are split.
+        config.step.answer_max = Bytes::new(*random.pick(&[300, 512 << 10]));
         Self {
             config,
             partitions: random.within(2, 4) as i32,

@@ -111,14 +111,7 @@ impl Pipeline {
             freshness_ms,
             degraded,
         };
-        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
-        let per_item = 64 + tasks.iter().map(|name| name.len() + 16).sum::<usize>();
-        let bytes: usize = items.iter().map(|item| item.item_id.len() + per_item).sum();
-        let parts = bytes
-            .div_ceil(self.settings.config.step.answer_max.as_usize())
-            .max(1);
-        let size = items.len().div_ceil(parts).max(1);
-        let parts = items.len().div_ceil(size).max(1);
+        let (size, parts) = self.split(request.candidates);
         for &topic in to {
             let at = TopicPartition::new(topic, cause.partition);
             let at_once = topic == Topic::Scores
@@ -133,11 +126,7 @@ impl Pipeline {
                 let until = ((part + 1) * size).min(items.len());
                 answer.items = &items[from..until];
                 answer.part = (parts > 1).then_some([part + 1, parts]);
-                let id = if parts > 1 {
-                    format!("{}-{part}", cause.id)
-                } else {
-                    cause.id.to_owned()
-                };
+                let id = id_of(cause, (part, parts));
                 let headers = [
                     (HEADER_ID, Some(id.as_bytes())),
                     (HEADER_MODEL, Some(model.as_bytes())),
@@ -150,13 +139,47 @@ impl Pipeline {
                     .filter(|(name, _)| pass.iter().any(|wanted| wanted == name));
                 let headers = headers.into_iter().chain(passed);
                 let key = if topic == Topic::StandingScores {
-                    standing_key(request.user, request.request_id, &mut self.key);
+                    standing_key(request.user, request.request_id, part, &mut self.key);
                     &self.key
                 } else {
                     request.user.as_bytes()
                 };
                 answer::push_json(batch, at, key, &answer, headers, &mut self.scratch);
             }
+        }
+    }
+
+    /// How many candidates one record of an answer holds, and how many records that makes: at least one. It follows from the candidates
+    /// and the configuration alone.
+    pub(super) fn split(&self, candidates: &[&str]) -> (usize, usize) {
+        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
+        let names = self.assembler.task_names().iter();
+        let per_item = 64 + names.map(|name| name.len() + 16).sum::<usize>();
+        let bytes: usize = candidates.iter().map(|item| item.len() + per_item).sum();
+        let parts = bytes
+            .div_ceil(self.settings.config.step.answer_max.as_usize())
+            .max(1);
+        let size = candidates.len().div_ceil(parts).max(1);
+        (size, candidates.len().div_ceil(size).max(1))
+    }
+
+    /// Ends parts of a standing request's scores: compaction keeps the newest record of each key, and these keys have none to come.
+    pub(super) fn end_parts(
+        &mut self,
+        (user, request): (&str, &str),
+        parts: std::ops::Range<usize>,
+        cause: Cause<'_>,
+        output: &mut StepOutput,
+    ) {
+        let at = TopicPartition::new(Topic::StandingScores, cause.partition);
+        let all = parts.end;
+        for part in parts {
+            standing_key(user, request, part, &mut self.key);
+            let id = id_of(cause, (part, all));
+            let headers = [(HEADER_ID, Some(id.as_bytes()))];
+            output
+                .transactional
+                .push(at, (0, 0), Some(&self.key), None, headers);
         }
     }
 
@@ -312,8 +335,22 @@ impl Pipeline {
     }
 }
 
-/// The key of a standing request's scores: a JSON array, so that no two pairs share one.
-pub(super) fn standing_key(user: &str, request: &str, to: &mut Vec<u8>) {
+/// The key of one part of a standing request's scores, from 0 on: a JSON array, so that no two share one, whatever user and request are
+/// called. The first part has no number, since most scores are one record.
+pub(super) fn standing_key(user: &str, request: &str, part: usize, to: &mut Vec<u8>) {
     to.clear();
-    serde_json::to_writer(to, &(user, request)).expect("invariant: two texts are JSON");
+    let written = match part {
+        0 => serde_json::to_writer(to, &(user, request)),
+        part => serde_json::to_writer(to, &(user, request, part + 1)),
+    };
+    written.expect("invariant: two texts and a number are JSON");
+}
+
+/// The `headwater-id` of one of several records of a cause.
+fn id_of(cause: Cause<'_>, (part, parts): (usize, usize)) -> String {
+    if parts > 1 {
+        format!("{}-{part}", cause.id)
+    } else {
+        cause.id.to_owned()
+    }
 }

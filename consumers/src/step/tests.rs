@@ -1,36 +1,107 @@
 //! What a step publishes, over one partition in memory.
 
+use headwater_config::Bytes;
 use headwater_state::{MemoryStores, Stores};
+use serde_json::json;
 
 use super::*;
 use crate::worker::settings_of;
 
 const START: i64 = 1_700_000_000_000;
 
-/// The step of these records, over a partition that has seen nothing.
-fn step(toml: &str, records: &RecordBatch) -> StepOutput {
-    let config = Config::from_toml(toml).unwrap();
+/// A pipeline over one partition.
+struct Bench {
+    config: Config,
+    owned: BTreeMap<i32, Owned>,
+    pipeline: Pipeline,
+    now: i64,
+    salts: u8,
+    next: i64,
+}
+
+impl Bench {
+    /// Over a partition that has seen nothing.
+    fn new(config: &Config) -> Self {
+        let stores = MemoryStores::default();
+        let users = Partition::open(stores.open(0).unwrap(), settings_of(config, 1)).unwrap();
+        let owned = Owned {
+            number: 0,
+            users,
+            statistics: Statistics::default(),
+        };
+        Self {
+            config: config.clone(),
+            owned: BTreeMap::from([(0, owned)]),
+            pipeline: pipeline(config),
+            now: START,
+            salts: 0,
+            next: 0,
+        }
+    }
+
+    /// Another configuration, as after a restart.
+    fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.pipeline = pipeline(&self.config);
+    }
+
+    fn step(&mut self, records: &RecordBatch) -> StepOutput {
+        let mut output = StepOutput::default();
+        let salts = &mut self.salts;
+        let mut salt = || {
+            *salts += 1;
+            [*salts; 16]
+        };
+        self.pipeline
+            .step(
+                records,
+                &mut self.owned,
+                &ItemTable::default(),
+                Timestamp(self.now),
+                &mut salt,
+                &mut output,
+            )
+            .unwrap();
+        output
+    }
+
+    /// The step of one record, at the next offset.
+    fn take(&mut self, topic: Topic, record: &serde_json::Value) -> StepOutput {
+        let mut records = RecordBatch::default();
+        records.push(
+            TopicPartition::new(topic, 0),
+            (self.next, self.now),
+            Some(b"u"),
+            Some(record.to_string().as_bytes()),
+            [],
+        );
+        self.next += 1;
+        self.step(&records)
+    }
+
+    fn user(&self) -> &headwater_state::User {
+        self.owned[&0].users.resident("u").unwrap()
+    }
+}
+
+fn pipeline(config: &Config) -> Pipeline {
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-    let mut pipeline = Pipeline::new(&config, (1, 1), metrics).unwrap();
-    let stores = MemoryStores::default();
-    let users = Partition::open(stores.open(0).unwrap(), settings_of(&config, 1)).unwrap();
-    let owned = Owned {
-        number: 0,
-        users,
-        statistics: Statistics::default(),
-    };
-    let mut output = StepOutput::default();
-    pipeline
-        .step(
-            records,
-            &mut BTreeMap::from([(0, owned)]),
-            &ItemTable::default(),
-            Timestamp(START),
-            &mut || [7; 16],
-            &mut output,
-        )
-        .unwrap();
-    output
+    Pipeline::new(config, (1, 1), metrics).unwrap()
+}
+
+/// The records of a topic.
+fn of(output: &StepOutput, topic: Topic) -> Vec<Record<'_>> {
+    let all = output.transactional.iter();
+    all.filter(|record| record.at.topic == topic).collect()
+}
+
+fn asking(candidates: usize) -> serde_json::Value {
+    let candidates: Vec<String> = (0..candidates).map(|item| format!("i{item}")).collect();
+    json!({"request_id": "r", "user_id": "u", "scenario": "s", "time": START, "candidates": candidates})
+}
+
+fn clicking(event: &str) -> serde_json::Value {
+    json!({"event_id": event, "user_id": "u", "item_id": "i0", "kind": "click", "scenario": "s", "time": START})
 }
 
 /// Goal: what config names of a request's headers goes on with its answer, and nothing else. Method: three headers, two named.
@@ -51,16 +122,81 @@ fn named_headers_are_carried_on() {
             ("reply_to", None),
         ],
     );
-    let output = step("", &records);
-    let scores: Vec<_> = output
-        .transactional
-        .iter()
-        .filter(|record| record.at.topic == Topic::Scores)
-        .collect();
+    let output = Bench::new(&Config::default_config()).step(&records);
+    let scores = of(&output, Topic::Scores);
     assert_eq!(scores.len(), 1);
     let headers = scores[0].headers;
     assert_eq!(headers.get("traceparent"), Some(&b"t"[..]));
     assert!(headers.iter().any(|header| header == ("reply_to", None)));
     assert!(headers.get("cookie").is_none());
     assert!(headers.get("headwater-id").is_some());
+}
+
+/// What compaction leaves of the standing scores: each key's newest value, and of which part and how many items.
+#[derive(Default)]
+struct Compacted(BTreeMap<Vec<u8>, Option<(serde_json::Value, usize)>>);
+
+impl Compacted {
+    fn take(&mut self, output: &StepOutput) {
+        let mut ids = std::collections::BTreeSet::new();
+        for record in of(output, Topic::StandingScores) {
+            let id = record.headers.get("headwater-id").unwrap();
+            assert!(ids.insert(id), "two records of one id");
+            let value = record.value.map(|value| {
+                let answer: serde_json::Value = serde_json::from_slice(value).unwrap();
+                let items = answer["items"].as_array().unwrap().len();
+                (answer["part"].clone(), items)
+            });
+            self.0.insert(record.key.unwrap().to_vec(), value);
+        }
+    }
+
+    /// Parts and items that are there.
+    fn held(&self) -> (usize, usize) {
+        let held = self.0.values().flatten();
+        (held.clone().count(), held.map(|(_, items)| items).sum())
+    }
+}
+
+/// Goal: a compacted topic holds the whole of a standing answer that is split, and nothing of it once it is over. Method: what compaction
+/// leaves while the request stands, is replaced by a shorter one, is split otherwise by configuration, and ends.
+#[test]
+fn every_part_of_a_standing_answer_is_kept_and_ended() {
+    let mut config = Config::default_config();
+    // About three items.
+    config.step.answer_max = Bytes::new(300);
+    let mut bench = Bench::new(&config);
+    let mut topic = Compacted::default();
+    let standing = |candidates| {
+        let mut request = asking(candidates);
+        request["standing"] = json!({"ttl": "1h"});
+        request
+    };
+    topic.take(&bench.take(Topic::ScoreRequests, &standing(8)));
+    assert_eq!(topic.held(), (3, 8));
+    let parts: Vec<_> = topic.0.values().flatten().map(|(part, _)| part).collect();
+    assert!(
+        (1..=3).all(|part| parts.contains(&&json!([part, 3]))),
+        "{parts:?}"
+    );
+
+    topic.take(&bench.take(Topic::ScoreRequests, &standing(4)));
+    assert_eq!(topic.held(), (2, 4), "replaced by a shorter one");
+
+    bench.configure(|config| config.step.answer_max = Bytes::new(1 << 20));
+    bench.take(Topic::Behaviors, &clicking("e1"));
+    bench.now += 1_000;
+    topic.take(&bench.step(&RecordBatch::default()));
+    assert_eq!(topic.held(), (1, 4), "split by another configuration");
+
+    bench.configure(|config| config.step.answer_max = Bytes::new(300));
+    bench.take(Topic::Behaviors, &clicking("e2"));
+    bench.now += 1_000;
+    topic.take(&bench.step(&RecordBatch::default()));
+    assert_eq!(topic.held(), (2, 4), "and back");
+
+    bench.now += 3_600_000;
+    topic.take(&bench.step(&RecordBatch::default()));
+    assert_eq!(topic.held(), (0, 0), "ended");
+    assert!(bench.user().standing().is_empty());
 }
