@@ -397,8 +397,8 @@ impl Pipeline {
                 owned,
                 items,
                 now,
-                &[],
-                &[Topic::Scores],
+                (&[], &[Topic::Scores]),
+                salt,
                 output,
             )?;
         }

@@ -275,6 +275,27 @@ impl Partition {
             .map(|resident| &resident.user)
     }
 
+    /// The salt of the user's pseudonym. Who is not known yet is known from here on: the rows of a user bear one pseudonym from the first on,
+    /// and nobody can find them once this state is erased.
+    pub fn salt_of(
+        &mut self,
+        user: &str,
+        salt: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<[u8; 16], Error> {
+        let place = match self.find(user)? {
+            Some(place) => place,
+            None => {
+                let place = self.insert(user, User::new(salt()));
+                self.mark_dirty(place);
+                place
+            }
+        };
+        let resident = self.residents[place as usize]
+            .as_ref()
+            .expect("invariant: found just now");
+        Ok(resident.user.salt())
+    }
+
     /// Puts a standing request of a user, or ends it (`None`).
     pub fn set_standing(
         &mut self,

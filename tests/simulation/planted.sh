@@ -39,4 +39,7 @@ plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.d
 plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
 plant parts-share-a-key consumers/src/step/publish.rs 'let written = match part {' 'let written = match part * 0 {'
 plant parts-not-ended consumers/src/step/requests.rs 'self.end_parts(whose, parts, cause, output);' 'let _ = (whose, parts);'
+plant salt-not-kept state/src/partition.rs 'let place = self.insert(user, User::new(salt()));
+                self.mark_dirty(place);
+                place' 'return Ok(salt());'
 exit $((missed > 0))

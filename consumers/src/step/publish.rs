@@ -18,8 +18,8 @@ impl Pipeline {
         owned: &mut Owned,
         items: &ItemTable,
         now: Timestamp,
-        degraded: &[&'static str],
-        to: &[Topic],
+        (degraded, to): (&[&'static str], &[Topic]),
+        salt: &mut dyn FnMut() -> [u8; 16],
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let mut degraded = degraded.to_vec();
@@ -53,8 +53,9 @@ impl Pipeline {
             freshness,
             output,
         );
-        if self.settings.config.scoring.feature_log {
-            self.log_rows(request, cause, owned, output);
+        if self.settings.config.scoring.feature_log && !request.candidates.is_empty() {
+            let salt = owned.users.salt_of(request.user, salt)?;
+            self.log_rows(request, cause, salt, output);
         }
         Ok(())
     }
@@ -187,14 +188,9 @@ impl Pipeline {
         &mut self,
         request: &RowRequest<'_>,
         cause: Cause<'_>,
-        owned: &mut Owned,
+        salt: [u8; 16],
         output: &mut StepOutput,
     ) {
-        let salt = owned
-            .users
-            .resident(request.user)
-            .map(headwater_state::User::salt)
-            .unwrap_or_default();
         let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
         let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
         let at_once =

@@ -140,7 +140,16 @@ impl Pipeline {
             .then(|| self.settings.impressions.first().copied())
             .flatten();
         self.metrics.requests.with_label_values(&["ok"]).inc();
-        self.score(&request, cause, owned, items, now, &degraded, &to, output)?;
+        self.score(
+            &request,
+            cause,
+            owned,
+            items,
+            now,
+            (&degraded, &to),
+            salt,
+            output,
+        )?;
         let whose = (request.user, request.request_id);
         self.end_parts(whose, parts, cause, output);
         if let Some(kind) = shown {
@@ -282,8 +291,8 @@ impl Pipeline {
                 owned,
                 items,
                 now,
-                &[],
-                &[Topic::StandingScores],
+                (&[], &[Topic::StandingScores]),
+                salt,
                 output,
             )?;
             self.end_parts((&user, request.request_id), parts..had, cause, output);

@@ -5,6 +5,7 @@ use headwater_state::{MemoryStores, Stores};
 use serde_json::json;
 
 use super::*;
+use crate::pseudonym::pseudonym;
 use crate::worker::settings_of;
 
 const START: i64 = 1_700_000_000_000;
@@ -130,6 +131,37 @@ fn named_headers_are_carried_on() {
     assert!(headers.iter().any(|header| header == ("reply_to", None)));
     assert!(headers.get("cookie").is_none());
     assert!(headers.get("headwater-id").is_some());
+}
+
+/// Goal: rows of one user bear one pseudonym from the first request on, and none that can be made without the state. Method: a request of
+/// a user of whom nothing is known; a behavior; another request.
+#[test]
+fn the_first_row_of_a_user_has_the_pseudonym_of_all_others() {
+    let mut bench = Bench::new(&Config::default_config());
+    let logged = |output: &StepOutput| {
+        let rows = of(output, Topic::FeatureLog);
+        assert_eq!(rows.len(), 1);
+        String::from_utf8(rows[0].key.unwrap().to_vec()).unwrap()
+    };
+    let first = bench.take(Topic::ScoreRequests, &asking(2));
+    assert_eq!(
+        logged(&first),
+        pseudonym("u", bench.user().salt()),
+        "of the salt in the user's state"
+    );
+    assert_ne!(bench.user().salt(), [0; 16]);
+    // The salt outlives the process.
+    assert!(of(&first, Topic::Changelog).len() > 1, "user and position");
+    bench.take(Topic::Behaviors, &clicking("e1"));
+    let second = bench.take(Topic::ScoreRequests, &asking(2));
+    assert_eq!(logged(&first), logged(&second));
+
+    let nothing = Bench::new(&Config::default_config()).take(Topic::ScoreRequests, &asking(0));
+    assert_eq!(
+        of(&nothing, Topic::Changelog).len(),
+        1,
+        "without rows nobody is made known"
+    );
 }
 
 /// What compaction leaves of the standing scores: each key's newest value, and of which part and how many items.
