@@ -42,4 +42,5 @@ plant parts-not-ended consumers/src/step/requests.rs 'self.end_parts(whose, part
 plant salt-not-kept state/src/partition.rs 'let place = self.insert(user, User::new(salt()));
                 self.mark_dirty(place);
                 place' 'return Ok(salt());'
+plant dead-letter-counted-again consumers/src/step.rs 'event: event_of(record, decoded),' 'event: if record.offset < 0 { event_of(record, decoded) } else { decoded.event },'
 exit $((missed > 0))

@@ -68,13 +68,24 @@ impl Bench {
 
     /// The step of one record, at the next offset.
     fn take(&mut self, topic: Topic, record: &serde_json::Value) -> StepOutput {
+        self.take_with(topic, record, &[])
+    }
+
+    fn take_with(
+        &mut self,
+        topic: Topic,
+        record: &serde_json::Value,
+        headers: &[(&str, &str)],
+    ) -> StepOutput {
         let mut records = RecordBatch::default();
         records.push(
             TopicPartition::new(topic, 0),
             (self.next, self.now),
             Some(b"u"),
             Some(record.to_string().as_bytes()),
-            [],
+            headers
+                .iter()
+                .map(|(name, value)| (*name, Some(value.as_bytes()))),
         );
         self.next += 1;
         self.step(&records)
@@ -131,6 +142,51 @@ fn named_headers_are_carried_on() {
     assert!(headers.iter().any(|header| header == ("reply_to", None)));
     assert!(headers.get("cookie").is_none());
     assert!(headers.get("headwater-id").is_some());
+}
+
+/// Goal: STATE-1 for dead letters: however often one is sent again, it counts once. Method: letters of a behavior without an event id, and of
+/// a stranger's record of two alike events, each sent twice; then another letter of the same bytes.
+#[test]
+fn a_dead_letter_counts_once_however_often_it_is_sent() {
+    let mut behavior = clicking("");
+    behavior.as_object_mut().unwrap().remove("event_id");
+    let stranger = "[source.behaviors]\nmapped = true\nevents = \"/list\"\nuser_id = \"^/u\"\ntime = \"^/t\"\nitem_id = \"/i\"\n\
+                    constant = { kind = \"click\", scenario = \"s\" }\n";
+    let two = json!({"u": "u", "t": START, "list": [{"i": "a"}, {"i": "a"}]});
+    for (toml, record, events) in [("", behavior, 1), (stranger, two, 2)] {
+        let mut bench = Bench::new(&Config::from_toml(toml).unwrap());
+        let mut send = |letter: &str| {
+            bench.take_with(Topic::Behaviors, &record, &[("headwater-redrive", letter)]);
+            bench.user().recent().len()
+        };
+        assert_eq!(send("0-7"), events);
+        assert_eq!(send("0-7"), events, "the same letter");
+        assert_eq!(send("0-8"), 2 * events, "another letter");
+        let dropped = &bench.pipeline.metrics().dropped;
+        assert_eq!(
+            dropped.with_label_values(&["duplicate"]).get(),
+            events as u64
+        );
+    }
+}
+
+/// Goal: a record that is a dead letter for the second time still names the first. Method: one that was sent again and cannot be read.
+#[test]
+fn a_dead_letter_keeps_its_first_name() {
+    let mut bench = Bench::new(&Config::default_config());
+    let output = bench.take_with(
+        Topic::Behaviors,
+        &json!({}),
+        &[("headwater-redrive", "0-7"), ("headwater-id", "x")],
+    );
+    let letters = of(&output, Topic::DeadLetters);
+    assert_eq!(letters.len(), 1);
+    let headers = letters[0].headers;
+    assert_eq!(headers.get("headwater-redrive"), Some(&b"0-7"[..]));
+    assert_eq!(
+        headers.get("headwater-id"),
+        Some(&b"headwater.behaviors-0-0"[..])
+    );
 }
 
 /// Goal: rows of one user bear one pseudonym from the first request on, and none that can be made without the state. Method: a request of
