@@ -13,32 +13,36 @@ use serde_json::Value;
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The binary, of the profile that this test is of. Cargo does not build the binaries of other packages for a test.
+/// What cargo makes of the package `headwater`, of the profile that this test is of. Cargo does not build the binaries and examples of other
+/// packages for a test.
+fn built(arguments: &[&str], path: &str) -> PathBuf {
+    // target/<profile>/deps/process-<hash>
+    let deps = std::env::current_exe().unwrap();
+    let folder = deps.parent().unwrap().parent().unwrap();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--package", "headwater"]);
+    build.args(arguments);
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(
+        build.status().unwrap().success(),
+        "{arguments:?} does not build"
+    );
+    folder.join(path)
+}
+
+/// The program.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // target/<profile>/deps/<layer>-<hash>
-        let deps = std::env::current_exe().unwrap();
-        let folder = deps.parent().unwrap().parent().unwrap();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args([
-            "build",
-            "--quiet",
-            "--package",
-            "headwater",
-            "--bin",
-            "headwater",
-        ]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(
-            build.status().unwrap().success(),
-            "the binary does not build"
-        );
-        folder.join("headwater")
-    })
+    BINARY.get_or_init(|| built(&["--bin", "headwater"], "headwater"))
+}
+
+/// Runs an example to its end.
+pub fn example(name: &str, arguments: &[&str]) -> Ran {
+    let program = built(&["--example", name], &format!("examples/{name}"));
+    Ran::of(&Command::new(program).args(arguments).output().unwrap())
 }
 
 /// Asks until it is answered.
@@ -182,7 +186,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Self {
+    /// Of a finished process.
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             answer: String::from_utf8_lossy(&output.stdout).into_owned(),

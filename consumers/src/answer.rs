@@ -18,6 +18,9 @@ pub const HEADER_ID: &str = "headwater-id";
 pub const HEADER_MODEL: &str = "headwater-model";
 /// Header: hash of the feature schema.
 pub const HEADER_SCHEMA: &str = "headwater-schema";
+/// Header of a record that was sent again: the coordinates of its dead letter. A record that becomes a dead letter once more keeps it, so
+/// that it names the first.
+pub const HEADER_REDRIVE: &str = "headwater-redrive";
 
 /// The scored candidates of an answer, or of a part of it. Written as they are looked at: nothing is kept for a candidate.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +188,7 @@ pub(crate) fn push_dead_letter(
     let theirs = record
         .headers
         .iter()
-        .filter(|(name, _)| !name.starts_with("headwater-"));
+        .filter(|(name, _)| !name.starts_with("headwater-") || *name == HEADER_REDRIVE);
     to.push(
         TopicPartition::new(Topic::DeadLetters, partition),
         (0, 0),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use headwater_config::{Config, Topic};
 
-use crate::answer::{self, HEADER_ID};
+use crate::answer::{self, HEADER_ID, HEADER_REDRIVE};
 use crate::decode::mapped::{Event, Events};
 use crate::decode::{Decoder, Reject};
 use crate::error::{Error, Reaction, words};
@@ -433,7 +433,19 @@ fn push(
         (HEADER_ID, Some(id.as_bytes())),
         (HEADER_SOURCE, Some(place.as_bytes())),
     ];
-    to.push(at, (0, 0), Some(user.as_bytes()), Some(value), headers);
+    // Of a record that was sent again, each event keeps which dead letter it was, and which event of it.
+    let redriven = record.headers.get(HEADER_REDRIVE);
+    let redriven = redriven.map(|letter| [letter, format!(".{index}").as_bytes()].concat());
+    let redriven = redriven
+        .as_deref()
+        .map(|letter| (HEADER_REDRIVE, Some(letter)));
+    to.push(
+        at,
+        (0, 0),
+        Some(user.as_bytes()),
+        Some(value),
+        headers.into_iter().chain(redriven),
+    );
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
     Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, Place, ScenarioId,
-    Standing, Statistics, Timestamp,
+    Standing, Statistics, Timestamp, pinned_hash,
 };
 
 use crate::answer::{
-    self, Answer, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, ScoredItems, StatePosition,
+    self, Answer, HEADER_ID, HEADER_MODEL, HEADER_REDRIVE, HEADER_SCHEMA, ScoredItems,
+    StatePosition,
 };
 use crate::assemble::{Assembler, Row, RowRequest};
 use crate::decode::{Decoded, DecodedBehavior, DecodedRequest, Decoder, Reject};
@@ -339,7 +340,7 @@ impl Pipeline {
                 index: decoded.index,
             },
             time: decoded.time,
-            event: decoded.event,
+            event: event_of(record, decoded),
             kind: decoded.kind,
             scenario: decoded.scenario,
             item: decoded.item.as_deref(),
@@ -413,8 +414,8 @@ impl Pipeline {
                 owned,
                 items,
                 now,
-                &[],
-                &[Topic::Scores],
+                (&[], &[Topic::Scores]),
+                salt,
                 output,
             )?;
         }
@@ -459,6 +460,22 @@ impl Pipeline {
 /// Records of a batch by their indexes.
 fn records<'a>(batch: &'a RecordBatch, indexes: &'a [u32]) -> impl Iterator<Item = Record<'a>> {
     indexes.iter().map(|index| batch.get(*index as usize))
+}
+
+/// The identity of a behavior, as it is remembered: its event id. One without an id that was a dead letter is known by that letter, so that
+/// it counts once however often the letter is sent again. 0: none.
+fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
+    if decoded.event != 0 {
+        return decoded.event;
+    }
+    let Some(letter) = record.headers.get(HEADER_REDRIVE) else {
+        return 0;
+    };
+    // No event id, which is text, begins with this byte.
+    let mut name = vec![0xff];
+    name.extend_from_slice(&decoded.index.to_le_bytes());
+    name.extend_from_slice(letter);
+    pinned_hash(&name).max(1)
 }
 
 /// Why a partition's step cannot go on.

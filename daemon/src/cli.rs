@@ -18,6 +18,7 @@ mod dlq;
 mod explain;
 mod http;
 mod inspect;
+mod produce;
 mod run;
 mod table;
 mod topics;
@@ -69,6 +70,7 @@ enum Command {
     Dlq(dlq::Arguments),
     Explain(explain::Arguments),
     Inspect(inspect::Arguments),
+    Produce(produce::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
 }
@@ -96,6 +98,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dlq(arguments) => dlq::run(&arguments, global),
         Command::Explain(arguments) => explain::run(&arguments, global),
         Command::Inspect(arguments) => inspect::run(&arguments, global),
+        Command::Produce(arguments) => produce::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),
     };

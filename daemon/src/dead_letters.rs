@@ -3,8 +3,8 @@
 //! Before it, a step that met such a record wrote it to the dead-letters topic as it was, with the reason in headers; after it, the
 //! record is in its source topic again, in the partition that it came from, with the header [`HEADER_REDRIVE`]. That it was sent again is
 //! noted beside the dead letter, by a record without a value and with the header [`HEADER_REDRIVEN`], so that nobody does it twice unawares.
-//! If the process dies between both, the note is missing and the record may be sent a second time: behaviors with an event id count
-//! once all the same.
+//! If the process dies between both, the note is missing and the record may be sent a second time: the header says which dead letter it
+//! was, and a behavior counts once all the same.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::scan;
 
-/// Header of a record that was sent again: the coordinates of its dead letter.
-pub const HEADER_REDRIVE: &str = "headwater-redrive";
+pub use headwater_consumers::answer::HEADER_REDRIVE;
+
 /// Header of a note in the dead-letters topic: the coordinates of the dead letter that was sent again.
 pub const HEADER_REDRIVEN: &str = "headwater-redriven";
 
@@ -147,7 +147,7 @@ fn of_record(record: &Record<'_>) -> DeadLetter {
         headers: record
             .headers
             .iter()
-            .filter(|(name, _)| !name.starts_with("headwater-"))
+            .filter(|(name, _)| !name.starts_with("headwater-") || *name == HEADER_REDRIVE)
             .map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec()))
             .collect(),
     }
@@ -228,7 +228,10 @@ pub fn redrive(log: &dyn Log, letters: &[(&DeadLetter, TopicPartition)]) -> Resu
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()))
             .collect();
-        headers.push((HEADER_REDRIVE, place.as_bytes()));
+        // One that is a dead letter for the second time is still the first.
+        if headers.iter().all(|(name, _)| *name != HEADER_REDRIVE) {
+            headers.push((HEADER_REDRIVE, place.as_bytes()));
+        }
         producer.send(Outgoing {
             to: *to,
             key: letter.key.as_deref(),
@@ -346,5 +349,26 @@ mod tests {
             matches!(refusals[1], Refusal::Source { .. }),
             "{refusals:?}"
         );
+    }
+
+    /// Goal: a record that is a dead letter for the second time is sent again under the name of the first. Method: a letter that was sent
+    /// again before.
+    #[test]
+    fn a_second_letter_bears_the_name_of_the_first() {
+        let config = Config::default_config();
+        let log = log(&config);
+        letter(&log, "headwater.behaviors", &[(HEADER_REDRIVE, b"3-9")]);
+        let found = read(&config, &log, &mut |_| true).unwrap();
+        let to = target(&config, &found[0], false).unwrap();
+        redrive(&log, &[(&found[0], to)]).unwrap();
+        let mut names = Vec::new();
+        let behaviors = scan::whole(&log, Topic::Behaviors, "b").unwrap();
+        scan::read(&log, &behaviors, &mut |record| {
+            let all = record.headers.iter();
+            let redrives = all.filter(|(name, _)| *name == HEADER_REDRIVE);
+            names.extend(redrives.map(|(_, value)| value.map(<[u8]>::to_vec)));
+        })
+        .unwrap();
+        assert_eq!(names, [Some(b"3-9".to_vec())]);
     }
 }

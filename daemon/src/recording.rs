@@ -1,5 +1,4 @@
-//! Recordings: files of JSON lines that hold records, plain or gzipped, as [`crate::backtest`]
-//! reads them.
+//! Recordings: files of JSON lines that hold records, plain or gzipped, as [`crate::backtest`] and [`crate::produce`] read them.
 //!
 //! Before it stand files and standard input; after it the engine, or a log. A line that cannot be used is an error that names the file
 //! and the line; nothing is passed over but blank lines.

@@ -312,6 +312,24 @@ impl Partition {
         Ok(self.user(Place(place)))
     }
 
+    /// The salt of the user's pseudonym. Who is not known yet is known from here on: the rows of a user bear one pseudonym from the first on,
+    /// and nobody can find them once this state is erased.
+    pub fn salt_of(
+        &mut self,
+        user: &str,
+        salt: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<[u8; 16], Error> {
+        let place = match self.find(user)? {
+            Some(place) => place,
+            None => {
+                let place = self.insert_new(user, salt());
+                self.note(place);
+                place
+            }
+        };
+        Ok(self.user(Place(place)).salt())
+    }
+
     /// Puts a standing request of a user, or ends it (`None`).
     pub fn set_standing(
         &mut self,

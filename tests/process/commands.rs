@@ -66,15 +66,16 @@ fn inspect_of_an_empty_place_makes_nothing() {
     assert!(!place.state().exists());
 }
 
-/// Goal: a dead letter is found, shown, and sent again once. Method: a record of an unknown kind; then the kind is configured, and the
-/// letter counts.
+/// Goal: a dead letter is found, shown, and sent again once; and counts once, also when somebody insists. Method: a record of an unknown
+/// kind and without an event id is sent again twice; then the kind is configured, and the letter counts.
 #[test]
 fn a_dead_letter_is_redriven_once_it_can_be_read() {
     let place = Place::new("");
     let config = place.config();
-    let wave = String::from_utf8(click("u1", "i1", "e1"))
-        .unwrap()
-        .replace("click", "wave");
+    let mut wave: serde_json::Value = serde_json::from_slice(&click("u1", "i1", "e1")).unwrap();
+    wave["kind"] = "wave".into();
+    wave.as_object_mut().unwrap().remove("event_id");
+    let wave = wave.to_string();
     {
         let log = open(&config);
         send(&log, Topic::Behaviors, "u1", wave.as_bytes());
@@ -129,14 +130,21 @@ fn a_dead_letter_is_redriven_once_it_can_be_read() {
     let refused = place.run(&["dlq", "redrive", id]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.beside.contains("sent again already"), "{refused:?}");
+    let insisted = place.run(&["dlq", "redrive", id, "--again"]);
+    assert_eq!(insisted.code, Some(0), "{insisted:?}");
+    assert_eq!(records(&open(&config), Topic::Behaviors).len(), 4);
     let missing = place.run(&["dlq", "redrive", "0-999"]);
     assert_eq!(missing.code, Some(2), "{missing:?}");
 
     let daemon = place.start(&["--set", "kinds.names=impression,click,like,purchase,wave"]);
-    until("the letter to be counted", || {
-        (daemon.metric("headwater_state_behaviors_folded_total") >= 1).then_some(())
+    until("the letter to be counted, and its repeat not to be", || {
+        (daemon.metric("headwater_state_behaviors_folded_total") >= 1
+            && daemon.metric("headwater_state_behaviors_dropped_total") >= 1)
+            .then_some(())
     });
-    assert_eq!(daemon.json("/users/u1")["recent"][0]["kind"], "wave");
+    let recent = &daemon.json("/users/u1")["recent"];
+    assert_eq!(recent.as_array().unwrap().len(), 1, "{recent}");
+    assert_eq!(recent[0]["kind"], "wave");
     daemon.stop();
 }
 

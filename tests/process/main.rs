@@ -5,7 +5,9 @@ use headwater_tests::program;
 
 mod commands;
 mod crash;
+mod examples;
 mod fleet;
 mod log;
+mod recordings;
 mod refusals;
 mod service;

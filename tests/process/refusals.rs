@@ -60,6 +60,7 @@ fn help_teaches_and_mistakes_end_with_2() {
         &["topics", "create"],
         &["inspect", "user"],
         &["explain"],
+        &["produce"],
         &["dlq", "redrive"],
     ] {
         let ran = place.run(&[command, &["--help"]].concat());

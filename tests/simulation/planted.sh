@@ -38,4 +38,10 @@ plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(
 plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.dirty || resident.writing' 'if used || resident.writing'
 plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
 plant restore-stable-alone consumers/src/restore.rs 'let written = log.written(at)?;' 'let written = log.extent(at)?;'
+plant parts-share-a-key consumers/src/step/publish.rs 'let written = match part {' 'let written = match part * 0 {'
+plant parts-not-ended consumers/src/step/requests.rs 'self.end_parts(whose, parts, cause, output);' 'let _ = (whose, parts);'
+plant salt-not-kept state/src/partition.rs 'let place = self.insert_new(user, salt());
+                self.note(place);
+                place' 'return Ok(salt());'
+plant dead-letter-counted-again consumers/src/step.rs 'event: event_of(record, decoded),' 'event: if record.offset < 0 { event_of(record, decoded) } else { decoded.event },'
 exit $((missed > 0))

@@ -137,8 +137,8 @@ impl World {
             unrest,
             actions: random.within(20, 160) as u64,
         };
-        for (key, value) in items {
-            world.send(Topic::Items, 0, (key, Some(value)));
+        for item in &items {
+            world.send(Topic::Items, 0, item);
         }
         world.ground.fate.tell(|| {
             format!(
@@ -149,20 +149,27 @@ impl World {
         world
     }
 
-    fn send(&self, topic: Topic, partition: i32, (key, value): Input) {
+    fn send(&self, topic: Topic, partition: i32, input: &Input) {
         let mut producer = self.ground.log.producer().expect("invariant: not armed");
         let to = TopicPartition::new(topic, partition);
+        let mut headers: Vec<(&str, &[u8])> = vec![("theirs", b"kept")];
+        headers.extend(
+            input
+                .redriven
+                .iter()
+                .map(|letter| ("headwater-redrive", letter.as_bytes())),
+        );
         producer
             .send(Outgoing {
                 to,
-                key: Some(key.as_bytes()),
-                value: value.as_deref(),
-                headers: &[("theirs", b"kept")],
+                key: Some(input.key.as_bytes()),
+                value: input.value.as_deref(),
+                headers: &headers,
             })
             .and_then(|()| producer.flush())
             .expect("invariant: not armed");
         self.ground.fate.tell(|| {
-            let text = value.as_deref().map(String::from_utf8_lossy);
+            let text = input.value.as_deref().map(String::from_utf8_lossy);
             let text: String = text.unwrap_or("null".into()).chars().take(160).collect();
             format!("{topic:?}-{partition} <- {text}")
         });
@@ -179,9 +186,9 @@ impl World {
         let partition = if plan.misplaced > 0 && self.random.once_in(plan.misplaced) {
             self.random.below(plan.partitions as u64) as i32
         } else {
-            partition_of(input.0.as_bytes(), plan.partitions)
+            partition_of(input.key.as_bytes(), plan.partitions)
         };
-        self.send(topic, partition, input);
+        self.send(topic, partition, &input);
     }
 
     /// Life: records come, daemons work, and things go wrong.

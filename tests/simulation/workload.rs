@@ -60,10 +60,6 @@ impl Plan {
             "step.request_max_age = \"{}\"",
             random.pick(&["1m", "1h", "3650d"])
         ));
-        put(format!(
-            "step.answer_max = \"{}\"",
-            random.pick(&["1KiB", "512KiB"])
-        ));
         let on_behavior = random.pick(&["item", "off"]);
         put(format!("scoring.on_behavior = \"{on_behavior}\""));
         put(format!(
@@ -83,6 +79,8 @@ impl Plan {
         let mut config = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         // Below what a daemon would be allowed: users leave memory all the time.
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
+        // The same: with so little, answers of a few items are split.
+        config.step.answer_max = Bytes::new(*random.pick(&[300, 512 << 10]));
         Self {
             config,
             partitions: random.within(2, 4) as i32,
@@ -110,7 +108,7 @@ pub(crate) struct Workload {
     anonymous: bool,
     count: u64,
     /// The newest records, to be sent again.
-    sent: Vec<(String, Vec<u8>)>,
+    sent: Vec<Input>,
     times: Vec<i64>,
 }
 
@@ -125,8 +123,25 @@ const KINDS: [&str; 7] = [
 ];
 const SCENARIOS: [&str; 5] = ["feed", "feed", "search", "other", "unheard-of"];
 
-/// A record to be sent: its key, and its value, which may be null.
-pub(crate) type Input = (String, Option<Vec<u8>>);
+/// A record to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    pub key: String,
+    /// May be null.
+    pub value: Option<Vec<u8>>,
+    /// Which dead letter it was, if it was one.
+    pub redriven: Option<String>,
+}
+
+impl Input {
+    fn new(key: String, value: Option<Vec<u8>>) -> Self {
+        Self {
+            key,
+            value,
+            redriven: None,
+        }
+    }
+}
 
 impl Workload {
     pub(crate) fn new(random: Random, plan: &Plan) -> Self {
@@ -144,7 +159,7 @@ impl Workload {
     }
 
     /// The items that the platform describes: not all that users touch.
-    pub(crate) fn items(&mut self, now: i64) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn items(&mut self, now: i64) -> Vec<Input> {
         let mut items = Vec::new();
         for number in 0..self.items {
             if self.random.once_in(4) {
@@ -156,7 +171,8 @@ impl Workload {
             }
             let item = json!({"item_id": format!("i{number}"), "time": now, "categories": categories,
                 "fields": {"author": format!("a{}", number % 2), "title": "some words"}});
-            items.push((format!("i{number}"), item.to_string().into_bytes()));
+            let value = item.to_string().into_bytes();
+            items.push(Input::new(format!("i{number}"), Some(value)));
         }
         items
     }
@@ -198,8 +214,7 @@ impl Workload {
             // The same again, to the byte.
             let known = self.sent.len();
             let place = known - 1 - self.random.below(known.min(12) as u64) as usize;
-            let (key, value) = self.sent[place].clone();
-            return (key, Some(value));
+            return self.sent[place].clone();
         }
         self.count += 1;
         let user = self.user();
@@ -209,10 +224,13 @@ impl Workload {
         if !self.random.once_in(12) {
             fields.insert("item_id".to_owned(), json!(self.item()));
         }
+        let mut redriven = None;
         match self.random.below(8) {
             // What requests show lets others leave recent sooner or later: nobody can say from outside when ids are forgotten.
             _ if self.anonymous => {}
-            0 => {}
+            0 if self.random.once_in(2) => {}
+            // A dead letter that was mended: sent again, it is still the same.
+            0 => redriven = Some(format!("0-{}", self.count)),
             // An id that was used before, for something else.
             1 => {
                 let before = self.random.below(self.count.min(9)) + self.count.saturating_sub(9);
@@ -239,8 +257,13 @@ impl Workload {
             fields.insert("attributes".to_owned(), json!({"author": author, "x": [1]}));
         }
         let value = record.to_string().into_bytes();
-        self.sent.push((user.clone(), value.clone()));
-        (user, Some(value))
+        let input = Input {
+            key: user,
+            value: Some(value),
+            redriven,
+        };
+        self.sent.push(input.clone());
+        input
     }
 
     /// A record that cannot be read: each for one reason.
@@ -289,7 +312,7 @@ impl Workload {
                     .into_bytes(),
             ),
         };
-        (user, value)
+        Input::new(user, value)
     }
 
     /// One record of the score-requests topic.
@@ -309,7 +332,7 @@ impl Workload {
                     .to_string()
                     .into_bytes()),
             };
-            return (user, value);
+            return Input::new(user, value);
         }
         self.count += 1;
         let number = if self.random.once_in(4) {
@@ -341,6 +364,6 @@ impl Workload {
             };
             record["standing"] = json!({"ttl": ttl});
         }
-        (user, Some(record.to_string().into_bytes()))
+        Input::new(user, Some(record.to_string().into_bytes()))
     }
 }

@@ -78,12 +78,16 @@ fn stage(log: &Arc<LocalLog>, toml: &str) -> Repartition {
 }
 
 fn produce(log: &LocalLog, partition: i32, value: &[u8]) {
+    produce_with(log, partition, value, &[]);
+}
+
+fn produce_with(log: &LocalLog, partition: i32, value: &[u8], headers: &[(&str, &[u8])]) {
     let mut producer = log.producer().unwrap();
     let record = Outgoing {
         to: TopicPartition::new(Topic::Behaviors, partition),
         key: Some(b"device"),
         value: Some(value),
-        headers: &[],
+        headers,
     };
     producer.send(record).unwrap();
     producer.flush().unwrap();
@@ -233,6 +237,45 @@ fn our_own_form_is_passed_on_as_it_is() {
         value.into_bytes(),
     );
     assert_eq!(found, [expected]);
+}
+
+/// Goal: events of a dead letter that was sent again can be told apart, and known again. Method: one letter, sent twice.
+#[test]
+fn events_of_a_dead_letter_keep_its_name() {
+    let (log, _, _) = bench();
+    for _ in 0..2 {
+        produce_with(
+            &log,
+            0,
+            record(0).as_bytes(),
+            &[(HEADER_REDRIVE, b"0-7"), ("theirs", b"x")],
+        );
+    }
+    let mut stage = stage(&log, MAPPING);
+    run_to_the_end(&mut stage, &log, 6);
+    let mut reader = log.reader().unwrap();
+    for number in 0..4 {
+        let of = TopicPartition::new(Topic::Repartition, number);
+        reader.assign(of, Start::Beginning).unwrap();
+    }
+    let limit = PollLimit {
+        records: 100,
+        bytes: usize::MAX,
+        wait: Duration::ZERO,
+    };
+    let mut batch = RecordBatch::default();
+    reader.poll(limit, &mut batch).unwrap();
+    let names = batch.iter().map(|record| {
+        assert_eq!(record.headers.iter().count(), 3);
+        let name = record.headers.get(HEADER_REDRIVE).unwrap();
+        String::from_utf8(name.to_vec()).unwrap()
+    });
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["0-7.0", "0-7.0", "0-7.1", "0-7.1", "0-7.2", "0-7.2"]
+    );
 }
 
 /// Goal: a rival ends the stage, and what it had open is not seen. Method: fenced at its commit.

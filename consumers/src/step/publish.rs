@@ -20,8 +20,8 @@ impl Pipeline {
         owned: &mut Owned,
         items: &ItemTable,
         now: Timestamp,
-        degraded: &[&'static str],
-        to: &[Topic],
+        (degraded, to): (&[&'static str], &[Topic]),
+        salt: &mut dyn FnMut() -> [u8; 16],
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let mut degraded = degraded.to_vec();
@@ -57,8 +57,12 @@ impl Pipeline {
             freshness,
             output,
         );
-        if self.settings.config.scoring.feature_log {
-            self.log_rows(request, place, cause, owned, output);
+        if self.settings.config.scoring.feature_log && !request.candidates.is_empty() {
+            let salt = match place {
+                Some(place) => owned.users.user(place).salt(),
+                None => owned.users.salt_of(request.user, salt)?,
+            };
+            self.log_rows(request, cause, salt, output);
         }
         Ok(())
     }
@@ -73,7 +77,6 @@ impl Pipeline {
         freshness_ms: Option<i64>,
         output: &mut StepOutput,
     ) {
-        let tasks = self.assembler.task_names();
         let model = self.assembler.model_name();
         let schema = self.assembler.schema_hash();
         let mut items = ScoredItems {
@@ -101,15 +104,8 @@ impl Pipeline {
             freshness_ms,
             degraded,
         };
-        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
-        let per_item = 64 + tasks.iter().map(|name| name.len() + 16).sum::<usize>();
         let candidates = request.candidates;
-        let bytes: usize = candidates.iter().map(|item| item.len() + per_item).sum();
-        let parts = bytes
-            .div_ceil(self.settings.config.step.answer_max.as_usize())
-            .max(1);
-        let size = candidates.len().div_ceil(parts).max(1);
-        let parts = candidates.len().div_ceil(size).max(1);
+        let (size, parts) = self.split(candidates);
         for &topic in to {
             let at = TopicPartition::new(topic, cause.partition);
             let at_once = topic == Topic::Scores
@@ -126,11 +122,7 @@ impl Pipeline {
                 items.first = from;
                 answer.items = items;
                 answer.part = (parts > 1).then_some([part + 1, parts]);
-                let id = if parts > 1 {
-                    Cow::Owned(format!("{}-{part}", cause.id))
-                } else {
-                    Cow::Borrowed(cause.id)
-                };
+                let id = id_of(cause, (part, parts));
                 let headers = [
                     (HEADER_ID, Some(id.as_bytes())),
                     (HEADER_MODEL, Some(model.as_bytes())),
@@ -143,7 +135,7 @@ impl Pipeline {
                     .filter(|(name, _)| pass.iter().any(|wanted| wanted == name));
                 let headers = headers.into_iter().chain(passed);
                 let key = if topic == Topic::StandingScores {
-                    standing_key(request.user, request.request_id, &mut self.key);
+                    standing_key(request.user, request.request_id, part, &mut self.key);
                     &self.key
                 } else {
                     request.user.as_bytes()
@@ -155,17 +147,47 @@ impl Pipeline {
         }
     }
 
+    /// How many candidates one record of an answer holds, and how many records that makes: at least one. It follows from the candidates
+    /// and the configuration alone.
+    pub(super) fn split(&self, candidates: &[&str]) -> (usize, usize) {
+        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
+        let names = self.assembler.task_names().iter();
+        let per_item = 64 + names.map(|name| name.len() + 16).sum::<usize>();
+        let bytes: usize = candidates.iter().map(|item| item.len() + per_item).sum();
+        let parts = bytes
+            .div_ceil(self.settings.config.step.answer_max.as_usize())
+            .max(1);
+        let size = candidates.len().div_ceil(parts).max(1);
+        (size, candidates.len().div_ceil(size).max(1))
+    }
+
+    /// Ends parts of a standing request's scores: compaction keeps the newest record of each key, and these keys have none to come.
+    pub(super) fn end_parts(
+        &mut self,
+        (user, request): (&str, &str),
+        parts: std::ops::Range<usize>,
+        cause: Cause<'_>,
+        output: &mut StepOutput,
+    ) {
+        let at = TopicPartition::new(Topic::StandingScores, cause.partition);
+        let all = parts.end;
+        for part in parts {
+            standing_key(user, request, part, &mut self.key);
+            let id = id_of(cause, (part, all));
+            let headers = [(HEADER_ID, Some(id.as_bytes()))];
+            output
+                .transactional
+                .push(at, (0, 0), Some(&self.key), None, headers);
+        }
+    }
+
     pub(super) fn log_rows(
         &mut self,
         request: &RowRequest<'_>,
-        place: Option<Place>,
         cause: Cause<'_>,
-        owned: &Owned,
+        salt: [u8; 16],
         output: &mut StepOutput,
     ) {
-        let salt = place
-            .map(|place| owned.users.user(place).salt())
-            .unwrap_or_default();
         let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
         let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
         let at_once =
@@ -304,8 +326,22 @@ impl Pipeline {
     }
 }
 
-/// The key of a standing request's scores: a JSON array, so that no two pairs share one.
-pub(super) fn standing_key(user: &str, request: &str, to: &mut Vec<u8>) {
+/// The key of one part of a standing request's scores, from 0 on: a JSON array, so that no two share one, whatever user and request are
+/// called. The first part has no number, since most scores are one record.
+pub(super) fn standing_key(user: &str, request: &str, part: usize, to: &mut Vec<u8>) {
     to.clear();
-    serde_json::to_writer(to, &(user, request)).expect("invariant: two texts are JSON");
+    let written = match part {
+        0 => serde_json::to_writer(to, &(user, request)),
+        part => serde_json::to_writer(to, &(user, request, part + 1)),
+    };
+    written.expect("invariant: two texts and a number are JSON");
+}
+
+/// The `headwater-id` of one of several records of a cause.
+fn id_of(cause: Cause<'_>, (part, parts): (usize, usize)) -> Cow<'_, str> {
+    if parts > 1 {
+        Cow::Owned(format!("{}-{part}", cause.id))
+    } else {
+        Cow::Borrowed(cause.id)
+    }
 }

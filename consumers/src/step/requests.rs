@@ -2,9 +2,8 @@
 
 use super::publish::standing_key;
 use super::{
-    Behavior, Cause, Coordinates, DecodedRequest, Failure, Folded, HEADER_ID, Headers, ItemTable,
-    KindId, Owned, Pipeline, Place, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp,
-    Topic, TopicPartition,
+    Behavior, Cause, Coordinates, DecodedRequest, Failure, Folded, Headers, ItemTable, KindId,
+    Owned, Pipeline, Place, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp, Topic,
 };
 
 impl Pipeline {
@@ -105,23 +104,26 @@ impl Pipeline {
             .standing_ttl_ms
             .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
+        // Parts that the scores of this request had so far, and have from now on.
+        let mut parts = 0..0;
         if let Some(ttl) = standing {
-            let full = config.scoring.standing_max == 0
-                || owned.users.whole_user(&decoded.user)?.is_some_and(|user| {
-                    user.standing().len() >= config.scoring.standing_max
-                        && !user
-                            .standing()
-                            .iter()
-                            .any(|standing| standing.request == *decoded.request_id)
-                });
-            if full {
+            let user = owned.users.whole_user(&decoded.user)?;
+            let stands = user.map_or(&[][..], headwater_state::User::standing);
+            let same = stands
+                .iter()
+                .find(|standing| standing.request == *decoded.request_id);
+            if same.is_none() && stands.len() >= config.scoring.standing_max
+                || config.scoring.standing_max == 0
+            {
                 degraded.push("too_many_standing");
             } else {
+                let had = same.map_or(0, |same| read_body(&same.body).0);
+                parts = self.split(&candidates).1..had;
                 let standing = Standing {
                     request: decoded.request_id.clone().into_owned(),
                     expires: now.plus(ttl),
                     due: None,
-                    body: record.value.unwrap_or_default().to_vec(),
+                    body: body_of(parts.start, record.value.unwrap_or_default()),
                 };
                 owned.users.set_standing(
                     &decoded.user,
@@ -145,10 +147,12 @@ impl Pipeline {
             owned,
             items,
             now,
-            &degraded,
-            &to,
+            (&degraded, &to),
+            salt,
             output,
         )?;
+        let whose = (request.user, request.request_id);
+        self.end_parts(whose, parts, cause, output);
         if let Some(kind) = shown {
             self.shown(&request, record.offset, kind, owned, items, salt)?;
         }
@@ -233,7 +237,7 @@ impl Pipeline {
                 .recent()
                 .newest()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
-            standing_key(&user, &request, &mut self.key);
+            standing_key(&user, &request, 0, &mut self.key);
             let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
                 "{}-{}-{}-{}-{}",
@@ -247,26 +251,39 @@ impl Pipeline {
                 of(Topic::ScoreRequests),
                 String::from_utf8_lossy(&self.key),
             );
+            let cause = Cause {
+                id: &cause,
+                partition: owned.number,
+                headers: Headers::default(),
+            };
+            let (had, body) = read_body(&standing.body);
             if standing.expires <= now {
                 owned.users.set_standing(&user, &request, None, salt)?;
-                let headers = [(HEADER_ID, Some(cause.as_bytes()))];
-                let at = TopicPartition::new(Topic::StandingScores, owned.number);
-                output
-                    .transactional
-                    .push(at, (0, 0), Some(&self.key), None, headers);
+                self.end_parts((&user, &request), 0..had, cause, output);
                 continue;
             }
-            owned.users.set_due(&user, &request, None)?;
-            let body = standing.body;
             let decoded = self
                 .decoder
-                .request(Some(&body))
+                .request(Some(body))
                 .map_err(|reject| Failure::Standing(request.clone(), reject))?;
             let candidates: Vec<&str> = decoded
                 .candidates
                 .iter()
                 .map(|candidate| &**candidate)
                 .collect();
+            let parts = self.split(&candidates).1;
+            owned.users.set_due(&user, &request, None)?;
+            if parts != had {
+                // It was split by another configuration.
+                let again = Standing {
+                    due: None,
+                    body: body_of(parts, body),
+                    ..standing.clone()
+                };
+                owned
+                    .users
+                    .set_standing(&user, &request, Some(again), salt)?;
+            }
             let request = RowRequest {
                 request_id: &decoded.request_id,
                 user: &user,
@@ -275,22 +292,41 @@ impl Pipeline {
                 time: newest.plus(1).max(decoded.time),
                 candidates: &candidates,
             };
-            let cause = Cause {
-                id: &cause,
-                partition: owned.number,
-                headers: Headers::default(),
-            };
             self.score(
                 (&request, Some(place)),
                 cause,
                 owned,
                 items,
                 now,
-                &[],
-                &[Topic::StandingScores],
+                (&[], &[Topic::StandingScores]),
+                salt,
                 output,
             )?;
+            self.end_parts((&user, request.request_id), parts..had, cause, output);
         }
         Ok(())
+    }
+}
+
+/// What a body that says how many parts its scores have begins with. No JSON does.
+const PARTS: u8 = 1;
+
+/// A standing request as state keeps it: in how many parts its scores lie in the topic, and the record.
+fn body_of(parts: usize, record: &[u8]) -> Vec<u8> {
+    let parts = u32::try_from(parts).expect("invariant: a record holds fewer candidates");
+    let mut body = vec![PARTS];
+    body.extend_from_slice(&parts.to_le_bytes());
+    body.extend_from_slice(record);
+    body
+}
+
+/// The parts and the record of [`body_of`]. A body that is the record alone is of a build that gave all parts one key.
+fn read_body(body: &[u8]) -> (usize, &[u8]) {
+    let parts = body
+        .strip_prefix(&[PARTS])
+        .and_then(<[u8]>::split_first_chunk);
+    match parts {
+        Some((parts, record)) => (u32::from_le_bytes(*parts) as usize, record),
+        None => (1, body),
     }
 }

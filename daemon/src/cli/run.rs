@@ -129,14 +129,16 @@ fn signals(stop: &dyn Fn(), ready: &Sender<()>) -> std::io::Result<i32> {
 }
 
 /// Sets a flag at the first SIGTERM or SIGINT; the second one ends the process.
+#[expect(clippy::exit, reason = "a second signal means at once")]
 pub(super) fn on_signal(
     flag: std::sync::Arc<std::sync::atomic::AtomicBool>,
 ) -> std::io::Result<()> {
     let (ready, _) = std::sync::mpsc::channel();
     let wait = move || {
         let set = || flag.store(true, std::sync::atomic::Ordering::Relaxed);
-        if signals(&set, &ready).is_err() {
-            set();
+        match signals(&set, &ready) {
+            Ok(signal) => std::process::exit(128 + signal),
+            Err(_) => set(),
         }
     };
     std::thread::Builder::new()

@@ -298,7 +298,13 @@ fn behavior(config: &Config, seen: &Seen) -> Result<(Counted, Option<String>), &
         attributes,
         raw: seen.value.clone().unwrap_or_default(),
     };
-    Ok((counted, event.map(str::to_owned)))
+    // Without an id, one that was a dead letter is known by that letter. No id of an event has a NUL in it here.
+    let letter = seen
+        .headers
+        .iter()
+        .find(|(name, _)| name == "headwater-redrive");
+    let letter = letter.map(|(_, letter)| format!("\0{}", String::from_utf8_lossy(letter)));
+    Ok((counted, event.map(str::to_owned).or(letter)))
 }
 
 fn request(config: &Config, seen: &Seen) -> Result<Request, &'static str> {

@@ -66,10 +66,14 @@ pub(crate) fn answers(log: &dyn Log, plan: &Plan, world: &World) -> Result<Vec<A
         if let Some((_, other)) = of.first_key_value()
             && other["part"][1] != json["part"][1]
         {
-            return Err(format!(
-                "PIPE-1: {base} in {} and in {} parts",
-                other["part"][1], json["part"][1]
-            ));
+            if exactly {
+                return Err(format!(
+                    "PIPE-1: {base} in {} and in {} parts",
+                    other["part"][1], json["part"][1]
+                ));
+            }
+            // What becomes of a request may differ the second time: it has expired by then, say. The last word counts.
+            of.clear();
         }
         if of.insert(part, json).is_some() && exactly {
             return Err(format!("PIPE-1: {id} was seen twice"));
@@ -274,28 +278,49 @@ fn standing(
             live.insert((request.partition, key.into_bytes()), (request, answer));
         }
     }
-    for (key, (request, answer)) in &live {
-        let last = newest.remove(key);
-        let last = last.ok_or_else(|| format!("{request:?} has no standing scores"))?;
+    for ((partition, key), (request, answer)) in &live {
+        // The first part has the request's key, the others have their number in it.
+        let first = newest.remove(&(*partition, key.clone()));
+        let first = first.ok_or_else(|| format!("{request:?} has no standing scores"))?;
+        let others = (2..=request.candidates.len().max(9)).filter_map(|part| {
+            let key = format!("[\"{}\",\"{}\",{part}]", request.user, request.id);
+            newest.remove(&(*partition, key.into_bytes()))
+        });
+        let parts: Vec<Seen> = std::iter::once(first).chain(others).collect();
+        let there: Vec<&Seen> = parts.iter().filter(|part| part.value.is_some()).collect();
         let over = request.standing.is_some_and(|ttl| ttl < i64::MAX);
-        if over != last.value.is_none() {
+        if over != there.is_empty() {
             return Err(format!(
-                "{request:?} is over: {over}, its newest scores are {last:?}"
+                "{request:?} is over: {over}, its newest scores are {parts:?}"
             ));
         }
-        if over || plan.config.scoring.requests_are_impressions {
+        if over {
             continue;
         }
-        let json = json_of(&last)?;
+        let there: Vec<Value> = there.into_iter().map(json_of).collect::<Result<_, _>>()?;
+        let numbered = there.iter().enumerate().all(|(place, part)| {
+            let whole = there.len() == 1 && part["part"].is_null();
+            whole || part["part"] == serde_json::json!([place + 1, there.len()])
+        });
+        let items = there.iter().filter_map(|part| part["items"].as_array());
+        let named = items.flatten().map(|item| item["item_id"].as_str());
+        if !numbered || !named.eq(request.candidates.iter().map(|item| Some(item.as_str()))) {
+            return Err(format!(
+                "the standing scores of {request:?} are not whole: {there:?}"
+            ));
+        }
+        if plan.config.scoring.requests_are_impressions {
+            continue;
+        }
         let of = world.of(request.partition, &request.user);
         let newer = of.iter().any(|counted| counted.offset >= answer.offset);
         let time = match of.last() {
             Some(newest) if newer => request.time.max(newest.time + 1),
             _ => request.time,
         };
-        if json["time"] != time {
+        if there.iter().any(|part| part["time"] != time) {
             return Err(format!(
-                "standing scores are not current: {request:?} was answered at {answer:?}, must be scored as of {time}, is {json}; {of:#?}"
+                "standing scores are not current: {request:?} was answered at {answer:?}, must be scored as of {time}, are {there:?}; {of:#?}"
             ));
         }
     }
