@@ -263,7 +263,11 @@ impl Partition {
     /// Looks a user up, in memory and in the store; `None` if nothing is known of them. Several look-ups in a row cost little more than
     /// one: the processor waits for all of them at once.
     pub fn place(&mut self, user: &str) -> Result<Option<Place>, Error> {
-        Ok(self.find(user)?.map(Place))
+        let place = self.find(user)?.map(Place);
+        if let Some(place) = place {
+            self.user(place).recent.warm();
+        }
+        Ok(place)
     }
 
     /// The user in a place. Pages of history may not be in memory: [`Partition::whole`].

@@ -164,6 +164,12 @@ impl Recent {
         self.iter().next()
     }
 
+    /// Begins to bring the bytes into the processor's caches, for who is going to read them soon.
+    pub(crate) fn warm(&self) {
+        let newest = self.packed.get(self.newest_at as usize);
+        std::hint::black_box((self.packed.first().copied(), newest.copied()));
+    }
+
     /// The newest.
     pub fn newest(&self) -> Option<RecentBehavior<'_>> {
         let packed = self.newest_packed()?;
