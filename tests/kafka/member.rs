@@ -104,3 +104,34 @@ fn a_zombie_is_fenced() {
         [b"of the newer"]
     );
 }
+
+/// Goal: what a member gave back just before it was killed does not stay nobody's, although it comes back under its static name and the
+/// brokers rebalance nothing then. Method: a member is asked for a partition and is never heard of again; its successor and the other.
+#[test]
+fn partitions_of_nobody_are_given_out_again() {
+    let log = log("orphans", &[Topic::Behaviors, Topic::Changelog], 2);
+    let mut older = log.member("one", 0).unwrap();
+    assert_eq!(assigned(&mut *older, 2), [0, 1]);
+    let mut other = log.member("two", 0).unwrap();
+    let mut batch = RecordBatch::default();
+    let revoked = until("a partition to be asked back", || {
+        assert!(other.poll(LIMIT, &mut batch).unwrap().is_empty());
+        let revoked = older.poll(LIMIT, &mut batch).unwrap().revoked;
+        (!revoked.is_empty()).then_some(revoked)
+    });
+    assert_eq!(revoked.len(), 1);
+    // As if killed: it neither gives back nor leaves. Its heartbeats end when its successor comes.
+    Box::leak(older);
+    let mut newer = log.member("one", 0).unwrap();
+    let mut held = [Vec::new(), Vec::new()];
+    until("both to have one each", || {
+        for (member, held) in [&mut newer, &mut other].into_iter().zip(&mut held) {
+            let rebalance = member.poll(LIMIT, &mut batch).unwrap();
+            held.retain(|partition| !rebalance.lost.contains(partition));
+            held.retain(|partition| !rebalance.revoked.contains(partition));
+            held.extend(rebalance.assigned);
+            member.release(&rebalance.revoked).unwrap();
+        }
+        (held[0].len() == 1 && held[1].len() == 1).then_some(())
+    });
+}

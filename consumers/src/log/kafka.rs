@@ -28,6 +28,7 @@ mod client;
 mod error;
 mod group;
 mod member;
+mod orphans;
 mod producer;
 mod reader;
 mod sink;
@@ -195,8 +196,9 @@ impl Log for KafkaLog {
     fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
         let identities: BTreeSet<String> = admin::members_of(&self.shared, instance)?;
         for identity in identities {
-            let group = group::Group::join(&self.shared, &identity, None, Membership::default())?;
-            group.leave_group(self.shared.settings.operation_timeout)?;
+            let mut group =
+                group::Group::join(&self.shared, &identity, None, Membership::default())?;
+            group.leave(self.shared.settings.operation_timeout)?;
         }
         Ok(())
     }

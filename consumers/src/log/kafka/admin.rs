@@ -60,7 +60,7 @@ pub(super) fn describe(shared: &Shared, topic: Topic) -> Result<Option<TopicFact
 }
 
 /// How many partitions the topic has, or `None` if it does not exist.
-fn partitions(shared: &Shared, topic: Topic) -> Result<Option<i32>, LogError> {
+pub(super) fn partitions(shared: &Shared, topic: Topic) -> Result<Option<i32>, LogError> {
     const DOING: &str = "asking for a topic's partitions";
     let name = shared.names.of(topic);
     let metadata = shared

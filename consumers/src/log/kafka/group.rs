@@ -189,7 +189,7 @@ impl Group {
     }
 
     /// Leaves the group for good: its partitions move at once.
-    pub(super) fn leave_group(mut self, within: Duration) -> Result<(), LogError> {
+    pub(super) fn leave(&mut self, within: Duration) -> Result<(), LogError> {
         const DOING: &str = "leaving the group";
         let deadline = Instant::now() + within;
         let wait = Duration::from_millis(20);

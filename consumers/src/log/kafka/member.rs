@@ -8,6 +8,7 @@ use headwater_config::Topic;
 use super::Shared;
 use super::error::{self, OrderError};
 use super::group::Group;
+use super::orphans::Watch;
 use super::sink::{Failed, Sink};
 use super::source::Source;
 use super::wake::Wake;
@@ -21,6 +22,7 @@ pub(super) struct KafkaMember {
     shared: Arc<Shared>,
     identity: String,
     group: Group,
+    watch: Watch,
     source: Source,
     wake: Arc<Wake>,
     /// The transactional producer; `None` when it cannot be trusted any more: `recover` makes another.
@@ -42,6 +44,7 @@ impl KafkaMember {
             shared,
             identity,
             group,
+            watch: Watch::default(),
             source,
             wake,
             sink: Some(sink),
@@ -146,6 +149,22 @@ impl KafkaMember {
         })
     }
 
+    /// Leaves the group and joins it again, so that partitions that are nobody's are given to somebody.
+    fn join_anew(&mut self, orphans: &[i32]) -> Result<Rebalance, LogError> {
+        let lost = self.group.owned();
+        tracing::warn!(target: "kafka", client = self.identity, ?orphans, ?lost, "partitions are nobody's; joining the group anew");
+        self.source.unassign(|at| lost.contains(&at.partition))?;
+        let next = Membership(self.group.membership().0 + 1);
+        if let Err(error) = self.group.leave(self.shared.settings.operation_timeout) {
+            tracing::debug!(target: "kafka", client = self.identity, %error, "leaving the group failed");
+        }
+        self.group = Group::join(&self.shared, &self.identity, Some(&self.wake), next)?;
+        Ok(Rebalance {
+            lost,
+            ..Rebalance::default()
+        })
+    }
+
     /// A transaction that was open for too long is aborted by the brokers, who then answer as if we were fenced.
     fn unless(timed_out: bool, error: LogError) -> LogError {
         match error {
@@ -189,6 +208,11 @@ impl Member for KafkaMember {
             let rebalance = match self.group.serve() {
                 Err(LogError::Fenced { .. }) => self.rejoin()?,
                 served => served?,
+            };
+            self.watch.follow(self.group.membership());
+            let rebalance = match self.watch.look(&self.shared, &self.identity) {
+                Some(orphans) if rebalance.is_empty() => self.join_anew(&orphans)?,
+                _ => rebalance,
             };
             if !rebalance.is_empty() {
                 self.source
@@ -321,7 +345,7 @@ impl Member for KafkaMember {
         let aborted = self.abort();
         let Self {
             shared,
-            group,
+            mut group,
             source,
             sink,
             immediate,
@@ -329,7 +353,7 @@ impl Member for KafkaMember {
         } = *self;
         drop((source, sink, immediate));
         if forever {
-            group.leave_group(shared.settings.operation_timeout)?;
+            group.leave(shared.settings.operation_timeout)?;
         } else {
             drop(group);
         }
