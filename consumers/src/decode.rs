@@ -426,8 +426,14 @@ impl Decoder {
         })
     }
 
-    /// Decodes an item record; the key must be its id, since the key is what compaction goes by.
-    pub fn item<'a>(&self, key: Option<&[u8]>, value: &'a [u8]) -> Result<DecodedItem<'a>, Reject> {
+    /// Decodes an item record; the key must be its id, since the key is what compaction goes by. `taken` is when the log took it (Unix
+    /// milliseconds; negative: not known).
+    pub fn item<'a>(
+        &self,
+        key: Option<&[u8]>,
+        value: &'a [u8],
+        taken: i64,
+    ) -> Result<DecodedItem<'a>, Reject> {
         let record: ItemRecord<'a> = self.json(Some(value))?;
         id("item_id", &record.item_id)?;
         if key.is_some_and(|key| key != record.item_id.as_bytes()) {
@@ -451,7 +457,7 @@ impl Decoder {
         }
         Ok(DecodedItem {
             item_id: record.item_id,
-            time: plausible(record.time)?,
+            time: self.time(record.time, taken)?,
             item_type: record.item_type,
             fields: record
                 .fields

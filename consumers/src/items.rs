@@ -1,24 +1,38 @@
 //! The follower of items: every instance reads all of `items` and `item-state` into its item table.
 //!
+//! Of two records of an item the one with the newer `time` holds, in whatever order they come ([`order`]).
+//!
 //! A record of `items` that cannot be read is counted and logged with its key and offset; what was known of the item before stays.
 //! It is no dead letter: every instance reads it, again at each start, and it is still there, in the compacted topic.
 
 use std::collections::BTreeMap;
 
 use headwater_config::{Config, Topic};
-use headwater_state::{Item, ItemTable};
+use headwater_state::{ItemTable, Timestamp};
 
-use crate::decode::{DecodedItem, Decoder};
+use crate::decode::Reject;
 use crate::error::Error;
-use crate::log::{Log, PollLimit, Reader, RecordBatch, Start, TopicPartition};
+use crate::log::{Log, PollLimit, Producer, Reader, Record, RecordBatch, Start, TopicPartition};
 use crate::metrics::Metrics;
 use crate::step::SharedItems;
+
+mod maker;
+mod order;
+#[cfg(test)]
+mod tests;
+
+pub use maker::ItemMaker;
+pub use order::HEADER_PUT_BACK;
+use order::Order;
 
 /// Reads items and their statistics into the shared table.
 pub struct ItemFollower {
     reader: Box<dyn Reader>,
     items: SharedItems,
     maker: ItemMaker,
+    order: Order,
+    /// For what is put back: made when the first is.
+    producer: Option<Box<dyn Producer>>,
     metrics: Metrics,
     batch: RecordBatch,
     /// Where each partition ended when following began, until it is reached.
@@ -63,6 +77,8 @@ impl ItemFollower {
             reader,
             items,
             maker: ItemMaker::new(config),
+            order: Order::default(),
+            producer: None,
             metrics,
             batch: RecordBatch::default(),
             behind,
@@ -74,12 +90,26 @@ impl ItemFollower {
         self.behind.is_empty()
     }
 
-    /// Takes in what is there; gives the number of records.
-    pub fn advance(&mut self, limit: PollLimit) -> Result<usize, Error> {
+    /// Takes in what is there; gives the number of records. `now` is for records that say of themselves that they are of the future.
+    pub fn advance(&mut self, limit: PollLimit, now: Timestamp) -> Result<usize, Error> {
         self.reader.poll(limit, &mut self.batch)?;
-        if !self.batch.is_empty() {
-            let mut table = self.items.write();
-            for record in self.batch.iter() {
+        let batch = std::mem::take(&mut self.batch);
+        let taken_in = self.take_in(&batch, now);
+        self.batch = batch;
+        taken_in?;
+        for (at, position) in self.batch.ends() {
+            if self.behind.get(at).is_some_and(|end| position >= end) {
+                self.behind.remove(at);
+            }
+        }
+        Ok(self.batch.len())
+    }
+
+    fn take_in(&mut self, batch: &RecordBatch, now: Timestamp) -> Result<(), Error> {
+        if !batch.is_empty() {
+            let items = SharedItems::clone(&self.items);
+            let mut table = items.write();
+            for record in batch.iter() {
                 let at = record.at;
                 let key = record.key.unwrap_or_default();
                 if at.topic == Topic::ItemState {
@@ -90,7 +120,7 @@ impl ItemFollower {
                             offset: record.offset,
                             reason: damage.to_string(),
                         })?;
-                } else if let Err(reject) = self.maker.take_in(&mut table, key, record.value) {
+                } else if let Err(reject) = self.item(&mut table, &record, now) {
                     self.metrics
                         .dead_lettered
                         .with_label_values(&[at.topic.key(), reject.code])
@@ -113,91 +143,51 @@ impl ItemFollower {
             }
             self.metrics.items.set(table.len() as i64);
         }
-        for (at, position) in self.batch.ends() {
-            if self.behind.get(at).is_some_and(|end| position >= end) {
-                self.behind.remove(at);
-            }
-        }
-        Ok(self.batch.len())
-    }
-}
-
-/// Makes items of records.
-#[derive(Debug)]
-pub struct ItemMaker {
-    decoder: Decoder,
-    attributes: Vec<String>,
-}
-
-impl ItemMaker {
-    /// A maker for a configuration.
-    pub fn new(config: &Config) -> Self {
-        Self {
-            decoder: Decoder::new(config),
-            attributes: config.items.attributes.clone(),
-        }
-    }
-
-    /// Puts the item of a record into the table; `None` deletes it.
-    pub fn take_in(
-        &self,
-        table: &mut ItemTable,
-        key: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<(), crate::decode::Reject> {
-        match value {
-            Some(value) => {
-                let decoded = self.decoder.item(Some(key), value)?;
-                self.put(table, &decoded);
-            }
-            None => {
-                if let Ok(id) = std::str::from_utf8(key) {
-                    table.set_item(id, None);
-                }
-            }
-        }
         Ok(())
     }
 
-    /// Puts a decoded item into the table: the record that the log has last is what holds, as in a compacted topic.
-    pub fn put(&self, table: &mut ItemTable, decoded: &DecodedItem<'_>) {
-        let attributes = self
-            .attributes
-            .iter()
-            .filter_map(|name| {
-                let text = decoded
-                    .fields
-                    .iter()
-                    .find(|(field, _)| field == name)
-                    .map(|(_, text)| text)?;
-                (!text.is_empty()).then(|| format!("{name}={text}"))
-            })
-            .map(|name| table.number_of(&name))
-            .collect();
-        let mut categories: Vec<u32> = decoded
-            .categories
-            .iter()
-            .map(|category| table.number_of(category))
-            .collect();
-        categories.sort_unstable();
-        categories.dedup();
-        let text = |text: &str| -> Box<str> { text.into() };
-        let item = Item {
-            time: decoded.time.0,
-            item_type: decoded.item_type.as_deref().map(text),
-            fields: decoded
-                .fields
-                .iter()
-                .map(|(name, value)| (text(name), text(value)))
-                .collect(),
-            categories: categories.into(),
-            attributes,
-            numeric: decoded
-                .numeric
-                .iter()
-                .map(|(name, value)| (text(name), *value))
-                .collect(),
+    /// Takes in a record of `items`; null deletes.
+    fn item(
+        &mut self,
+        table: &mut ItemTable,
+        record: &Record<'_>,
+        now: Timestamp,
+    ) -> Result<(), Reject> {
+        let key = record.key.unwrap_or_default();
+        let Some(value) = record.value else {
+            if let Ok(id) = std::str::from_utf8(key) {
+                if self.order.is_void(id, table.item(id), record) {
+                    self.order.is_out_of_order(id, record);
+                } else {
+                    table.set_item(id, None);
+                    self.order.ended(id, record.offset);
+                }
+            }
+            return Ok(());
         };
-        table.set_item(&decoded.item_id, Some(item));
+        let decoded = self.maker.read(key, value, taken(record, now))?;
+        let id = &*decoded.item_id;
+        let newest = if self.order.is_void(id, table.item(id), record) {
+            let again = self.maker.make(table, &decoded, record.offset);
+            Order::is_the_same(table, id, again)
+        } else {
+            self.maker.put(table, &decoded, record.offset)
+        };
+        if newest {
+            self.order.is_in_order(id);
+        } else {
+            self.metrics.items_out_of_order.inc();
+            self.order.is_out_of_order(id, record);
+        }
+        Ok(())
     }
+}
+
+/// When the log took a record, as far as that can be believed: producers stamp records themselves, and one with a wrong clock must not make
+/// an item of the future, which nothing could replace.
+fn taken(record: &Record<'_>, now: Timestamp) -> i64 {
+    if record.timestamp < 0 {
+        return now.0;
+    }
+    record.timestamp.min(now.0)
 }

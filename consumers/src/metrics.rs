@@ -60,6 +60,10 @@ pub struct Metrics {
     pub write_back_seconds: Histogram,
     /// Items in the table.
     pub items: IntGauge,
+    /// Item records older than the one that held, left out.
+    pub items_out_of_order: IntCounter,
+    /// Item records written again behind an older one.
+    pub items_put_back: IntCounter,
 }
 
 const FAST: [f64; 16] = [
@@ -224,6 +228,14 @@ impl Metrics {
             )?,
             write_back_seconds,
             items,
+            items_out_of_order: counter(
+                "headwater_consumers_items_out_of_order_total",
+                "Item records older than the one that holds, left out.",
+            )?,
+            items_put_back: counter(
+                "headwater_consumers_items_put_back_total",
+                "Item records written again behind an older one.",
+            )?,
         })
     }
 }

@@ -362,6 +362,7 @@ fn spawn(
     }
     let following = items::Following {
         config: inner.config.clone(),
+        partitions: inner.found.partitions,
         log: Arc::clone(&inner.log),
         items: Arc::clone(&items),
         metrics: inner.fast.clone(),

@@ -157,17 +157,18 @@ impl Engine {
         self
     }
 
-    /// Takes in an item record ([`Item::to_json`], or the bytes of the `items` topic): what later rows know of it.
+    /// Takes in an item record ([`Item::to_json`], or the bytes of the `items` topic): what later rows know of it. One that is older, by its
+    /// `time`, than what is known of the item changes nothing.
     ///
     /// # Errors
     /// A record that cannot be read; nothing changed then.
     pub fn item(&mut self, record: impl AsRef<[u8]>) -> Result<(), EngineError> {
         let record = record.as_ref();
-        self.pipeline.decoder().item(None, record)?;
+        self.pipeline.decoder().item(None, record, -1)?;
         // What waits was before it.
         self.step()?;
-        let decoded = self.pipeline.decoder().item(None, record)?;
-        self.maker.put(&mut self.items, &decoded);
+        let decoded = self.pipeline.decoder().item(None, record, -1)?;
+        self.maker.put(&mut self.items, &decoded, -1);
         Ok(())
     }
 

@@ -16,6 +16,8 @@ use crate::statistics::{Entity, PinnedHasher, read_cells};
 pub struct Item {
     /// Event time of the record, Unix milliseconds.
     pub time: i64,
+    /// Where the record lies in its partition of the items topic; negative for one that lies in none.
+    pub offset: i64,
     /// What sort of thing it is.
     pub item_type: Option<Box<str>>,
     /// Texts by name: title, author, ….

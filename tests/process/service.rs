@@ -73,6 +73,33 @@ fn a_daemon_answers_and_ends_in_good_order() {
     assert_eq!(answers[0]["items"].as_array().unwrap().len(), 2);
 }
 
+/// Goal: an item's newer record is put back behind an older one that came late, by the daemon itself. Method: both lie in the log before the
+/// start; afterwards the newer lies there again.
+#[test]
+fn the_newer_record_of_an_item_is_put_back() {
+    let place = Place::new("");
+    let config = place.config();
+    let item = |time: i64, title: &str| {
+        let time = headwater::now_ms() - time;
+        format!(r#"{{"item_id":"i1","time":{time},"fields":{{"title":"{title}"}}}}"#)
+    };
+    {
+        let log = open(&config);
+        send(&log, Topic::Items, "i1", item(1_000, "new").as_bytes());
+        send(&log, Topic::Items, "i1", item(2_000, "old").as_bytes());
+    }
+    let daemon = place.start(&[]);
+    until("the newer record to be put back", || {
+        (daemon.metric("headwater_consumers_items_put_back_total") >= 1).then_some(())
+    });
+    daemon.stop();
+    let titles: Vec<_> = records(&open(&config), Topic::Items)
+        .into_iter()
+        .map(|item| item["fields"]["title"].clone())
+        .collect();
+    assert_eq!(titles, ["new", "old", "new"]);
+}
+
 /// Goal: SIGINT is as good as SIGTERM, and a port of its own each. Method: two daemons at once, one signal each.
 #[test]
 fn both_signals_end_it_in_good_order() {

@@ -3,14 +3,18 @@
 //! Before it stands a world at rest; after it a verdict. What had to come is worked out in [`naive`] from the raw records with JSON
 //! and `<` alone; state and topics are only *read* with the project's own readers. Judged are, in this order:
 //!
+//! - [`items`]: which record of an item holds, for those who follow and for those who will.
 //! - [`outputs`]: `PIPE-1`, `PIPE-2`: every expected output once, no other; dead letters; positions; item statistics.
 //! - [`state`]: `STATE-1`, `STATE-2`: users against the naive count, stores against the changelog.
 //! - [`past`]: `STATE-3`: a score does not change when what is not before it does.
 
+mod items;
 mod naive;
 mod outputs;
 mod past;
 mod state;
+
+pub(crate) use items::judge as judge_items;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headwater_consumers::items::ItemFollower;
 use headwater_consumers::log::{Log, PollLimit};
+use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::step::{Pipeline, SharedItems};
 use headwater_consumers::worker::{Status, Worker, World};
 use headwater_consumers::{Error, Metrics, Reaction};
@@ -105,7 +106,7 @@ impl Daemon {
             {
                 break;
             }
-            self.follow()?;
+            self.follow(ground)?;
         }
         for number in 0..self.workers.len() {
             if self.workers[number].is_some() {
@@ -148,14 +149,38 @@ impl Daemon {
         Ok(())
     }
 
-    /// Lets the item table follow.
-    pub(crate) fn follow(&mut self) -> Result<(), String> {
-        if let Some(follower) = &mut self.follower {
-            follower
-                .advance(ITEMS)
-                .map_err(|error| format!("item follower of {}: {error:?}", self.name))?;
+    /// Lets the item table follow, and puts back what is out of order.
+    pub(crate) fn follow(&mut self, ground: &Ground) -> Result<(), String> {
+        let Some(follower) = &mut self.follower else {
+            return Ok(());
+        };
+        // First it puts back, by what it knew when it last looked: others may have written since.
+        let workers = self.workers.iter().flatten();
+        let working: Vec<i32> = workers.flat_map(|worker| worker.status().working).collect();
+        let partitions = ground.plan.partitions;
+        let mine = |id: &str| working.contains(&partition_of(id.as_bytes(), partitions));
+        let put_back = || match follower.put_back(&*ground.log, &mine) {
+            // It is tried again the next time.
+            Err(error) if error.reaction() == Reaction::Retry => Ok(0),
+            other => other,
+        };
+        match guarded(ground, false, put_back) {
+            Came::Through(_) => {}
+            Came::Dead => {
+                self.die();
+                return Ok(());
+            }
+            Came::Wrong(words) => return Err(words),
         }
+        let now = Timestamp(ground.fate.now());
+        let advanced = follower.advance(ITEMS, now);
+        advanced.map_err(|error| format!("item follower of {}: {error:?}", self.name))?;
         Ok(())
+    }
+
+    /// What it knows of items.
+    pub(crate) fn items(&self) -> Option<&SharedItems> {
+        self.follower.as_ref().map(|_| &self.items)
     }
 
     /// One turn of a worker.

@@ -44,4 +44,7 @@ plant salt-not-kept state/src/partition.rs 'let place = self.insert_new(user, sa
                 self.note(place);
                 place' 'return Ok(salt());'
 plant dead-letter-counted-again consumers/src/step.rs 'event: event_of(record, decoded),' 'event: if record.offset < 0 { event_of(record, decoded) } else { decoded.event },'
+plant older-item-replaces-newer consumers/src/items/maker.rs 'held.time > decoded.time.0' 'held.time > decoded.time.0 + 1_000_000_000_000'
+plant newer-item-not-put-back consumers/src/items/order.rs 'if !self.is_caught_up() {' 'if log.describe(headwater_config::Topic::Items).is_ok() {'
+plant deleted-item-put-back consumers/src/items/order.rs '.is_some_and(|(_, offset)| *offset > behind)' '.is_some_and(|(_, offset)| *offset > behind + 1_000_000)'
 exit $((missed > 0))

@@ -73,6 +73,8 @@ struct World {
     random: Random,
     workload: Workload,
     daemons: Vec<Daemon>,
+    /// What was said of items that nobody touches.
+    said: Vec<Input>,
     /// What the host does to daemons, one action in so many; 0: nothing.
     unrest: u64,
     actions: u64,
@@ -134,6 +136,7 @@ impl World {
             random: random.fork(),
             workload,
             daemons,
+            said: Vec::new(),
             unrest,
             actions: random.within(20, 160) as u64,
         };
@@ -210,6 +213,12 @@ impl World {
             for _ in 0..self.random.below(7) {
                 self.input();
             }
+            // A log that is cleaned at once may lose what is to be put back before anybody can.
+            if self.ground.plan.keeps_all() && self.random.once_in(6) {
+                let said = self.workload.item_said(self.ground.fate.now());
+                self.send(Topic::Items, 0, &said);
+                self.said.push(said);
+            }
             for _ in 0..self.random.below(5) {
                 let place = self.random.below(self.daemons.len() as u64) as usize;
                 let daemon = &mut self.daemons[place];
@@ -220,7 +229,7 @@ impl World {
                     daemon.start(&self.ground)?;
                 }
                 if self.random.once_in(2) {
-                    daemon.follow()?;
+                    daemon.follow(&self.ground)?;
                 }
                 let number = self.random.below(daemon.workers.len() as u64) as usize;
                 daemon.turn(number, &self.ground)?;
@@ -297,7 +306,7 @@ impl World {
             fate.pass(ROUND_MS);
             for daemon in &mut self.daemons[..keep] {
                 daemon.start(&self.ground)?;
-                daemon.follow()?;
+                daemon.follow(&self.ground)?;
                 for number in 0..daemon.workers.len() {
                     daemon.turn(number, &self.ground)?;
                 }
@@ -360,6 +369,8 @@ impl World {
 
     fn judge(&mut self, tally: &mut Tally) -> Result<(), String> {
         let owners = self.owners();
+        let tables = self.daemons.iter().filter_map(Daemon::items);
+        auditor::judge_items(&*self.ground.log, &self.said, tables)?;
         for daemon in &mut self.daemons {
             daemon.stop(false, &self.ground)?;
         }

@@ -27,6 +27,9 @@ pub(crate) struct Plan {
     pub compacts: bool,
 }
 
+/// Segments of which none is ever closed, and so none cleaned.
+const NEVER_CLOSED: u64 = 64 << 20;
+
 impl Plan {
     /// Settings from a seed, all of them small.
     pub(crate) fn new(random: &mut Random) -> Self {
@@ -90,9 +93,14 @@ impl Plan {
             unit: *random.pick(&[1, 50, 1_000, 60_000, 3_600_000]),
             misplaced: *random.pick(&[0, 0, 30]),
             unreadable: *random.pick(&[5, 20, 100]),
-            segment_bytes: *random.pick(&[8_192, 65_536, 64 << 20]),
+            segment_bytes: *random.pick(&[8_192, 65_536, NEVER_CLOSED]),
             compacts: random.once_in(2),
         }
+    }
+
+    /// Whether everything that was ever written is still there.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.segment_bytes == NEVER_CLOSED
     }
 }
 
@@ -175,6 +183,22 @@ impl Workload {
             items.push(Input::new(format!("i{number}"), Some(value)));
         }
         items
+    }
+
+    /// What the platform says of an item that nobody touches: so nothing depends on when it is heard. Often older than what it said before;
+    /// sometimes that there is no such item.
+    pub(crate) fn item_said(&mut self, now: i64) -> Input {
+        self.count += 1;
+        let id = format!("x{}", self.random.below(3));
+        if self.random.once_in(8) {
+            return Input::new(id, None);
+        }
+        // Often the same time again.
+        let grain = 3 * self.unit;
+        let time = (now - self.random.within(0, 6) * self.unit) / grain * grain;
+        let item =
+            json!({"item_id": id, "time": time, "fields": {"title": format!("t{}", self.count)}});
+        Input::new(id, Some(item.to_string().into_bytes()))
     }
 
     fn user(&mut self) -> String {

@@ -109,7 +109,8 @@ impl Sender {
                 self.put(topic, Some(&user), record, 1)
             }
             Topic::Items => {
-                let id = self.decoder.item(None, record)?.item_id.into_owned();
+                let now = (self.now)();
+                let id = self.decoder.item(None, record, now)?.item_id.into_owned();
                 self.put(topic, Some(&id), record, 1)
             }
             Topic::Behaviors => {

@@ -436,6 +436,9 @@ type Counts = BTreeMap<(u32, u32), (u64, i64)>;
 fn statistics(log: &dyn Log, config: &Config, world: &World) -> Result<(), String> {
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for seen in read_all(log, Topic::Items)? {
+        if seen.value.is_none() {
+            continue;
+        }
         let json = json_of(&seen)?;
         let mut of = texts(&json["categories"]);
         for name in &config.items.attributes {

@@ -146,9 +146,13 @@ impl<'a> Probe<'a> {
         let mut table = ItemTable::default();
         let maker = ItemMaker::new(&self.config);
         for seen in items {
-            maker
-                .take_in(&mut table, &seen.key, seen.value.as_deref())
+            let Some(value) = seen.value.as_deref() else {
+                continue;
+            };
+            let item = maker
+                .read(&seen.key, value, seen.taken)
                 .expect("invariant: the workload's items are readable");
+            maker.put(&mut table, &item, seen.offset);
         }
         for counted in &world.counted {
             let Some(item) = &counted.item else { continue };
