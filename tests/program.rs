@@ -267,10 +267,11 @@ impl Daemon {
         assert_eq!(status.code(), Some(0), "{}", self.said());
     }
 
-    /// Ends it as a power cut would.
-    pub fn kill(mut self) {
+    /// Ends it as a power cut would; gives what it had said.
+    pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
         self.wait();
+        self.said()
     }
 
     /// What it said.

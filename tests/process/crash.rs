@@ -48,7 +48,7 @@ fn a_killed_daemon_counts_and_answers_once() {
             until("some work", || {
                 (daemon.metric("headwater_state_behaviors_folded_total") >= so_far).then_some(())
             });
-            daemon.kill();
+            drop(daemon.kill());
         }
         let daemon = place.start(&[]);
         daemon.wait_ready();
