@@ -167,6 +167,10 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// be stable everywhere yet, but its records lie in here.
     fn written(&self, of: TopicPartition) -> Result<Extent, LogError>;
 
+    /// The positions that the group has committed for these partitions, for those who look on: a moment old, and never of an open
+    /// transaction. `None`: none committed (or expired).
+    fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError>;
+
     /// A member of the group with the transactional id `<prefix><group>-<instance>-<worker>` and static membership under the
     /// same name. Fences whoever held them before; an open transaction of a predecessor is aborted before this returns.
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError>;

@@ -19,6 +19,7 @@ mod explain;
 mod http;
 mod inspect;
 mod produce;
+mod replay;
 mod run;
 mod table;
 mod topics;
@@ -71,6 +72,7 @@ enum Command {
     Explain(explain::Arguments),
     Inspect(inspect::Arguments),
     Produce(produce::Arguments),
+    Replay(replay::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
 }
@@ -99,6 +101,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments, global),
         Command::Inspect(arguments) => inspect::run(&arguments, global),
         Command::Produce(arguments) => produce::run(&arguments, global),
+        Command::Replay(arguments) => replay::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),
     };

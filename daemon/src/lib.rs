@@ -37,6 +37,7 @@ mod metrics;
 pub mod produce;
 mod progress;
 pub mod recording;
+pub mod replay;
 mod scan;
 pub mod status;
 mod stores;

@@ -22,7 +22,7 @@ mod pace;
 mod sender;
 
 pub(crate) use pace::Pace;
-pub use sender::{INPUTS, SendError, Sender, Sent};
+pub use sender::{INPUTS, Reading, SendError, Sender, Sent};
 
 /// Records between two waits for their acknowledgement: what may be lost unnoticed until then, and what the embedded log holds in memory.
 const UNACKNOWLEDGED_MAX: u64 = 10_000;

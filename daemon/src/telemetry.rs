@@ -26,12 +26,7 @@ pub fn init(config: &TelemetryConfig) {
         .with_max_level(level)
         .with_writer(std::io::stderr);
     let set = match config.format {
-        LogFormat::Text => {
-            use std::io::IsTerminal as _;
-            builder
-                .with_ansi(std::io::stderr().is_terminal())
-                .try_init()
-        }
+        LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.event_format(Json).try_init(),
     };
     if let Err(error) = set {

@@ -8,4 +8,5 @@ mod foreign;
 mod latency;
 mod member;
 mod outage;
+mod replay;
 mod speed;

@@ -1,4 +1,4 @@
-//! Recorded records: sent into the log.
+//! Recorded records: sent into the log, and through the whole loop.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -117,4 +117,49 @@ fn a_bad_line_is_named() {
         ran.beside.contains("behaviors, score-requests, items"),
         "{ran:?}"
     );
+}
+
+/// Goal: a replay tells what came of it, and how it went, by its exit code. Method: two clicks and a request on the embedded log, as JSON; then
+/// once more for people; then with a daemon there already.
+#[test]
+fn a_replay_tells_what_came_of_it() {
+    let place = Place::new("");
+    let of = |topic: &str, record: &[u8]| {
+        let record = text(record);
+        format!(r#"{{"topic":"{topic}","record":{record}}}"#)
+    };
+    let lines = [
+        of("behaviors", &click("u1", "i1", "e1")),
+        of("behaviors", &click("u2", "i2", "e2")),
+        of("score-requests", &request("r1", "u1", &["i1", "i2", "i3"])),
+    ];
+    let events = write(&place, "events.jsonl", &lines);
+    let item = r#"{"item_id":"i1","time":1700000000000}"#.to_owned();
+    let items = write(&place, "items.jsonl", &[item]);
+    let replay = ["replay", "--events", &events];
+    let more = ["--items", &items, "--format", "json"];
+    let ran = place.run(&[&replay[..], &more].concat());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary = ran.json();
+    assert_eq!(summary["answers"]["ok"], 1, "{summary}");
+    assert_eq!(summary["scores"], 3, "{summary}");
+    assert_eq!(summary["daemon"]["counted"], 2, "{summary}");
+    assert_eq!(
+        (&summary["missing"], &summary["complete"]),
+        (&0.into(), &true.into())
+    );
+    assert!(
+        summary["freshness_ms"]["p50"].as_f64().unwrap() > 0.0,
+        "{summary}"
+    );
+    let ran = place.run(&[&replay[..], &["--rate", "1000"]].concat());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.answer.contains("2 duplicates"), "{ran:?}");
+    assert!(ran.answer.contains("every request was answered"), "{ran:?}");
+
+    let daemon = place.start(&[]);
+    assert_eq!(place.run(&replay).code, Some(3));
+    let ran = place.run(&[&replay[..], &["--running"]].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    daemon.stop();
 }

@@ -61,6 +61,7 @@ fn help_teaches_and_mistakes_end_with_2() {
         &["inspect", "user"],
         &["explain"],
         &["produce"],
+        &["replay"],
         &["dlq", "redrive"],
     ] {
         let ran = place.run(&[command, &["--help"]].concat());

@@ -112,6 +112,10 @@ pub const CASES: &[Case] = &[
         transactions::committed_positions_outlive_the_member,
     ),
     (
+        "a looker-on sees what is committed",
+        transactions::a_looker_on_sees_what_is_committed,
+    ),
+    (
         "one member gets all partitions",
         members::one_member_gets_all_partitions,
     ),

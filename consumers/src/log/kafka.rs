@@ -11,11 +11,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use headwater_config::Topic;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::{Offset, TopicPartitionList};
 
 use self::client::{Logging, Names};
 use super::{
@@ -88,6 +89,8 @@ struct Shared {
     asking: BaseConsumer<Logging>,
     /// Asks for offsets that are not stable yet.
     peeking: BaseConsumer<Logging>,
+    /// Asks for the group's positions: made when somebody looks on, since it holds a connection to the group's coordinator.
+    looking: OnceLock<BaseConsumer<Logging>>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -113,6 +116,7 @@ impl KafkaLog {
             names,
             asking,
             peeking,
+            looking: OnceLock::new(),
         };
         shared
             .asking
@@ -154,6 +158,44 @@ impl Shared {
         }
     }
 
+    /// The client that asks for the group's positions.
+    fn looking(&self) -> Result<&BaseConsumer<Logging>, LogError> {
+        if let Some(looking) = self.looking.get() {
+            return Ok(looking);
+        }
+        let made = client::looking(&self.settings)?;
+        Ok(self.looking.get_or_init(|| made))
+    }
+
+    /// The committed positions that such a client is told.
+    fn committed<C: ConsumerContext>(
+        &self,
+        client: &BaseConsumer<C>,
+        of: &[TopicPartition],
+    ) -> Result<Vec<Option<i64>>, LogError> {
+        const DOING: &str = "asking for committed positions";
+        let mut list = TopicPartitionList::with_capacity(of.len());
+        for at in of {
+            list.add_partition(self.names.of(at.topic), at.partition);
+        }
+        let refused = |error| error::of(DOING, error, "");
+        let list = client
+            .committed_offsets(list, self.settings.operation_timeout)
+            .map_err(refused)?;
+        of.iter()
+            .map(|at| {
+                let found = list.find_partition(self.names.of(at.topic), at.partition);
+                let found =
+                    found.expect("invariant: the answer has the partitions of the question");
+                found.error().map_err(refused)?;
+                Ok(match found.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                })
+            })
+            .collect()
+    }
+
     /// The transactional id and group instance id of a worker.
     fn identity(&self, instance: &str, worker: usize) -> String {
         format!("{}-{instance}-{worker}", self.settings.group)
@@ -175,6 +217,10 @@ impl Log for KafkaLog {
 
     fn written(&self, of: TopicPartition) -> Result<Extent, LogError> {
         self.shared.extent(&self.shared.peeking, of)
+    }
+
+    fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        self.shared.committed(self.shared.looking()?, of)
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {

@@ -345,6 +345,11 @@ impl Log for LocalLog {
         self.broker.state.lock().written(of)
     }
 
+    fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        self.pass(Op::Extent, "asking for committed positions")?;
+        self.broker.state.lock().committed(of)
+    }
+
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {
         Ok(Box::new(LocalMember::new(&self.broker, instance, worker)?))
     }

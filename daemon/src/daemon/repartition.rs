@@ -22,7 +22,7 @@ use crate::world::SystemWorld;
 
 /// The configuration by which the fast loop goes: the daemon's own, or, where a source is repartitioned, one whose behaviors are the
 /// repartition topic in Headwater's own form.
-pub(super) fn of_fast_loop(config: &Config) -> Config {
+pub(crate) fn of_fast_loop(config: &Config) -> Config {
     let mut fast = config.clone();
     if config.source.behaviors.repartition {
         fast.source.behaviors = Config::default_config().source.behaviors;
@@ -35,7 +35,7 @@ pub(super) fn of_fast_loop(config: &Config) -> Config {
 ///
 /// # Errors
 /// Where the log has no second group, or the brokers do not answer.
-pub(super) fn open_log(config: &Config, brought: bool) -> Result<Option<Arc<dyn Log>>, StartError> {
+pub(crate) fn open_log(config: &Config, brought: bool) -> Result<Option<Arc<dyn Log>>, StartError> {
     if !config.source.behaviors.repartition {
         return Ok(None);
     }

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use headwater_config::{Config, Topic};
-use headwater_consumers::decode::{DecodedRequest, Decoder, Reject};
+use headwater_config::{Config, OnBehavior, Topic};
+use headwater_consumers::decode::{Decoder, Reject};
 use headwater_consumers::log::{Log, LogError, Outgoing, Producer, TopicPartition};
 use headwater_consumers::partitioner::partition_of;
+use headwater_state::{KindId, pinned_hash};
+use serde_json::value::RawValue;
 
 /// Why a record was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,23 @@ pub enum SendError {
     Log(#[from] LogError),
 }
 
+/// A record that was read, and not sent yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Where it goes.
+    pub to: TopicPartition,
+    /// By whom it is keyed: a stranger's record without events by nobody.
+    pub key: Option<String>,
+    /// Behaviors in it: those that a mapping does not skip; 1 for every other record.
+    pub events: u64,
+    /// Its event time, Unix milliseconds: the newest of its events, if it has any.
+    pub time: Option<i64>,
+    /// Pinned hash of the id that an answer to it will bear: a request's, or the event id of a behavior that is to be scored.
+    pub answer: Option<u64>,
+    /// What is sent in place of the record, where it must not go as it is.
+    instead: Option<Vec<u8>>,
+}
+
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
@@ -51,6 +70,9 @@ pub struct Sender {
     partitions: BTreeMap<Topic, i32>,
     /// Whether the topic of behaviors may hold records of several users.
     repartitioned: bool,
+    /// Kinds that are not scored; none: no behavior is.
+    unscored: Option<Vec<KindId>>,
+    deadlines: bool,
     unkeyed: i32,
     now: fn() -> i64,
 }
@@ -90,12 +112,24 @@ impl Sender {
             producer: log.producer()?,
             partitions,
             repartitioned: config.source.behaviors.repartition,
+            unscored: (config.scoring.on_behavior == OnBehavior::Item).then(|| {
+                let impressions = config.kinds.impressions.iter();
+                impressions.map(|name| KindId::of(name)).collect()
+            }),
+            deadlines: true,
             unkeyed: 0,
             now,
         })
     }
 
-    /// Sends a record as it is.
+    /// Takes the deadlines out of requests: recorded ones are over.
+    #[must_use]
+    pub fn without_deadlines(mut self) -> Self {
+        self.deadlines = false;
+        self
+    }
+
+    /// Sends a record.
     ///
     /// # Errors
     /// A record that the daemon could not read (nothing was sent then), or the log's.
@@ -103,20 +137,22 @@ impl Sender {
     /// # Panics
     /// If the topic is none that the sender was made for.
     pub fn send(&mut self, topic: Topic, record: &[u8]) -> Result<Sent, SendError> {
-        match topic {
-            Topic::ScoreRequests => {
-                let user = self.decoder.request(Some(record))?.user.into_owned();
-                self.put(topic, Some(&user), record, 1)
-            }
-            Topic::Items => {
-                let now = (self.now)();
-                let id = self.decoder.item(None, record, now)?.item_id.into_owned();
-                self.put(topic, Some(&id), record, 1)
-            }
-            Topic::Behaviors => {
-                let (user, events) = self.user_of(record)?;
-                self.put(topic, user.as_deref(), record, events)
-            }
+        let reading = self.read(topic, record)?;
+        Ok(self.put(&reading, record)?)
+    }
+
+    /// Reads a record as the daemon will.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    ///
+    /// # Panics
+    /// If the topic is none that the sender was made for.
+    pub fn read(&mut self, topic: Topic, record: &[u8]) -> Result<Reading, SendError> {
+        let mut reading = match topic {
+            Topic::ScoreRequests => self.request(record)?,
+            Topic::Items => self.item(record)?,
+            Topic::Behaviors => self.behaviors(record)?,
             Topic::Scores
             | Topic::StandingScores
             | Topic::FeatureLog
@@ -126,15 +162,33 @@ impl Sender {
             | Topic::Fleet
             | Topic::DeadLetters
             | Topic::Repartition => unreachable!("invariant: recordings hold records of inputs"),
-        }
+        };
+        let count = self.partitions[&topic];
+        reading.to.partition = match &reading.key {
+            Some(key) => partition_of(key.as_bytes(), count),
+            None => {
+                self.unkeyed = (self.unkeyed + 1) % count;
+                self.unkeyed
+            }
+        };
+        Ok(reading)
     }
 
-    /// Reads a request as the daemon will.
+    /// Sends a record that was read.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn request<'a>(&self, record: &'a [u8]) -> Result<DecodedRequest<'a>, Reject> {
-        self.decoder.request(Some(record))
+    /// The log's.
+    pub fn put(&mut self, reading: &Reading, record: &[u8]) -> Result<Sent, LogError> {
+        self.producer.send(Outgoing {
+            to: reading.to,
+            key: reading.key.as_deref().map(str::as_bytes),
+            value: Some(reading.instead.as_deref().unwrap_or(record)),
+            headers: &[],
+        })?;
+        Ok(Sent {
+            to: reading.to,
+            events: reading.events,
+        })
     }
 
     /// Waits until everything that was sent is in the log.
@@ -145,49 +199,63 @@ impl Sender {
         self.producer.flush()
     }
 
-    /// The user of a behavior record, by whom it is keyed, and how many behaviors it holds. A stranger's record may hold none: then it
-    /// belongs to nobody. In a source that is repartitioned, the first user's partition is as good as any.
-    fn user_of(&self, record: &[u8]) -> Result<(Option<String>, u64), SendError> {
-        let decoded = self.decoder.behaviors(Some(record), (self.now)())?;
-        let mut user: Option<&str> = None;
-        for behavior in decoded.behaviors() {
-            match user {
-                Some(one) if one != behavior.user && !self.repartitioned => {
-                    return Err(SendError::Users {
-                        one: one.to_owned(),
-                        other: behavior.user.to_string(),
-                    });
-                }
-                Some(_) => {}
-                None => user = Some(&behavior.user),
-            }
-        }
-        let events = decoded.behaviors().len() as u64;
-        Ok((user.map(str::to_owned), events))
+    fn request(&self, record: &[u8]) -> Result<Reading, Reject> {
+        let request = self.decoder.request(Some(record))?;
+        let instead = (!self.deadlines && request.deadline_ms.is_some()).then(|| {
+            let mut fields: BTreeMap<String, &RawValue> =
+                serde_json::from_slice(record).expect("invariant: it was read as an object");
+            fields.remove("deadline_ms");
+            serde_json::to_vec(&fields).expect("invariant: what was JSON is JSON")
+        });
+        Ok(Reading {
+            time: Some(request.time.0),
+            answer: Some(pinned_hash(request.request_id.as_bytes())),
+            instead,
+            ..reading(Topic::ScoreRequests, Some(&request.user))
+        })
     }
 
-    fn put(
-        &mut self,
-        topic: Topic,
-        key: Option<&str>,
-        record: &[u8],
-        events: u64,
-    ) -> Result<Sent, SendError> {
-        let count = self.partitions[&topic];
-        let partition = match key {
-            Some(key) => partition_of(key.as_bytes(), count),
-            None => {
-                self.unkeyed = (self.unkeyed + 1) % count;
-                self.unkeyed
-            }
-        };
-        let to = TopicPartition::new(topic, partition);
-        self.producer.send(Outgoing {
-            to,
-            key: key.map(str::as_bytes),
-            value: Some(record),
-            headers: &[],
-        })?;
-        Ok(Sent { to, events })
+    fn item(&self, record: &[u8]) -> Result<Reading, Reject> {
+        let item = self.decoder.item(None, record, (self.now)())?;
+        Ok(reading(Topic::Items, Some(&item.item_id)))
+    }
+
+    /// All events of a record must be of one user, by whom it is keyed. In a source that is repartitioned the first user's partition is as
+    /// good as any.
+    fn behaviors(&self, record: &[u8]) -> Result<Reading, SendError> {
+        let decoded = self.decoder.behaviors(Some(record), (self.now)())?;
+        let all = decoded.behaviors();
+        let first = all.first();
+        let other = first.and_then(|first| all.iter().find(|other| other.user != first.user));
+        if let (Some(first), Some(other), false) = (first, other, self.repartitioned) {
+            return Err(SendError::Users {
+                one: first.user.to_string(),
+                other: other.user.to_string(),
+            });
+        }
+        let scored = first.filter(|behavior| {
+            let unscored = self.unscored.as_ref();
+            behavior.item.is_some() && unscored.is_some_and(|kinds| !kinds.contains(&behavior.kind))
+        });
+        Ok(Reading {
+            events: all.len() as u64,
+            time: all.iter().map(|behavior| behavior.time.0).max(),
+            answer: scored
+                .and_then(|behavior| behavior.event_id.as_ref())
+                .map(|event| pinned_hash(event.as_bytes())),
+            ..reading(Topic::Behaviors, first.map(|behavior| &*behavior.user))
+        })
+    }
+}
+
+/// A record of one event, whose partition is still to be told.
+fn reading(topic: Topic, key: Option<&str>) -> Reading {
+    Reading {
+        to: TopicPartition::new(topic, 0),
+        key: key.map(str::to_owned),
+        events: 1,
+        time: None,
+        answer: None,
+        instead: None,
     }
 }

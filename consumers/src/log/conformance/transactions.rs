@@ -318,3 +318,22 @@ pub(super) fn committed_positions_outlive_the_member(bench: &dyn Bench) {
     second.until_seen(&ground, 1);
     assert_eq!(second.values_of(0), ["c"]);
 }
+
+/// Goal: whoever is not in the group can see how far it is. Method: ask the log before, within and after a transaction.
+pub(super) fn a_looker_on_sees_what_is_committed(bench: &dyn Bench) {
+    let (ground, mut driver, next) = with_input(bench);
+    let of = [input(0), input(1)];
+    let look = || ground.log.committed(&of).expect("positions");
+    assert_eq!(look(), [None, None]);
+    driver.member.begin().expect("a transaction");
+    driver
+        .member
+        .send(plain(changelog(0), "in it"))
+        .expect("a send");
+    assert_eq!(look(), [None, None]);
+    driver
+        .member
+        .commit(driver.membership, &[(input(0), next)])
+        .expect("a commit");
+    ground.until("the position to be seen", || look() == [Some(next), None]);
+}

@@ -145,6 +145,18 @@ pub(super) fn asking(
     create(settings, &config, Logging::new(settings, &settings.group))
 }
 
+/// A client that asks for what the group has committed, and is not in it. It does not wait for transactions that are open.
+pub(super) fn looking(settings: &KafkaSettings) -> Result<BaseConsumer<Logging>, LogError> {
+    let mut config = config(settings, &READING)?;
+    config
+        .set("client.id", format!("{}-looks", settings.group))
+        .set("group.id", &settings.group)
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_uncommitted")
+        .set("allow.auto.create.topics", "false");
+    create(settings, &config, Logging::new(settings, &settings.group))
+}
+
 /// Properties of a client for admin operations.
 pub(super) fn admin<T: FromClientConfigAndContext<Logging>>(
     settings: &KafkaSettings,

@@ -120,28 +120,7 @@ impl Source {
     /// The committed positions of the group, waiting out open transactions. Asked here, where it does not matter how the group's
     /// client is: after an outage it may be fenced for a while.
     pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-        const DOING: &str = "asking for committed positions";
-        let mut list = TopicPartitionList::with_capacity(of.len());
-        for at in of {
-            list.add_partition(self.shared.names.of(at.topic), at.partition);
-        }
-        let refused = |error| error::of(DOING, error, "");
-        let list = self
-            .consumer
-            .committed_offsets(list, self.shared.settings.operation_timeout)
-            .map_err(refused)?;
-        of.iter()
-            .map(|at| {
-                let found = list.find_partition(self.shared.names.of(at.topic), at.partition);
-                let found =
-                    found.expect("invariant: the answer has the partitions of the question");
-                found.error().map_err(refused)?;
-                Ok(match found.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                })
-            })
-            .collect()
+        self.shared.committed(&self.consumer, of)
     }
 
     /// Takes what is there, up to the limit, without waiting. An error comes only when nothing was taken.

@@ -205,13 +205,7 @@ impl Member for LocalMember {
         }
         let state = self.broker.state.lock();
         self.check_fenced(&state)?;
-        of.iter()
-            .map(|of| {
-                state
-                    .partition(*of)
-                    .map(|_| state.positions.get(of).copied())
-            })
-            .collect()
+        state.committed(of)
     }
 
     fn start(&mut self, at: &[(TopicPartition, Start)]) -> Result<(), LogError> {

@@ -179,6 +179,13 @@ impl State {
         })
     }
 
+    /// What the group has committed.
+    pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+        of.iter()
+            .map(|of| self.partition(*of).map(|_| self.positions.get(of).copied()))
+            .collect()
+    }
+
     /// First and next offset.
     pub(super) fn written(&self, of: TopicPartition) -> Result<Extent, LogError> {
         let partition = self.partition(of)?;
