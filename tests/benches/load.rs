@@ -190,7 +190,11 @@ fn reader(topic: &str, from: Offset) -> (BaseConsumer, usize) {
 /// The microseconds in the event id that a score repeats.
 fn due_us(score: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(score).ok()?;
-    let at = text.find(r#""request_id":""#)? + 14;
+    // Kafka Streams' app has the event's own name for it.
+    let keys = [r#""request_id":""#, r#""event_id":""#];
+    let at = keys
+        .iter()
+        .find_map(|key| Some(text.find(key)? + key.len()))?;
     u64::from_str_radix(text.get(at..at + 16)?, 16).ok()
 }
 
