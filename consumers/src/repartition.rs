@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_config::{Config, Topic};
+use headwater_state::Timestamp;
 
 use crate::answer::{self, HEADER_ID, HEADER_REDRIVE};
 use crate::decode::mapped::{Event, Events};
@@ -22,6 +23,7 @@ use crate::log::{
 };
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
+use crate::step::taken;
 use crate::worker::World;
 
 /// Header: name, partition and offset of the source's record.
@@ -293,7 +295,7 @@ impl Repartition {
                 continue;
             }
             next.insert(record.at.partition, record.offset + 1);
-            if let Err(reject) = self.record(&record) {
+            if let Err(reject) = self.record(&record, now) {
                 let dead_lettered = &self.metrics.dead_lettered;
                 dead_lettered.with_label_values(&[LABEL, reject.code]).inc();
                 answer::push_dead_letter(
@@ -338,11 +340,13 @@ impl Repartition {
     }
 
     /// The events of a record, to the output: all of them or none.
-    fn record(&mut self, record: &Record<'_>) -> Result<(), Reject> {
+    fn record(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Reject> {
+        let taken = taken(record, now).0;
         let Some(mapping) = self.decoder.mapping() else {
             // A record of our own form with another key: passed on as it is, with what we do not know.
-            let behavior = self.decoder.behavior(record.value, record.timestamp)?;
+            let behavior = self.decoder.behavior(record.value, taken)?;
             let value = record.value.unwrap_or_default();
+            fits(value.len())?;
             push(
                 &mut self.output,
                 &self.source,
@@ -353,12 +357,17 @@ impl Repartition {
             );
             return Ok(());
         };
-        let Events { events, skipped } =
-            self.decoder
-                .events(mapping, record.value, record.timestamp)?;
+        let Events { events, skipped } = self.decoder.events(mapping, record.value, taken)?;
         if skipped > 0 {
             let dropped = self.metrics.dropped.with_label_values(&["unmapped_kind"]);
             dropped.inc_by(skipped);
+        }
+        for event in &events {
+            // A text of one byte has at most six in JSON.
+            if event.bytes() > answer::RECORD_BYTES_MAX / 8 {
+                let written = serde_json::to_vec(event);
+                fits(written.expect("invariant: an event is plain JSON").len())?;
+            }
         }
         for event in &events {
             self.scratch.clear();
@@ -413,6 +422,15 @@ impl Repartition {
         self.recovering = false;
         Ok(())
     }
+}
+
+/// Refuses what is longer, written again, than a record of ours may be.
+fn fits(bytes: usize) -> Result<(), Reject> {
+    let room = answer::RECORD_BYTES_MAX;
+    if bytes > room {
+        return Err(Reject::too_large_to_write(bytes, room));
+    }
+    Ok(())
 }
 
 fn push(

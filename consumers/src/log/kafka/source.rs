@@ -232,7 +232,12 @@ impl Source {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 self.missing_topic()
             }
-            Some(code) if fatal || code == Code::AllBrokersDown || error::is_refusal(code) => {
+            Some(code)
+                if fatal
+                    || code == Code::AllBrokersDown
+                    || error::is_unreadable(code)
+                    || error::is_refusal(code) =>
+            {
                 Some(error::of(DOING, error, ""))
             }
             _ => None,
