@@ -295,6 +295,9 @@ fn start(
         let ours = waiting.owned.users.position().input(topic);
         let group = waiting.committed.get(place).copied().flatten();
         let position = match (ours, group) {
+            (Some(position), None) if others_are_held(waiting, topic) => {
+                return Err(Error::Forgotten { at: of, position });
+            }
             // Expired offsets of the group never fall back to a reset: the changelog's position rules.
             (Some(ours), None) => Some(ours),
             (Some(changelog), Some(group)) if changelog != group => {
@@ -343,6 +346,27 @@ fn start(
         };
         at.push((of, from));
     }
+    // Deltas and the statistics that they make are one transaction: who has read the ones has written the others.
+    let statistics = log.extent(TopicPartition::new(Topic::ItemState, number))?;
+    let deltas = waiting.owned.users.position().input(Topic::ItemDeltas);
+    if statistics.next == 0 && deltas.is_some_and(|read| read > 0) {
+        return Err(Error::Topic {
+            name: format!("{:?} partition {number}", Topic::ItemState),
+            reason: "is empty, and statistics were written to it: it was made anew; restore it, or go on under a new `instance.prefix`"
+                .to_owned(),
+        });
+    }
     member.start(&at)?;
     Ok(())
 }
+
+/// Whether the group has a position that was committed with the one of `topic`, and that does not outlive it. The brokers drop the
+/// positions of a topic that is deleted; those of an idle group expire together, and of one at work those of topics that it has not
+/// subscribed to, which are all but the behaviors.
+fn others_are_held(waiting: &Restoring, topic: Topic) -> bool {
+    let mut others = INPUTS.into_iter().zip(&waiting.committed);
+    others.any(|(other, held)| other != topic && other != Topic::Behaviors && held.is_some())
+}
+
+#[cfg(test)]
+mod tests;
