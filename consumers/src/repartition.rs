@@ -24,6 +24,7 @@ use crate::log::{
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
 use crate::step::taken;
+use crate::trouble::Trouble;
 use crate::worker::World;
 
 /// Header: name, partition and offset of the source's record.
@@ -52,7 +53,7 @@ pub struct Repartition {
     batch: RecordBatch,
     output: RecordBatch,
     scratch: Vec<u8>,
-    trouble: Option<String>,
+    trouble: Trouble,
     recovering: bool,
 }
 
@@ -95,7 +96,7 @@ impl Repartition {
             batch: RecordBatch::default(),
             output: RecordBatch::default(),
             scratch: Vec::new(),
-            trouble: None,
+            trouble: Trouble::default(),
             recovering: false,
         }
     }
@@ -106,17 +107,23 @@ impl Repartition {
     /// What must end the stage: see [`Error::reaction`].
     pub fn turn(&mut self) -> Result<(), Error> {
         match self.try_turn() {
-            Ok(()) => {
-                self.trouble = None;
+            Ok(committed) => {
+                let quiet = self.batch.is_empty() && self.reading.values().all(Option::is_some);
+                self.trouble.went_well(committed, quiet, self.world.now());
                 Ok(())
             }
             Err(error) => self.react(error),
         }
     }
 
-    /// What the stage waits for, if it does: the host pauses before the next turn.
+    /// What the stage waits for, if it does, until something was committed.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.what()
+    }
+
+    /// Whether the last turn failed: the host pauses before the next.
+    pub fn has_failed(&self) -> bool {
+        self.trouble.is_new()
     }
 
     /// Partitions of the source that are read here.
@@ -132,7 +139,8 @@ impl Repartition {
         Ok(self.member.leave(forever)?)
     }
 
-    fn try_turn(&mut self) -> Result<(), Error> {
+    /// Gives whether anything was committed.
+    fn try_turn(&mut self) -> Result<bool, Error> {
         if self.recovering {
             self.recover()?;
         }
@@ -277,10 +285,10 @@ impl Repartition {
         }))
     }
 
-    /// Writes what was polled, and commits.
-    fn pass_on(&mut self) -> Result<(), Error> {
+    /// Writes what was polled, and commits. Gives whether there was anything.
+    fn pass_on(&mut self) -> Result<bool, Error> {
         if self.batch.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let now = self.world.now();
         self.output.clear();
@@ -313,7 +321,7 @@ impl Repartition {
         polled.inc_by(batch.len() as u64);
         self.batch = batch;
         if next.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.member.begin()?;
         let mut headers = Vec::new();
@@ -336,7 +344,7 @@ impl Repartition {
         for (number, next) in next {
             self.reading.insert(number, Some(next));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The events of a record, to the output: all of them or none.
@@ -399,12 +407,12 @@ impl Repartition {
                 "going back to the last position in the source"
             ),
         }
-        self.trouble = Some(words(&error));
+        self.trouble.failed(words(&error));
         match self.recover() {
             Ok(()) => Ok(()),
             // The host's pause between turns is the back-off.
             Err(error) if error.reaction() == Reaction::Retry => {
-                self.trouble = Some(words(&error));
+                self.trouble.failed(words(&error));
                 Ok(())
             }
             Err(error) => Err(error),

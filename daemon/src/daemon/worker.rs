@@ -128,13 +128,13 @@ impl Working {
                 told = None;
             }
             self.answer(Some(&mut worker))?;
-            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) || worker.is_in_trouble() {
+            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) || worker.has_failed() {
                 told = Some(Instant::now());
                 self.tell_of(&mut worker, &checked);
             }
-            if worker.is_in_trouble() {
+            if worker.has_failed() {
                 stopping.pause(pauses.next());
-            } else {
+            } else if worker.is_well() {
                 pauses.reset();
             }
         }
