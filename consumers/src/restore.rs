@@ -295,7 +295,7 @@ fn start(
         let ours = waiting.owned.users.position().input(topic);
         let group = waiting.committed.get(place).copied().flatten();
         let position = match (ours, group) {
-            (Some(position), None) if others_are_held(waiting, topic) => {
+            (Some(position), None) if others_are_held(waiting, topic, log, member)? => {
                 return Err(Error::Forgotten { at: of, position });
             }
             // Expired offsets of the group never fall back to a reset: the changelog's position rules.
@@ -360,12 +360,29 @@ fn start(
     Ok(())
 }
 
-/// Whether the group has a position that was committed with the one of `topic`, and that does not outlive it. The brokers drop the
-/// positions of a topic that is deleted; those of an idle group expire together, and of one at work those of topics that it has not
-/// subscribed to, which are all but the behaviors.
-fn others_are_held(waiting: &Restoring, topic: Topic) -> bool {
-    let mut others = INPUTS.into_iter().zip(&waiting.committed);
-    others.any(|(other, held)| other != topic && other != Topic::Behaviors && held.is_some())
+/// Whether the group has positions that do not outlive the one of `topic`. The brokers drop the positions of a topic that is deleted; those
+/// of an idle group expire together, and of one at work those of topics that it has not subscribed to, which are all but the behaviors.
+fn others_are_held(
+    waiting: &Restoring,
+    topic: Topic,
+    log: &dyn Log,
+    member: &mut dyn Member,
+) -> Result<bool, LogError> {
+    let unsubscribed = |other: Topic| other != Topic::Behaviors && other != topic;
+    let mut here = INPUTS.into_iter().zip(&waiting.committed);
+    if here.any(|(other, held)| unsubscribed(other) && held.is_some()) {
+        return Ok(true);
+    }
+    if topic != Topic::Behaviors {
+        return Ok(false);
+    }
+    // This partition may never have had a request or a delta: those of the others are of the same group.
+    let partitions = log.describe(topic)?.map_or(0, |facts| facts.partitions);
+    let others: Vec<TopicPartition> = (0..partitions)
+        .flat_map(|number| INPUTS.map(|other| TopicPartition::new(other, number)))
+        .filter(|of| unsubscribed(of.topic))
+        .collect();
+    Ok(member.committed(&others)?.iter().any(Option::is_some))
 }
 
 #[cfg(test)]

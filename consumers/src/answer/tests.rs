@@ -8,7 +8,7 @@ use super::*;
 use crate::assemble::Row;
 
 /// A task that holds everywhere, and one that does not.
-const TASKS: &str = "[scenarios]\nnames = [\"feed\", \"cart\"]\n[tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\n\
+const TASKS: &str = "[scenarios]\nnames = [\"feed\", \"cart\"]\n[tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n\
                      [tasks.buy]\npositive = [\"purchase\"]\ntrials = [\"click\"]\nscenarios = [\"cart\"]\n";
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/answer/golden.txt");

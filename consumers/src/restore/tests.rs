@@ -11,7 +11,21 @@ use crate::log::{Outgoing, TopicSpec};
 /// Next offsets of [`INPUTS`].
 type Positions = [Option<i64>; 3];
 
-/// A log of one partition with so many records in each input, and one in the item state.
+/// Commits a position of the group.
+fn commit(log: &LocalLog, at: TopicPartition) {
+    let mut member = log.member("one", 0).unwrap();
+    let mut batch = RecordBatch::default();
+    let limit = PollLimit {
+        records: 1,
+        bytes: 1,
+        wait: Duration::ZERO,
+    };
+    member.poll(limit, &mut batch).unwrap();
+    member.begin().unwrap();
+    member.commit(batch.membership(), &[(at, 5)]).unwrap();
+}
+
+/// A log with so many records in partition 0 of each input, and one in that of the item state.
 fn log(records: usize, retention_bytes: u64) -> LocalLog {
     let clock = AtomicI64::new(0);
     let mut options = Options::new(move || clock.fetch_add(1, Ordering::Relaxed));
@@ -20,7 +34,7 @@ fn log(records: usize, retention_bytes: u64) -> LocalLog {
     for topic in INPUTS.into_iter().chain(FOLLOWED) {
         let spec = TopicSpec {
             topic,
-            partitions: 1,
+            partitions: 2,
             replication_factor: 1,
             min_insync_replicas: 1,
         };
@@ -150,6 +164,12 @@ fn positions_that_disagree_are_refused() {
         );
         assert_eq!(error.reaction(), crate::Reaction::Stop, "{error}");
     }
+    // Only another partition has had deltas: all positions of a group expire, or those of the topic were dropped.
+    let here = [read, none, none];
+    assert_eq!(begin(&log, here, [none; 3]).unwrap(), 0);
+    commit(&log, TopicPartition::new(Topic::ItemDeltas, 1));
+    let error = begin(&log, here, [none; 3]).unwrap_err();
+    assert!(matches!(error, Error::Forgotten { .. }), "{error}");
     let empty = self::log(0, 1 << 20);
     for topic in [Topic::Behaviors, Topic::ScoreRequests, Topic::ItemDeltas] {
         let ours = INPUTS.map(|other| (other == topic).then_some(0));

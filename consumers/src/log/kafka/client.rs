@@ -65,7 +65,7 @@ const DEFAULTS: [(&str, &str); 6] = [
 ];
 
 /// Our defaults for clients that read.
-const READING: [(&str, &str); 7] = [
+const READING: [(&str, &str); 8] = [
     // The brokers answer at the first byte. An idle fetch is renewed twenty times a second: a partition that is started, and
     // the end of one, wait for the renewal (500 ms by default).
     ("fetch.wait.max.ms", "50"),
@@ -79,6 +79,8 @@ const READING: [(&str, &str); 7] = [
     // A record above the fetch size comes alone. Brokers take requests of 100 MiB unless told otherwise, and librdkafka reads 100 MB: a
     // record between them would be asked for again for ever.
     ("receive.message.max.bytes", "134217728"),
+    // Brokers hand out what their disks hold without looking. The changelog has no checksums but these.
+    ("check.crcs", "true"),
 ];
 
 /// Our defaults for clients that write.
