@@ -265,8 +265,6 @@ fn standing(
         newest.insert((seen.partition, seen.key.clone()), seen);
     }
     let mut live: BTreeMap<(i32, Vec<u8>), (&Request, &Answer)> = BTreeMap::new();
-    // Replaced by one that cannot stand.
-    let mut ended = BTreeSet::new();
     for request in world
         .requests
         .iter()
@@ -275,23 +273,9 @@ fn standing(
         let cause = ("score_requests", request.partition, request.offset);
         let answer = answers.iter().find(|answer| answer.cause == cause);
         let answer = answer.ok_or("a request has no answer")?;
-        let key = format!("[\"{}\",\"{}\"]", request.user, request.id);
-        let key = (request.partition, key.into_bytes());
-        if answer.status != "ok" || answer.degraded.contains("too_many_standing") {
-            continue;
-        }
-        if !answer.degraded.contains("standing_too_large") {
-            ended.remove(&key);
-            live.insert(key, (request, answer));
-        } else if live.remove(&key).is_some() {
-            ended.insert(key);
-        }
-    }
-    for key in &ended {
-        if newest.remove(key).is_none_or(|last| last.value.is_some()) {
-            return Err(format!(
-                "{key:?} was replaced by what cannot stand, and stands"
-            ));
+        if answer.status == "ok" && !answer.degraded.contains("too_many_standing") {
+            let key = format!("[\"{}\",\"{}\"]", request.user, request.id);
+            live.insert((request.partition, key.into_bytes()), (request, answer));
         }
     }
     for ((partition, key), (request, answer)) in &live {
