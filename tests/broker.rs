@@ -11,6 +11,7 @@ use std::sync::{Mutex, OnceLock};
 pub struct Broker {
     port: u16,
     folder: PathBuf,
+    options: &'static [&'static str],
     /// Ends the broker when this process ends, however it does: it waits for its standard input to be closed.
     _guard: Child,
 }
@@ -34,6 +35,15 @@ fn free_port() -> u16 {
 impl Broker {
     /// Starts a broker of its own, for a test that ends it.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker of its own whose heap holds records of 100 MB.
+    pub fn start_roomy() -> Self {
+        Self::start_with(&["--bench"])
+    }
+
+    fn start_with(options: &'static [&'static str]) -> Self {
         // One start at a time: two would look for free ports at once.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock();
@@ -56,6 +66,7 @@ impl Broker {
         let broker = Self {
             port: free_port(),
             folder,
+            options,
             _guard: guard,
         };
         broker.run("start");
@@ -67,6 +78,7 @@ impl Broker {
         let ran = Command::new(script())
             .args([command, "--port", &self.port.to_string(), "--dir"])
             .arg(&self.folder)
+            .args(self.options)
             .output()
             .unwrap();
         assert!(
@@ -74,6 +86,29 @@ impl Broker {
             "ops/kafka/kafka {command}: {}",
             String::from_utf8_lossy(&ran.stderr)
         );
+    }
+
+    /// Changes a byte of these bytes wherever they lie in its segments, while it is stopped; gives in how many files that was.
+    pub fn spoil(&self, bytes: &[u8]) -> usize {
+        let mut spoilt = 0;
+        for partition in std::fs::read_dir(self.folder.join("data")).unwrap() {
+            let Ok(files) = std::fs::read_dir(partition.unwrap().path()) else {
+                continue;
+            };
+            for file in files.map(|file| file.unwrap().path()) {
+                if file.extension().is_none_or(|extension| extension != "log") {
+                    continue;
+                }
+                let mut held = std::fs::read(&file).unwrap();
+                let found = held.windows(bytes.len()).position(|window| window == bytes);
+                if let Some(at) = found {
+                    held[at] ^= 1;
+                    std::fs::write(&file, held).unwrap();
+                    spoilt += 1;
+                }
+            }
+        }
+        spoilt
     }
 
     /// Where it takes clients.

@@ -12,72 +12,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub(crate) mod mapped;
+mod reject;
 #[cfg(test)]
 mod tests;
 
+pub use reject::Reject;
+
 /// Bytes of an id at most.
 pub const ID_BYTES_MAX: usize = 256;
-
-/// Why a record is a dead letter. The code is a metric label and a header; what is said names the key and the value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {detail}")]
-pub struct Reject {
-    /// One of [`Reject::CODES`].
-    pub code: &'static str,
-    /// What exactly is wrong.
-    pub detail: String,
-}
-
-impl Reject {
-    /// Every code there is.
-    pub const CODES: [&'static str; 11] = [
-        "unreadable",
-        "null_value",
-        "too_large",
-        "missing_field",
-        "wrong_type",
-        "bad_id",
-        "bad_time",
-        "ahead_of_time",
-        "unknown_kind",
-        "bad_value",
-        "key_differs",
-    ];
-
-    fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        debug_assert!(Self::CODES.contains(&code));
-        Self {
-            code,
-            detail: detail.into(),
-        }
-    }
-
-    /// A record above the size that is read.
-    pub(crate) fn too_large(bytes: usize, max: usize) -> Self {
-        Self::new(
-            "too_large",
-            format!("{bytes} bytes, step.record_max is {max}"),
-        )
-    }
-
-    /// A tombstone where a value is needed.
-    pub(crate) fn null_value() -> Self {
-        Self::new("null_value", "the value is null")
-    }
-
-    fn of_json(error: &serde_json::Error) -> Self {
-        let code = match error.classify() {
-            serde_json::error::Category::Data if error.to_string().starts_with("missing field") => {
-                "missing_field"
-            }
-            serde_json::error::Category::Data => "wrong_type",
-            serde_json::error::Category::Io
-            | serde_json::error::Category::Syntax
-            | serde_json::error::Category::Eof => "unreadable",
-        };
-        Self::new(code, error.to_string())
-    }
-}
+/// Categories of an item at most: a behavior on it counts for each.
+pub const CATEGORIES_MAX: usize = 256;
 
 /// A behavior, decoded; strings borrowed where JSON has no escapes.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,6 +127,8 @@ pub struct Decoder {
     kind_names: Vec<String>,
     scenarios: Vec<ScenarioId>,
     attributes: Vec<(String, SlotId)>,
+    /// Fields of items that group them, and are ids of groups.
+    item_attributes: Vec<String>,
     max_ahead_ms: i64,
     record_max: usize,
     other: ScenarioId,
@@ -264,6 +210,12 @@ struct ItemRecord<'a> {
 #[serde(transparent)]
 struct Id<'a>(#[serde(borrow)] Cow<'a, str>);
 
+impl std::borrow::Borrow<str> for Id<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Decoder {
     /// A decoder for a configuration.
     pub fn new(config: &Config) -> Self {
@@ -289,6 +241,7 @@ impl Decoder {
                 .iter()
                 .map(|name| (name.clone(), SlotId::of(name)))
                 .collect(),
+            item_attributes: config.items.attributes.clone(),
             max_ahead_ms: config.state.max_ahead.millis(),
             record_max: config.step.record_max.as_usize(),
             other: ScenarioId::of("other"),
@@ -330,13 +283,16 @@ impl Decoder {
         value: Option<&'a [u8]>,
         taken: i64,
     ) -> Result<DecodedBehavior<'a>, Reject> {
-        let record: BehaviorRecord<'a> = self.json(value)?;
+        let record: BehaviorRecord<'a> = self.object(value)?;
         id("user_id", &record.user_id)?;
         if let Some(item) = &record.item_id {
             id("item_id", &item.0)?;
         }
         if let Some(event) = &record.event_id {
             id("event_id", &event.0)?;
+        }
+        if let Some(request) = &record.request_id {
+            id("request_id", &request.0)?;
         }
         id("scenario", &record.scenario)?;
         let kind = KindId::of(&record.kind);
@@ -385,7 +341,7 @@ impl Decoder {
 
     /// Decodes a score request.
     pub fn request<'a>(&self, value: Option<&'a [u8]>) -> Result<DecodedRequest<'a>, Reject> {
-        let record: RequestRecord<'a> = self.json(value)?;
+        let record: RequestRecord<'a> = self.object(value)?;
         id("request_id", &record.request_id)?;
         id("user_id", &record.user_id)?;
         id("scenario", &record.scenario)?;
@@ -434,7 +390,7 @@ impl Decoder {
         value: &'a [u8],
         taken: i64,
     ) -> Result<DecodedItem<'a>, Reject> {
-        let record: ItemRecord<'a> = self.json(Some(value))?;
+        let record: ItemRecord<'a> = self.object(Some(value))?;
         id("item_id", &record.item_id)?;
         if key.is_some_and(|key| key != record.item_id.as_bytes()) {
             return Err(Reject::new(
@@ -442,8 +398,24 @@ impl Decoder {
                 format!("item_id `{}` is not the record's key", record.item_id),
             ));
         }
+        if record.categories.len() > CATEGORIES_MAX {
+            return Err(Reject::new(
+                "bad_value",
+                format!(
+                    "{} categories, at most {CATEGORIES_MAX} are allowed",
+                    record.categories.len()
+                ),
+            ));
+        }
         for category in &record.categories {
             id("categories", &category.0)?;
+        }
+        for name in &self.item_attributes {
+            // An empty one is none, as where it is missing.
+            let text = record.fields.get(name.as_str()).and_then(Option::as_ref);
+            if let Some(text) = text.filter(|text| !text.0.is_empty()) {
+                id(&format!("fields.{name}"), &text.0)?;
+            }
         }
         if let Some((name, _)) = record
             .numeric
@@ -503,6 +475,15 @@ impl Decoder {
             ));
         }
         Ok(checked)
+    }
+
+    /// A record of our own form. serde would read an array by the order of the fields, which is nobody's form.
+    fn object<'a, T: Deserialize<'a>>(&self, value: Option<&'a [u8]>) -> Result<T, Reject> {
+        let read = self.json(value)?;
+        match value.map(<[u8]>::trim_ascii_start) {
+            Some([b'{', ..]) => Ok(read),
+            _ => Err(Reject::new("wrong_type", "the record is not an object")),
+        }
     }
 
     fn json<'a, T: Deserialize<'a>>(&self, value: Option<&'a [u8]>) -> Result<T, Reject> {

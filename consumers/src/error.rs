@@ -100,6 +100,28 @@ pub enum Error {
         /// What was read.
         position: i64,
     },
+    /// The group has forgotten a position that it must have, since it has others of the same transactions.
+    #[error(
+        "partition {} of {:?} was read up to {position}, and the group has no position in it any more, though it has others that were \
+         committed with it: the topic was made anew; give this daemon a new `instance.prefix` or `kafka.group` and an empty `state.path`, or \
+         restore the topic and the position (kafka-consumer-groups.sh --reset-offsets)", at.partition, at.topic
+    )]
+    Forgotten {
+        /// Which.
+        at: TopicPartition,
+        /// What was read.
+        position: i64,
+    },
+    /// The behaviors topic has more partitions than when we began.
+    #[error(
+        "partition {partition} of behaviors came, and there were {partitions} partitions when this daemon started"
+    )]
+    Widened {
+        /// The partition.
+        partition: i32,
+        /// How many there were.
+        partitions: i32,
+    },
     /// A record of an internal topic is not what was written.
     #[error("{:?} partition {} offset {offset}: {reason}", at.topic, at.partition)]
     Internal {
@@ -148,6 +170,8 @@ impl Error {
             | Self::Topic { .. }
             | Self::Disagreement { .. }
             | Self::Recreated { .. }
+            | Self::Forgotten { .. }
+            | Self::Widened { .. }
             | Self::Internal { .. }
             | Self::Schema(_)
             | Self::Writer => Reaction::Stop,

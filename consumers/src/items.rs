@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use headwater_config::{Config, Topic};
 use headwater_state::{ItemTable, Timestamp};
 
-use crate::decode::Reject;
+use crate::decode::{ID_BYTES_MAX, Reject};
 use crate::error::Error;
 use crate::log::{Log, PollLimit, Producer, Reader, Record, RecordBatch, Start, TopicPartition};
 use crate::metrics::Metrics;
-use crate::step::SharedItems;
+use crate::step::{SharedItems, taken};
 
 mod maker;
 mod order;
@@ -128,7 +128,7 @@ impl ItemFollower {
                     tracing::warn!(
                         partition = at.partition,
                         offset = record.offset,
-                        key = %key.escape_ascii(),
+                        key = %key[..key.len().min(ID_BYTES_MAX)].escape_ascii(),
                         %reject,
                         "item record not read"
                     );
@@ -165,7 +165,7 @@ impl ItemFollower {
             }
             return Ok(());
         };
-        let decoded = self.maker.read(key, value, taken(record, now))?;
+        let decoded = self.maker.read(key, value, taken(record, now).0)?;
         let id = &*decoded.item_id;
         let newest = if self.order.is_void(id, table.item(id), record) {
             let again = self.maker.make(table, &decoded, record.offset);
@@ -181,13 +181,4 @@ impl ItemFollower {
         }
         Ok(())
     }
-}
-
-/// When the log took a record, as far as that can be believed: producers stamp records themselves, and one with a wrong clock must not make
-/// an item of the future, which nothing could replace.
-fn taken(record: &Record<'_>, now: Timestamp) -> i64 {
-    if record.timestamp < 0 {
-        return now.0;
-    }
-    record.timestamp.min(now.0)
 }

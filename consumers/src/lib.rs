@@ -15,6 +15,7 @@ pub mod pseudonym;
 pub mod repartition;
 mod restore;
 pub mod step;
+mod trouble;
 pub mod worker;
 mod write_back;
 

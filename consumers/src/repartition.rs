@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_config::{Config, Topic};
+use headwater_state::Timestamp;
 
 use crate::answer::{self, HEADER_ID, HEADER_REDRIVE};
 use crate::decode::mapped::{Event, Events};
@@ -22,6 +23,8 @@ use crate::log::{
 };
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
+use crate::step::taken;
+use crate::trouble::Trouble;
 use crate::worker::World;
 
 /// Header: name, partition and offset of the source's record.
@@ -50,7 +53,7 @@ pub struct Repartition {
     batch: RecordBatch,
     output: RecordBatch,
     scratch: Vec<u8>,
-    trouble: Option<String>,
+    trouble: Trouble,
     recovering: bool,
 }
 
@@ -93,7 +96,7 @@ impl Repartition {
             batch: RecordBatch::default(),
             output: RecordBatch::default(),
             scratch: Vec::new(),
-            trouble: None,
+            trouble: Trouble::default(),
             recovering: false,
         }
     }
@@ -104,17 +107,23 @@ impl Repartition {
     /// What must end the stage: see [`Error::reaction`].
     pub fn turn(&mut self) -> Result<(), Error> {
         match self.try_turn() {
-            Ok(()) => {
-                self.trouble = None;
+            Ok(committed) => {
+                let quiet = self.batch.is_empty() && self.reading.values().all(Option::is_some);
+                self.trouble.went_well(committed, quiet, self.world.now());
                 Ok(())
             }
             Err(error) => self.react(error),
         }
     }
 
-    /// What the stage waits for, if it does: the host pauses before the next turn.
+    /// What the stage waits for, if it does, until something was committed.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.what()
+    }
+
+    /// Whether the last turn failed: the host pauses before the next.
+    pub fn has_failed(&self) -> bool {
+        self.trouble.is_new()
     }
 
     /// Partitions of the source that are read here.
@@ -130,7 +139,8 @@ impl Repartition {
         Ok(self.member.leave(forever)?)
     }
 
-    fn try_turn(&mut self) -> Result<(), Error> {
+    /// Gives whether anything was committed.
+    fn try_turn(&mut self) -> Result<bool, Error> {
         if self.recovering {
             self.recover()?;
         }
@@ -275,10 +285,10 @@ impl Repartition {
         }))
     }
 
-    /// Writes what was polled, and commits.
-    fn pass_on(&mut self) -> Result<(), Error> {
+    /// Writes what was polled, and commits. Gives whether there was anything.
+    fn pass_on(&mut self) -> Result<bool, Error> {
         if self.batch.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let now = self.world.now();
         self.output.clear();
@@ -293,7 +303,7 @@ impl Repartition {
                 continue;
             }
             next.insert(record.at.partition, record.offset + 1);
-            if let Err(reject) = self.record(&record) {
+            if let Err(reject) = self.record(&record, now) {
                 let dead_lettered = &self.metrics.dead_lettered;
                 dead_lettered.with_label_values(&[LABEL, reject.code]).inc();
                 answer::push_dead_letter(
@@ -311,7 +321,7 @@ impl Repartition {
         polled.inc_by(batch.len() as u64);
         self.batch = batch;
         if next.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.member.begin()?;
         let mut headers = Vec::new();
@@ -334,15 +344,17 @@ impl Repartition {
         for (number, next) in next {
             self.reading.insert(number, Some(next));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The events of a record, to the output: all of them or none.
-    fn record(&mut self, record: &Record<'_>) -> Result<(), Reject> {
+    fn record(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Reject> {
+        let taken = taken(record, now).0;
         let Some(mapping) = self.decoder.mapping() else {
             // A record of our own form with another key: passed on as it is, with what we do not know.
-            let behavior = self.decoder.behavior(record.value, record.timestamp)?;
+            let behavior = self.decoder.behavior(record.value, taken)?;
             let value = record.value.unwrap_or_default();
+            fits(value.len())?;
             push(
                 &mut self.output,
                 &self.source,
@@ -353,12 +365,17 @@ impl Repartition {
             );
             return Ok(());
         };
-        let Events { events, skipped } =
-            self.decoder
-                .events(mapping, record.value, record.timestamp)?;
+        let Events { events, skipped } = self.decoder.events(mapping, record.value, taken)?;
         if skipped > 0 {
             let dropped = self.metrics.dropped.with_label_values(&["unmapped_kind"]);
             dropped.inc_by(skipped);
+        }
+        for event in &events {
+            // A text of one byte has at most six in JSON.
+            if event.bytes() > answer::RECORD_BYTES_MAX / 8 {
+                let written = serde_json::to_vec(event);
+                fits(written.expect("invariant: an event is plain JSON").len())?;
+            }
         }
         for event in &events {
             self.scratch.clear();
@@ -390,12 +407,12 @@ impl Repartition {
                 "going back to the last position in the source"
             ),
         }
-        self.trouble = Some(words(&error));
+        self.trouble.failed(words(&error));
         match self.recover() {
             Ok(()) => Ok(()),
             // The host's pause between turns is the back-off.
             Err(error) if error.reaction() == Reaction::Retry => {
-                self.trouble = Some(words(&error));
+                self.trouble.failed(words(&error));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -413,6 +430,15 @@ impl Repartition {
         self.recovering = false;
         Ok(())
     }
+}
+
+/// Refuses what is longer, written again, than a record of ours may be.
+fn fits(bytes: usize) -> Result<(), Reject> {
+    let room = answer::RECORD_BYTES_MAX;
+    if bytes > room {
+        return Err(Reject::too_large_to_write(bytes, room));
+    }
+    Ok(())
 }
 
 fn push(

@@ -295,6 +295,9 @@ fn start(
         let ours = waiting.owned.users.position().input(topic);
         let group = waiting.committed.get(place).copied().flatten();
         let position = match (ours, group) {
+            (Some(position), None) if others_are_held(waiting, topic, log, member)? => {
+                return Err(Error::Forgotten { at: of, position });
+            }
             // Expired offsets of the group never fall back to a reset: the changelog's position rules.
             (Some(ours), None) => Some(ours),
             (Some(changelog), Some(group)) if changelog != group => {
@@ -343,6 +346,44 @@ fn start(
         };
         at.push((of, from));
     }
+    // Deltas and the statistics that they make are one transaction: who has read the ones has written the others.
+    let statistics = log.extent(TopicPartition::new(Topic::ItemState, number))?;
+    let deltas = waiting.owned.users.position().input(Topic::ItemDeltas);
+    if statistics.next == 0 && deltas.is_some_and(|read| read > 0) {
+        return Err(Error::Topic {
+            name: format!("{:?} partition {number}", Topic::ItemState),
+            reason: "is empty, and statistics were written to it: it was made anew; restore it, or go on under a new `instance.prefix`"
+                .to_owned(),
+        });
+    }
     member.start(&at)?;
     Ok(())
 }
+
+/// Whether the group has positions that do not outlive the one of `topic`. The brokers drop the positions of a topic that is deleted; those
+/// of an idle group expire together, and of one at work those of topics that it has not subscribed to, which are all but the behaviors.
+fn others_are_held(
+    waiting: &Restoring,
+    topic: Topic,
+    log: &dyn Log,
+    member: &mut dyn Member,
+) -> Result<bool, LogError> {
+    let unsubscribed = |other: Topic| other != Topic::Behaviors && other != topic;
+    let mut here = INPUTS.into_iter().zip(&waiting.committed);
+    if here.any(|(other, held)| unsubscribed(other) && held.is_some()) {
+        return Ok(true);
+    }
+    if topic != Topic::Behaviors {
+        return Ok(false);
+    }
+    // This partition may never have had a request or a delta: those of the others are of the same group.
+    let partitions = log.describe(topic)?.map_or(0, |facts| facts.partitions);
+    let others: Vec<TopicPartition> = (0..partitions)
+        .flat_map(|number| INPUTS.map(|other| TopicPartition::new(other, number)))
+        .filter(|of| unsubscribed(of.topic))
+        .collect();
+    Ok(member.committed(&others)?.iter().any(Option::is_some))
+}
+
+#[cfg(test)]
+mod tests;

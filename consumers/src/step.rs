@@ -179,6 +179,11 @@ impl Pipeline {
         })
     }
 
+    /// How many partitions the topics have that are partitioned by user.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.settings.partitions
+    }
+
     /// The decoder.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
@@ -261,7 +266,7 @@ impl Pipeline {
         let mut ahead = Vec::with_capacity(AHEAD);
         for chunk in inputs.behaviors.chunks(AHEAD) {
             for record in records(batch, chunk) {
-                let decoded = self.decoder.behaviors(record.value, record.timestamp);
+                let decoded = self.decoder.behaviors(record.value, taken(&record, now).0);
                 let place = match &decoded {
                     Ok(Decoded::One(behavior)) => owned.users.place(&behavior.user)?,
                     Ok(Decoded::Many { .. }) | Err(_) => None,
@@ -478,11 +483,20 @@ fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
     pinned_hash(&name).max(1)
 }
 
+/// When the log took a record, as far as that can be believed: producers stamp their records themselves, and one with a wrong clock must
+/// not make others late, nor lose its own.
+pub(crate) fn taken(record: &Record<'_>, now: Timestamp) -> Timestamp {
+    let stamped = Timestamp(record.timestamp);
+    if stamped < Timestamp::PLAUSIBLE_FROM {
+        return now;
+    }
+    stamped.min(now)
+}
+
 /// Why a partition's step cannot go on.
 enum Failure {
     State(headwater_state::Error),
     Internal(TopicPartition, i64, String),
-    Standing(String, Reject),
 }
 
 impl From<headwater_state::Error> for Failure {
@@ -496,11 +510,6 @@ impl Failure {
         match self {
             Self::State(source) => Error::State { partition, source },
             Self::Internal(at, offset, reason) => Error::Internal { at, offset, reason },
-            Self::Standing(request, reject) => Error::Internal {
-                at: TopicPartition::new(Topic::Changelog, partition),
-                offset: -1,
-                reason: format!("standing request `{request}`: {reject}"),
-            },
         }
     }
 }

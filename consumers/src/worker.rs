@@ -21,6 +21,7 @@ use crate::log::{
 };
 use crate::restore::Restorer;
 use crate::step::{Owned, Pipeline, SharedItems, StepOutput};
+use crate::trouble::Trouble;
 use crate::write_back::Writer;
 
 mod partitions;
@@ -74,7 +75,9 @@ pub struct Worker {
     output: StepOutput,
     limits: Limits,
     last_write_back: BTreeMap<i32, Timestamp>,
-    trouble: Option<String>,
+    trouble: Trouble,
+    /// Transactions committed.
+    commits: u64,
     /// A recovery that did not come to its end: to be tried again before anything else.
     recovering: bool,
 }
@@ -139,7 +142,8 @@ impl Worker {
                 workers: config.instance.workers,
             },
             last_write_back: BTreeMap::new(),
-            trouble: None,
+            trouble: Trouble::default(),
+            commits: 0,
             recovering: false,
         })
     }
@@ -154,9 +158,15 @@ impl Worker {
     /// One turn: poll, step, commit. An error has been reacted to already where the reaction is to go on; what comes out must end
     /// the worker.
     pub fn turn(&mut self) -> Result<(), Error> {
+        let commits = self.commits;
         match self.try_turn() {
             Ok(()) => {
-                self.trouble = None;
+                let quiet = self.batch.is_empty()
+                    && self.pending.is_none()
+                    && self.arriving.is_empty()
+                    && self.restorer.is_idle();
+                let committed = self.commits > commits;
+                self.trouble.went_well(committed, quiet, self.world.now());
                 Ok(())
             }
             Err(error) => self.react(error),
@@ -220,7 +230,7 @@ impl Worker {
                 .map(|number| (*number, 0))
                 .chain(self.restorer.remaining())
                 .collect(),
-            trouble: self.trouble.clone(),
+            trouble: self.trouble.what().map(str::to_owned),
         }
     }
 
@@ -321,6 +331,7 @@ impl Worker {
             };
             owned.statistics.committed(item_state);
         }
+        self.commits += 1;
         metrics.steps.inc();
         let now = self.world.now();
         // Handles are looked up once a scenario: this runs once an event.
@@ -370,21 +381,26 @@ impl Worker {
                 }
             }
         }
-        self.trouble = Some(words(&error));
+        self.trouble.failed(words(&error));
         match self.recover() {
             Ok(()) => Ok(()),
             // The host's pause between turns is the back-off.
             Err(error) if error.reaction() == Reaction::Retry => {
-                self.trouble = Some(words(&error));
+                self.trouble.failed(words(&error));
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the last turn ran into trouble: the host pauses before the next.
-    pub fn is_in_trouble(&self) -> bool {
-        self.trouble.is_some()
+    /// Whether the last turn failed: the host pauses before the next. Trouble itself lasts until something was committed.
+    pub fn has_failed(&self) -> bool {
+        self.trouble.is_new()
+    }
+
+    /// Whether there is no trouble.
+    pub fn is_well(&self) -> bool {
+        self.trouble.what().is_none()
     }
 
     /// Takes back everything that is not known to be committed, and restores from the log's truth.

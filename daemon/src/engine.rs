@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use headwater_config::{Backend, Config, OnBehavior, Topic};
+use headwater_config::{Backend, Config, OnBehavior, Span, Topic};
 use headwater_consumers::Metrics;
 use headwater_consumers::items::ItemMaker;
 use headwater_consumers::log::{RecordBatch, TopicPartition};
@@ -114,6 +114,8 @@ impl Engine {
         config.scoring.on_behavior = OnBehavior::Off;
         config.scoring.feature_log = false;
         config.scoring.standing_max = 0;
+        // Event time is the only clock here: nothing is ahead of it.
+        config.state.max_ahead = Span::from_secs(1_000 * 365 * 86_400);
         let metrics = Metrics::register(&prometheus::Registry::new())
             .expect("invariant: a new registry has no names yet");
         let store = stores.open(PARTITION).map_err(EngineError::Store)?;
@@ -247,7 +249,7 @@ impl Engine {
         self.last = (time, is_behavior);
         let at = TopicPartition::new(topic, PARTITION);
         let next = &mut self.next[usize::from(is_behavior)];
-        // The log's clock is event time too: nothing here is ahead of it.
+        // The log's clock is event time too.
         self.waiting
             .push(at, (*next, time.0), None, Some(record), []);
         *next += 1;

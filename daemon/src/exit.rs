@@ -71,10 +71,11 @@ impl Exit {
                 State::Damaged { .. } => Self::TryAgain,
                 State::Changelog { .. } => Self::Format,
             },
-            Error::Topic { .. } | Error::Schema(_) => Self::Configuration,
-            Error::Disagreement { .. } | Error::Recreated { .. } | Error::Internal { .. } => {
-                Self::Format
-            }
+            Error::Topic { .. } | Error::Widened { .. } | Error::Schema(_) => Self::Configuration,
+            Error::Disagreement { .. }
+            | Error::Recreated { .. }
+            | Error::Forgotten { .. }
+            | Error::Internal { .. } => Self::Format,
             Error::Writer => Self::Bug,
         }
     }

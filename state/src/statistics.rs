@@ -88,6 +88,12 @@ impl Delta {
         }
     }
 
+    /// Keeps the first `counts` of its counts and gives the others, if there are more: one after the other they are folded as the whole is.
+    pub fn split(&mut self, counts: usize) -> Option<Self> {
+        let at = *self.0.keys().nth(counts)?;
+        Some(Self(self.0.split_off(&at)))
+    }
+
     /// Its bytes: `[version][series u64, minute u32, count u32, sum i64]*`.
     pub fn write(&self, to: &mut Vec<u8>) {
         to.put_u8(STATISTICS_VERSION);

@@ -1,10 +1,15 @@
 //! A broker that goes away and comes back.
 
+use std::time::Duration;
+
 use headwater_config::Topic;
 use headwater_consumers::log::kafka::KafkaLog;
 use headwater_consumers::log::{CommitError, Log, LogError, RecordBatch, Start, TopicPartition};
 
+use headwater::{Daemon, Handle};
+
 use crate::broker::{Broker, LIMIT, assigned, create, settings, until, value, values};
+use crate::daemon::{PARTITIONS, behave, clicks, config, try_behave, wait_counted};
 
 /// Goal: a broker that is killed and comes back loses and repeats nothing that was committed. Method: kill -9 with a transaction
 /// open and more to come; each call says that it cannot, none lies; after `recover` the positions tell what happened.
@@ -114,4 +119,115 @@ fn an_outage_is_told_once() {
         (!batch.is_empty()).then_some(())
     });
     assert!(told <= 1, "told {told} times");
+}
+
+/// How long the brokers are away: longer than sessions and transactions last. `HEADWATER_OUTAGE_S` says otherwise.
+fn outage() -> Duration {
+    let seconds = std::env::var("HEADWATER_OUTAGE_S");
+    Duration::from_secs(seconds.map_or(12, |text| text.parse().unwrap()))
+}
+
+/// Goal: brokers that go away for longer than a session cost time, nothing else: readiness goes off with the reason and comes back by itself,
+/// no behavior is lost or counted twice, no score comes twice. Method: a daemon at work, kill -9 of the broker, a wait, the broker again;
+/// behaviors before and after.
+#[test]
+fn a_daemon_waits_for_brokers_that_are_away() {
+    let broker = Broker::start();
+    let state = tempfile::tempdir().unwrap();
+    let more = "kafka.operation_timeout = \"5s\"\nkafka.session_timeout = \"6s\"\nkafka.transaction_timeout = \"3s\"\nstep.records_max = 50";
+    let config = config(&broker.bootstrap(), "away", state.path(), more);
+    let log = crate::daemon::log(&config);
+    let handle = Daemon::start(config.clone()).unwrap();
+    behave(&*log, &clicks(0, 1_000));
+    // In the middle of its work.
+    wait_counted(&handle, 200);
+    broker.run("kill");
+    let why = |handle: &Handle| {
+        assert!(handle.is_running(), "it ended: {:?}", handle.wait());
+        let status = handle.status();
+        status
+            .workers
+            .iter()
+            .find_map(|worker| worker.trouble.clone())
+    };
+    let trouble = until("readiness to go off", || {
+        why(&handle).filter(|_| !handle.ready().ready)
+    });
+    assert!(
+        trouble.contains("log unavailable") || trouble.contains("transaction"),
+        "{trouble}"
+    );
+    std::thread::park_timeout(outage());
+    assert!(!handle.ready().ready);
+    broker.run("start");
+    until("readiness to come back", || {
+        why(&handle);
+        handle.ready().ready.then_some(())
+    });
+    until("behaviors to be taken again", || {
+        try_behave(&*log, &clicks(1_000, 1)).ok()
+    });
+    behave(&*log, &clicks(1_001, 499));
+    let scores = || -> Vec<Vec<u8>> {
+        let partitions = (0..PARTITIONS).map(|number| TopicPartition::new(Topic::Scores, number));
+        partitions.flat_map(|of| values(&*log, of)).collect()
+    };
+    until("a score for each behavior", || {
+        why(&handle);
+        (scores().len() >= 1_500).then_some(())
+    });
+    let mut events: Vec<String> = scores()
+        .iter()
+        .map(|value| {
+            let answer: serde_json::Value = serde_json::from_slice(value).unwrap();
+            answer["request_id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(events.len(), 1_500, "none twice");
+    events.sort_unstable();
+    events.dedup();
+    assert_eq!(events.len(), 1_500, "none of another");
+    handle.stop(true).unwrap();
+}
+
+/// Goal: PIPE-2's other side: records whose bytes a broker's disk has lost are told, and nothing behind them is taken for what comes next.
+/// Method: three batches; a byte of the second is changed on the broker's disk while it is stopped.
+#[test]
+fn a_damaged_batch_is_told_and_never_passed_over() {
+    let broker = Broker::start();
+    let settings = settings(broker.bootstrap(), "damaged");
+    let log = KafkaLog::connect(settings.clone()).unwrap();
+    create(&log, &[Topic::Behaviors], 1);
+    let at = TopicPartition::new(Topic::Behaviors, 0);
+    for what in [
+        &b"first-of-three"[..],
+        b"second-of-three",
+        b"third-of-three",
+    ] {
+        let mut producer = log.producer().unwrap();
+        producer.send(value(Topic::Behaviors, 0, what)).unwrap();
+        producer.flush().unwrap();
+    }
+    broker.run("stop");
+    let spoilt = broker.spoil(b"second-of-three");
+    assert_eq!(spoilt, 1, "segments that held it");
+    broker.run("start");
+
+    let log = KafkaLog::connect(settings).unwrap();
+    let mut reader = log.reader().unwrap();
+    reader.assign(at, Start::Beginning).unwrap();
+    let mut batch = RecordBatch::default();
+    let mut found = Vec::new();
+    let mut told = 0;
+    until("the damage to be told three times", || {
+        match reader.poll(LIMIT, &mut batch) {
+            Ok(()) => found.extend(batch.iter().map(|record| record.value.unwrap().to_vec())),
+            Err(error @ LogError::Unavailable { .. }) => {
+                told += usize::from(format!("{error:?}").contains("BadMessage"));
+            }
+            Err(error) => panic!("{error}"),
+        }
+        (told >= 3).then_some(())
+    });
+    assert_eq!(found, [b"first-of-three"]);
 }

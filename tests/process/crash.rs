@@ -81,7 +81,7 @@ fn a_killed_daemon_counts_and_answers_once() {
 }
 
 /// Behaviors in a user's view: those of recent and those of history by item.
-fn count(user: &serde_json::Value) -> u64 {
+pub(crate) fn count(user: &serde_json::Value) -> u64 {
     let recent = user["recent"].as_array().unwrap().len() as u64;
     let history: u64 = user["history"]
         .as_array()

@@ -5,6 +5,7 @@ use headwater_tests::program;
 
 mod commands;
 mod crash;
+mod disk;
 mod examples;
 mod fleet;
 mod log;

@@ -312,13 +312,14 @@ impl World {
                 }
             }
             let (written, stable) = self.written()?;
-            let calm = stable == written
-                && self.owners().len() == self.ground.plan.partitions as usize
-                && self.daemons[..keep].iter().all(|daemon| {
-                    daemon.workers.iter().flatten().all(|worker| {
-                        worker.status().restoring.is_empty() && !worker.is_in_trouble()
-                    })
-                });
+            let calm =
+                stable == written
+                    && self.owners().len() == self.ground.plan.partitions as usize
+                    && self.daemons[..keep].iter().all(|daemon| {
+                        daemon.workers.iter().flatten().all(|worker| {
+                            worker.status().restoring.is_empty() && !worker.has_failed()
+                        })
+                    });
             quiet = if calm && written == before {
                 quiet + 1
             } else {

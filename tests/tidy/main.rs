@@ -159,3 +159,15 @@ fn keys_of_the_pages_exist() {
             .collect::<Vec<_>>(),
     );
 }
+
+/// Goal: what a page says is tested is. Method: the names of tests in the pages that name them.
+#[test]
+fn tests_of_the_pages_exist() {
+    let files = tree();
+    let naming = ["docs/operating/bad-input.md", "docs/concepts/requests.md"];
+    let pages = files.iter().filter(|file| naming.contains(&&*file.path));
+    let faults: Vec<_> = pages
+        .flat_map(|page| markdown::unknown_tests(page, &files))
+        .collect();
+    none(&faults);
+}

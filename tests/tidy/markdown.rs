@@ -127,6 +127,29 @@ pub(crate) fn unknown_keys(page: &File, keys: &BTreeSet<String>) -> Vec<String> 
     faults
 }
 
+/// Tests that a page names and that are none: words of the form `a_full_disk_loses_nothing`, of four parts or more.
+pub(crate) fn unknown_tests(page: &File, files: &[File]) -> Vec<String> {
+    let letters =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    let mut faults = Vec::new();
+    for (number, line) in prose(&page.text) {
+        for word in line.split(|letter| !letters(letter)) {
+            let parts = word.split('_');
+            if parts.clone().count() < 4 || parts.clone().any(str::is_empty) {
+                continue;
+            }
+            let test = format!("fn {word}(");
+            if !files
+                .iter()
+                .any(|file| file.is_rust() && file.text.contains(&test))
+            {
+                faults.push(format!("{}:{number}: no test `{word}`", page.path));
+            }
+        }
+    }
+    faults
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +212,25 @@ mod tests {
         assert_eq!(
             of("`state.memory`, `source.mapped = 1`"),
             ["docs/operating/a.md:1: no key `source.mapped`"]
+        );
+    }
+
+    /// Goal: a page that names a test that is gone is found. Method: one that is, one that is not, and keys, which are shorter.
+    #[test]
+    fn planted_tests_are_found() {
+        let source = File {
+            path: "tests/a.rs".to_owned(),
+            text: "fn a_disk_is_full() {}".to_owned(),
+        };
+        let files = [source];
+        let of = |text: &str| unknown_tests(&page(text), &files);
+        assert_eq!(
+            of("| `process` a_disk_is_full, `state.allowed_lateness` |"),
+            [""; 0]
+        );
+        assert_eq!(
+            of("x a_disk_is_empty"),
+            ["docs/operating/a.md:1: no test `a_disk_is_empty`"]
         );
     }
 }

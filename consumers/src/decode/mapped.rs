@@ -341,7 +341,7 @@ impl Decoder {
 
 impl Event {
     /// Bytes of its texts.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let texts = [&self.event_id, &self.item_id, &self.request_id, &self.query];
         let texts = texts.into_iter().flatten().map(String::len).sum::<usize>();
         let attributes = self.attributes.iter();

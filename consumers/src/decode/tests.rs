@@ -149,3 +149,192 @@ fn what_cannot_be_read_is_said() {
         "bad_id: author has 257 bytes, at most 256 are allowed"
     );
 }
+
+/// Goal: PIPE-2: what JSON can hold that is no record is refused in words, and what only looks odd is read. Method: a good record with one
+/// thing put into it, by hand, since no library writes these; at every cut, and with every byte changed, it is read or refused.
+#[test]
+fn odd_json_is_read_or_refused() {
+    let decoder = decoder("[step]\nrecord_max = \"8MiB\"\n[state]\nattributes = [\"author\"]\n");
+    let good =
+        format!(r#"{{"user_id":"u","item_id":"i","kind":"click","scenario":"s","time":{NOW}}}"#);
+    let read = |text: &[u8]| match decoder.behaviors(Some(text), NOW) {
+        Ok(_) => "read".to_owned(),
+        Err(reject) => reject.code.to_owned(),
+    };
+    let with = |field: &str| {
+        let text = format!("{},{field}}}", good.strip_suffix('}').unwrap());
+        read(text.as_bytes())
+    };
+    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    for (code, field) in [
+        ("read", r#""theirs":"\ud800""#),
+        ("read", r#""theirs":{"a":1,"a":2}"#),
+        ("read", r#""theirs":1e999"#),
+        ("read", &format!(r#""theirs":{}"#, deep(100_000))),
+        ("read", r#""event_id":"\u0000""#),
+        ("read", r#""event_id":"\ud83d\ude00 \u202e""#),
+        ("read", r#""value":-0.0"#),
+        ("read", r#""value":1e-999"#),
+        ("read", r#""attributes":{"author":"a","author":"b"}"#),
+        ("read", r#""attributes":null"#),
+        ("unreadable", r#""event_id":"\ud800""#),
+        ("unreadable", r#""event_id":"\ud800x""#),
+        ("unreadable", "\"event_id\":\"a\u{1}\""),
+        ("unreadable", r#""value":NaN"#),
+        ("unreadable", r#""value":Infinity"#),
+        ("unreadable", r#""value":-Infinity"#),
+        ("unreadable", r#""value":1e999"#),
+        ("unreadable", r#""value":-1e999"#),
+        ("unreadable", r#""value":01"#),
+        ("unreadable", r#""attributes":{"author":"\udc00"}"#),
+        (
+            "unreadable",
+            &format!(r#""attributes":{{"author":{}}}"#, deep(100_000)),
+        ),
+        ("bad_value", r#""value":1e300"#),
+        ("wrong_type", r#""value":"NaN""#),
+        ("wrong_type", r#""value":"1""#),
+        ("wrong_type", r#""value":[1]"#),
+        ("wrong_type", r#""event_id":7"#),
+        ("wrong_type", r#""event_id":{"$oid":"7"}"#),
+        ("wrong_type", r#""request_id":7"#),
+        ("wrong_type", r#""user_id":"v""#),
+        ("wrong_type", r#""time":1763892000123"#),
+        ("wrong_type", r#""attributes":[]"#),
+        ("bad_id", r#""event_id":"""#),
+        ("bad_id", r#""request_id":"""#),
+        ("bad_id", &format!(r#""request_id":"{}""#, "x".repeat(257))),
+        ("read", &format!(r#""request_id":"{}""#, "x".repeat(256))),
+    ] {
+        assert_eq!(with(field), code, "{}", &field[..field.len().min(80)]);
+    }
+    let twice = good.replacen("\"kind\"", "\"user_id\":\"v\",\"kind\"", 1);
+    let twice = decoder.behaviors(Some(twice.as_bytes()), NOW).unwrap_err();
+    assert!(
+        said(&twice).starts_with("wrong_type: duplicate field `user_id` at line 1"),
+        "{twice}"
+    );
+    let time = |time: &str| read(good.replace(&NOW.to_string(), time).as_bytes());
+    for (code, text) in [
+        ("wrong_type", "1763892000123.0"),
+        ("wrong_type", "1.763892e12"),
+        ("wrong_type", "99999999999999999999"),
+        ("wrong_type", "true"),
+        ("bad_time", "-1"),
+        ("bad_time", "-9223372036854775808"),
+        ("bad_time", "9223372036854775807"),
+        ("bad_time", "631151999999"),
+        ("read", "631152000000"),
+    ] {
+        assert_eq!(time(text), code, "{text}");
+    }
+    let array = format!(r#"["e","u","i","click","s",{NOW}]"#);
+    for (code, text) in [
+        ("missing_field", "{}"),
+        ("wrong_type", "null"),
+        ("wrong_type", "7"),
+        ("wrong_type", "\"text\""),
+        ("wrong_type", "[]"),
+        ("wrong_type", &*array),
+        ("unreadable", ""),
+        ("unreadable", " "),
+        ("unreadable", &format!("{good}{good}")),
+        ("unreadable", &format!("\u{feff}{good}")),
+        ("wrong_type", &deep(100_000)),
+        ("read", &format!("\n\t {good}\r\n")),
+    ] {
+        assert_eq!(
+            read(text.as_bytes()),
+            code,
+            "{}",
+            &text[..text.len().min(80)]
+        );
+    }
+    for at in 0..good.len() {
+        assert_ne!(read(&good.as_bytes()[..at]), "read", "cut at {at}");
+        for byte in [0, b'"', b'\\', b'{', b'9', 0x80, 0xff] {
+            let mut changed = good.clone().into_bytes();
+            changed[at] = byte;
+            drop(read(&changed));
+        }
+    }
+}
+
+/// Goal: an item record that would harm every behavior on the item is refused with the field's name. Method: a good record with one thing
+/// changed at a time.
+#[test]
+fn odd_items_are_read_or_refused() {
+    let decoder = decoder("[items]\nattributes = [\"author\"]\n");
+    let good = serde_json::json!({"item_id": "i", "time": NOW, "categories": ["a"], "fields": {"author": "x"}, "numeric": {"price": 1}});
+    let told = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut record = good.clone();
+        change(&mut record);
+        let text = record.to_string().replace("\"1e999\"", "1e999");
+        match decoder.item(Some(b"i"), text.as_bytes(), NOW) {
+            Ok(_) => "read".to_owned(),
+            Err(reject) => said(&reject),
+        }
+    };
+    let long = "x".repeat(257);
+    let many: Vec<String> = (0..257).map(|number| number.to_string()).collect();
+    assert_eq!(told(&|_| {}), "read");
+    assert_eq!(
+        told(&|record| record["fields"]["title"] = long.clone().into()),
+        "read"
+    );
+    assert_eq!(
+        told(&|record| record["fields"]["author"] = "".into()),
+        "read"
+    );
+    assert_eq!(
+        told(&|record| record["categories"] = many[..256].into()),
+        "read"
+    );
+    assert_eq!(
+        told(&|record| record["categories"] = many.clone().into()),
+        "bad_value: 257 categories, at most 256 are allowed"
+    );
+    assert_eq!(
+        told(&|record| record["fields"]["author"] = long.clone().into()),
+        "bad_id: fields.author has 257 bytes, at most 256 are allowed"
+    );
+    assert_eq!(
+        told(&|record| record["categories"] = [long.clone()][..].into()),
+        "bad_id: categories has 257 bytes, at most 256 are allowed"
+    );
+    assert_eq!(
+        told(&|record| record["item_id"] = "j".into()),
+        "key_differs: item_id `j` is not the record's key"
+    );
+    assert!(
+        told(&|record| record["numeric"]["price"] = "1e999".into())
+            .starts_with("unreadable: number out of range")
+    );
+    assert!(told(&|record| record["time"] = 0.into()).starts_with("bad_time: "));
+    let array = format!(r#"["i",{NOW}]"#);
+    let reject = decoder.item(Some(b"i"), array.as_bytes(), NOW).unwrap_err();
+    assert_eq!(reject.code, "wrong_type");
+}
+
+/// Goal: what a rejected record is told of is short, whatever it quotes. Method: texts of a megabyte where a number must stand, of letters of
+/// several bytes.
+#[test]
+fn what_is_said_is_short() {
+    let decoder = decoder("");
+    for letter in ["x", "\u{20ac}", "\\n"] {
+        let text = format!(
+            r#"{{"user_id":"u","kind":"click","scenario":"s","time":"{}"}}"#,
+            letter.repeat(300_000)
+        );
+        let reject = decoder.behaviors(Some(text.as_bytes()), NOW).unwrap_err();
+        assert!(reject.detail.len() <= 520, "{}", reject.detail.len());
+        assert!(
+            reject.detail.starts_with("invalid type: string \""),
+            "{reject}"
+        );
+        assert!(
+            reject.detail.contains("expected i64 at line 1 column"),
+            "{reject}"
+        );
+    }
+}

@@ -260,3 +260,62 @@ fn an_item_ahead_of_time_is_not_read() {
     let refused = refused.with_label_values(&["items", "ahead_of_time"]);
     assert_eq!(refused.get(), 1);
 }
+
+/// Goal: PIPE-2 for items: a record that cannot be read is counted and changes nothing, and what is behind it is read. Method: a good item,
+/// then everything that is bad under its key, then another good one.
+#[test]
+fn what_cannot_be_read_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.config.items.attributes = vec!["author".to_owned()];
+    let items = SharedItems::default();
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let shared = Arc::clone(&items);
+    let follower = ItemFollower::new(&bench.config, &*bench.log, shared, metrics.clone()).unwrap();
+    let mut instance = Instance { items, follower };
+    let send = |key: &[u8], value: Option<&[u8]>| {
+        let to = TopicPartition::new(Topic::Items, 0);
+        let mut producer = bench.log.producer().unwrap();
+        producer
+            .send(Outgoing {
+                to,
+                key: Some(key),
+                value,
+                headers: &[],
+            })
+            .unwrap();
+        producer.flush().unwrap();
+    };
+    let item = |id: &str, author: &str, categories: usize| {
+        let categories: Vec<String> = (0..categories).map(|number| format!("c{number}")).collect();
+        let record = serde_json::json!({"item_id": id, "time": NOW, "categories": categories, "fields": {"author": author}});
+        record.to_string().into_bytes()
+    };
+    send(b"i", Some(&item("i", "x", 2)));
+    let large = vec![b'x'; 2_000_000];
+    for (value, code) in [
+        (&b"{"[..], "unreadable"),
+        (b"[]", "wrong_type"),
+        (&large, "too_large"),
+        (&item("i", "x", 257), "bad_value"),
+        (&item("i", &"x".repeat(257), 1), "bad_id"),
+        (&item("j", "x", 1), "key_differs"),
+    ] {
+        let bad = || {
+            let counter = &metrics.dead_lettered;
+            counter.with_label_values(&["items", code]).get()
+        };
+        let before = bad();
+        send(b"i", Some(value));
+        instance.follow();
+        assert_eq!(bad(), before + 1, "{code}");
+        let table = instance.items.read();
+        assert_eq!(table.item("i").unwrap().categories.len(), 2, "{code}");
+    }
+    send(&large, Some(b"{"));
+    send(&large, None);
+    send(b"k", Some(&item("k", "y", 1)));
+    instance.follow();
+    assert!(instance.follower.is_caught_up());
+    let table = instance.items.read();
+    assert_eq!((table.len(), table.item("k").is_some()), (2, true));
+}

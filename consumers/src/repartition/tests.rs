@@ -314,3 +314,47 @@ fn lost_positions_are_refused() {
         "{ended}"
     );
 }
+
+/// Goal: PIPE-2 and LIMIT-1: an event that is too long for the repartition topic stops nobody. Method: records near the limit, of our own
+/// form and a stranger's, each between two good ones; a text that JSON writes six times as long.
+#[test]
+fn what_is_too_long_to_write_is_a_dead_letter() {
+    let blank = " ".repeat(950_000);
+    let own = |event: &str, blank: &str| {
+        format!(
+            r#"{{"event_id":"{event}","user_id":"u","kind":"click","scenario":"s","time":{NOW}{blank}}}"#
+        )
+    };
+    let mapped = |query: &str| {
+        serde_json::json!({"t": NOW, "list": [{"u": 1, "q": query}, {"u": 2}]}).to_string()
+    };
+    let mapping = format!("{MAPPING}query = \"/q\"\n");
+    let mapping = mapping.replace("constant =", "constant  =");
+    for (toml, good, bad, written) in [
+        (
+            "[step]\nwait = \"1ms\"\n[source.behaviors]\nrepartition = true\n",
+            own("a", ""),
+            own("b", &blank),
+            2,
+        ),
+        (
+            &*mapping,
+            mapped("red"),
+            mapped(&"\u{1}".repeat(160_000)),
+            4,
+        ),
+    ] {
+        let (log, _, _) = bench();
+        for value in [&good, &bad, &good] {
+            assert!(value.len() < 1 << 20);
+            produce(&log, 0, value.as_bytes());
+        }
+        let mut stage = stage(&log, toml);
+        for _ in 0..20 {
+            stage.turn().unwrap();
+        }
+        assert_eq!(contents(&log, Topic::Repartition, 4).len(), written);
+        let letters = contents(&log, Topic::DeadLetters, 1);
+        assert_eq!(letters.len(), 1);
+    }
+}

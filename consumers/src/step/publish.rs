@@ -8,8 +8,14 @@ use super::{
     Timestamp, Topic, TopicPartition, answer, partition_of,
 };
 
-/// Candidates of one record of the feature log: some 200 bytes each.
-const LOGGED_CANDIDATES_MAX: usize = 1000;
+/// Bytes of the candidates in one record of the feature log, at most.
+const LOGGED_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of a logged number at most, with its comma: `-1.2345678e-38,`.
+const NUMBER_BYTES: usize = 15;
+/// Counts of one record of the item deltas at most, of 24 bytes each. A step has more where it reads the events of years at once.
+const DELTA_COUNTS_MAX: usize = 16 * 1024;
+/// Bytes of a request's headers that its answers carry on, at most; a header that does not fit is left out.
+const PASSED_BYTES_MAX: usize = 8 * 1024;
 
 impl Pipeline {
     /// Assembles the rows of a request, scores them, and publishes the answer.
@@ -105,7 +111,7 @@ impl Pipeline {
             degraded,
         };
         let candidates = request.candidates;
-        let (size, parts) = self.split(candidates);
+        let parts = self.split(candidates);
         for &topic in to {
             let at = TopicPartition::new(topic, cause.partition);
             let at_once = topic == Topic::Scores
@@ -115,24 +121,25 @@ impl Pipeline {
             } else {
                 &mut output.transactional
             };
-            for part in 0..parts {
-                let from = (part * size).min(candidates.len());
-                let until = ((part + 1) * size).min(candidates.len());
-                items.candidates = &candidates[from..until];
-                items.first = from;
+            for (part, range) in parts.iter().enumerate() {
+                items.candidates = &candidates[range.clone()];
+                items.first = range.start;
                 answer.items = items;
-                answer.part = (parts > 1).then_some([part + 1, parts]);
-                let id = id_of(cause, (part, parts));
+                answer.part = (parts.len() > 1).then_some([part + 1, parts.len()]);
+                let id = id_of(cause, (part, parts.len()));
                 let headers = [
                     (HEADER_ID, Some(id.as_bytes())),
                     (HEADER_MODEL, Some(model.as_bytes())),
                     (HEADER_SCHEMA, Some(schema.as_bytes())),
                 ];
                 let pass = &self.settings.config.step.pass_headers;
-                let passed = cause
-                    .headers
-                    .iter()
-                    .filter(|(name, _)| pass.iter().any(|wanted| wanted == name));
+                let mut room = PASSED_BYTES_MAX;
+                let passed = cause.headers.iter().filter(|(name, value)| {
+                    let bytes = name.len() + value.map_or(0, <[u8]>::len);
+                    let fits = bytes <= room && pass.iter().any(|wanted| wanted == name);
+                    room -= if fits { bytes } else { 0 };
+                    fits
+                });
                 let headers = headers.into_iter().chain(passed);
                 let key = if topic == Topic::StandingScores {
                     standing_key(request.user, request.request_id, part, &mut self.key);
@@ -147,18 +154,16 @@ impl Pipeline {
         }
     }
 
-    /// How many candidates one record of an answer holds, and how many records that makes: at least one. It follows from the candidates
-    /// and the configuration alone.
-    pub(super) fn split(&self, candidates: &[&str]) -> (usize, usize) {
-        // An item is about 40 bytes and its id; the parts are cut by that estimate, well below the limit.
+    /// How the scores of candidates are cut into records of at most `step.answer_max`: one at least. It follows from the candidates and the
+    /// configuration alone.
+    pub(super) fn split(&self, candidates: &[&str]) -> Vec<std::ops::Range<usize>> {
+        // `{"item_id":"","score":0.123456789,"tasks":{}},` and a name and a number for each task.
         let names = self.assembler.task_names().iter();
         let per_item = 64 + names.map(|name| name.len() + 16).sum::<usize>();
-        let bytes: usize = candidates.iter().map(|item| item.len() + per_item).sum();
-        let parts = bytes
-            .div_ceil(self.settings.config.step.answer_max.as_usize())
-            .max(1);
-        let size = candidates.len().div_ceil(parts).max(1);
-        (size, candidates.len().div_ceil(size).max(1))
+        let lengths = candidates
+            .iter()
+            .map(|item| answer::json_length(item) + per_item);
+        answer::parts(lengths, self.settings.config.step.answer_max.as_usize())
     }
 
     /// Ends parts of a standing request's scores: compaction keeps the newest record of each key, and these keys have none to come.
@@ -200,8 +205,13 @@ impl Pipeline {
         let mut logged = self.assembler.log(request, &pseudonym, &self.scores);
         let schema = self.assembler.schema_hash().as_bytes();
         let candidates = std::mem::take(&mut logged.candidates);
-        for (part, candidates) in candidates.chunks(LOGGED_CANDIDATES_MAX).enumerate() {
-            logged.candidates = candidates.to_vec();
+        let lengths = candidates.iter().map(|candidate| {
+            let numbers = candidate.values.len() + candidate.scores.len();
+            64 + answer::json_length(&candidate.item_id) + NUMBER_BYTES * numbers
+        });
+        let parts = answer::parts(lengths, LOGGED_BYTES_MAX).into_iter();
+        for (part, range) in parts.enumerate() {
+            logged.candidates = candidates[range].to_vec();
             let id = format!("{}-{part}", cause.id);
             let headers = [
                 (HEADER_ID, Some(id.as_bytes())),
@@ -273,13 +283,17 @@ impl Pipeline {
 
     pub(super) fn publish_deltas(&mut self, output: &mut StepOutput) {
         for (key, delta) in std::mem::take(&mut self.deltas) {
-            self.scratch.clear();
-            delta.write(&mut self.scratch);
             let partition = partition_of(&key, self.settings.partitions);
             let at = TopicPartition::new(Topic::ItemDeltas, partition);
-            output
-                .transactional
-                .push(at, (0, 0), Some(&key), Some(&self.scratch), []);
+            let mut rest = Some(delta);
+            while let Some(mut delta) = rest {
+                rest = delta.split(DELTA_COUNTS_MAX);
+                self.scratch.clear();
+                delta.write(&mut self.scratch);
+                output
+                    .transactional
+                    .push(at, (0, 0), Some(&key), Some(&self.scratch), []);
+            }
         }
     }
 

@@ -4,7 +4,11 @@ use super::publish::standing_key;
 use super::{
     Behavior, Cause, Coordinates, DecodedRequest, Failure, Folded, Headers, ItemTable, KindId,
     Owned, Pipeline, Place, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp, Topic,
+    taken,
 };
+
+/// Bytes of a request that stands at most: it is one record of the changelog.
+const STANDING_BYTES_MAX: usize = 512 * 1024;
 
 impl Pipeline {
     pub(super) fn mark_standing(
@@ -43,11 +47,7 @@ impl Pipeline {
         self.check_place(record, &decoded.user);
         let config = &self.settings.config;
         let watermark = owned.users.position().watermark;
-        let clock = if record.timestamp >= 0 {
-            Timestamp(record.timestamp)
-        } else {
-            now
-        };
+        let clock = taken(record, now);
         let refused = if decoded
             .deadline_ms
             .is_some_and(|ms| now > decoded.time.plus(ms))
@@ -68,11 +68,7 @@ impl Pipeline {
             partition: owned.number,
             headers: record.headers,
         };
-        let candidates: Vec<&str> = decoded
-            .candidates
-            .iter()
-            .map(|candidate| &**candidate)
-            .collect();
+        let candidates = names(decoded);
         let mut request = RowRequest {
             request_id: &decoded.request_id,
             user: &decoded.user,
@@ -100,38 +96,16 @@ impl Pipeline {
         {
             degraded.push("unknown_scenario");
         }
-        let standing = decoded
-            .standing_ttl_ms
-            .map(|ttl| ttl.min(config.scoring.standing_ttl_max.millis()));
         let mut to = vec![Topic::Scores];
         // Parts that the scores of this request had so far, and have from now on.
         let mut parts = 0..0;
-        if let Some(ttl) = standing {
-            let user = owned.users.whole_user(&decoded.user)?;
-            let stands = user.map_or(&[][..], headwater_state::User::standing);
-            let same = stands
-                .iter()
-                .find(|standing| standing.request == *decoded.request_id);
-            if same.is_none() && stands.len() >= config.scoring.standing_max
-                || config.scoring.standing_max == 0
-            {
-                degraded.push("too_many_standing");
-            } else {
-                let had = same.map_or(0, |same| read_body(&same.body).0);
-                parts = self.split(&candidates).1..had;
-                let standing = Standing {
-                    request: decoded.request_id.clone().into_owned(),
-                    expires: now.plus(ttl),
-                    due: None,
-                    body: body_of(parts.start, record.value.unwrap_or_default()),
-                };
-                owned.users.set_standing(
-                    &decoded.user,
-                    &decoded.request_id,
-                    Some(standing),
-                    salt,
-                )?;
-                to.push(Topic::StandingScores);
+        if let Some(ttl) = decoded.standing_ttl_ms {
+            match self.stand(record, decoded, ttl, &candidates, owned, now, salt)? {
+                Ok(stands) => {
+                    parts = stands;
+                    to.push(Topic::StandingScores);
+                }
+                Err(why_not) => degraded.push(why_not),
             }
         }
         let shown = config
@@ -157,6 +131,57 @@ impl Pipeline {
             self.shown(&request, record.offset, kind, owned, items, salt)?;
         }
         Ok(())
+    }
+
+    /// Makes a request stand for `ttl`, or says why it does not. The newest request of an id replaces the one before in both cases. Gives
+    /// how many parts its scores have, up to how many they had.
+    fn stand(
+        &self,
+        record: &Record<'_>,
+        decoded: &DecodedRequest<'_>,
+        ttl: i64,
+        candidates: &[&str],
+        owned: &mut Owned,
+        now: Timestamp,
+        salt: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<Result<std::ops::Range<usize>, &'static str>, Failure> {
+        let scoring = &self.settings.config.scoring;
+        let known = owned.users.whole_user(&decoded.user)?;
+        let stands = known.map_or(&[][..], headwater_state::User::standing);
+        let same = stands
+            .iter()
+            .find(|standing| standing.request == *decoded.request_id);
+        let value = record.value.unwrap_or_default();
+        let why_not = if value.len() > STANDING_BYTES_MAX {
+            Some("standing_too_large")
+        } else if same.is_none() && stands.len() >= scoring.standing_max
+            || scoring.standing_max == 0
+        {
+            Some("too_many_standing")
+        } else {
+            None
+        };
+        let had = same.map_or(0, |same| read_body(&same.body).0);
+        let parts = self.split(candidates).len();
+        let standing = match (why_not, same) {
+            (None, _) => Standing {
+                request: decoded.request_id.clone().into_owned(),
+                expires: now.plus(ttl.min(scoring.standing_ttl_max.millis())),
+                due: None,
+                body: body_of(parts, value),
+            },
+            // It ends with this step.
+            (Some(_), Some(same)) => Standing {
+                expires: now,
+                ..same.clone()
+            },
+            (Some(why_not), None) => return Ok(Err(why_not)),
+        };
+        let (user, request) = (&decoded.user, &decoded.request_id);
+        owned
+            .users
+            .set_standing(user, request, Some(standing), salt)?;
+        Ok(why_not.map_or(Ok(parts..had), Err))
     }
 
     /// Counts each candidate of a request as shown, where config says that requests are impressions.
@@ -237,14 +262,16 @@ impl Pipeline {
                 .recent()
                 .newest()
                 .map_or(Timestamp::MIN, |behavior| behavior.time);
+            let (had, body) = read_body(&standing.body);
+            let decoded = self.still_stands(&standing, body, now);
             standing_key(&user, &request, 0, &mut self.key);
             let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
                 "{}-{}-{}-{}-{}",
-                if standing.expires <= now {
-                    "ended"
-                } else {
+                if decoded.is_some() {
                     "standing"
+                } else {
+                    "ended"
                 },
                 owned.number,
                 of(Topic::Behaviors),
@@ -256,22 +283,13 @@ impl Pipeline {
                 partition: owned.number,
                 headers: Headers::default(),
             };
-            let (had, body) = read_body(&standing.body);
-            if standing.expires <= now {
+            let Some(decoded) = decoded else {
                 owned.users.set_standing(&user, &request, None, salt)?;
                 self.end_parts((&user, &request), 0..had, cause, output);
                 continue;
-            }
-            let decoded = self
-                .decoder
-                .request(Some(body))
-                .map_err(|reject| Failure::Standing(request.clone(), reject))?;
-            let candidates: Vec<&str> = decoded
-                .candidates
-                .iter()
-                .map(|candidate| &**candidate)
-                .collect();
-            let parts = self.split(&candidates).1;
+            };
+            let candidates = names(&decoded);
+            let parts = self.split(&candidates).len();
             owned.users.set_due(&user, &request, None)?;
             if parts != had {
                 // It was split by another configuration.
@@ -306,6 +324,31 @@ impl Pipeline {
         }
         Ok(())
     }
+
+    /// What a standing request asks for; none where it has expired, or is none by the configuration of today.
+    fn still_stands<'a>(
+        &self,
+        standing: &Standing,
+        body: &'a [u8],
+        now: Timestamp,
+    ) -> Option<DecodedRequest<'a>> {
+        if standing.expires <= now {
+            return None;
+        }
+        match self.decoder.request(Some(body)) {
+            Ok(decoded) => Some(decoded),
+            Err(reject) => {
+                tracing::warn!(request = standing.request, %reject, "standing request ended");
+                None
+            }
+        }
+    }
+}
+
+/// The candidates of a request.
+fn names<'a>(decoded: &'a DecodedRequest<'_>) -> Vec<&'a str> {
+    let candidates = decoded.candidates.iter();
+    candidates.map(|candidate| &**candidate).collect()
 }
 
 /// What a body that says how many parts its scores have begins with. No JSON does.

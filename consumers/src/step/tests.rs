@@ -8,6 +8,8 @@ use super::*;
 use crate::pseudonym::pseudonym;
 use crate::worker::settings_of;
 
+mod odd;
+
 const START: i64 = 1_700_000_000_000;
 
 /// A pipeline over one partition.

@@ -26,7 +26,19 @@ impl Worker {
         if self.recovering {
             self.recover()?;
         }
-        Ok(())
+        // The other topics have no such partition, and users are looked for by the old number.
+        let partitions = self.pipeline.partitions();
+        match rebalance
+            .assigned
+            .iter()
+            .find(|number| **number >= partitions)
+        {
+            Some(&partition) => Err(Error::Widened {
+                partition,
+                partitions,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Forgets a partition. What of it is not in the store is in the changelog; a store that fails is found when it is opened again.

@@ -116,9 +116,9 @@ impl Repartitioning {
         while !stopping.is_set() {
             stage.turn()?;
             let trouble = stage.trouble().map(str::to_owned);
-            if trouble.is_some() {
+            if stage.has_failed() {
                 stopping.pause(pauses.next());
-            } else {
+            } else if trouble.is_none() {
                 pauses.reset();
             }
             if told.as_ref() != Some(&trouble) {

@@ -93,6 +93,10 @@ impl Working {
                 instance: self.instance.clone(),
                 identity,
             },
+            Failure::Worker(Error::Widened {
+                partition,
+                partitions,
+            }) => self.changed(partition, partitions, partition + 1),
             Failure::Worker(source) => StopError::Worker {
                 number: self.number,
                 source,
@@ -124,13 +128,13 @@ impl Working {
                 told = None;
             }
             self.answer(Some(&mut worker))?;
-            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) || worker.is_in_trouble() {
+            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) || worker.has_failed() {
                 told = Some(Instant::now());
                 self.tell_of(&mut worker, &checked);
             }
-            if worker.is_in_trouble() {
+            if worker.has_failed() {
                 stopping.pause(pauses.next());
-            } else {
+            } else if worker.is_well() {
                 pauses.reset();
             }
         }
@@ -195,22 +199,21 @@ impl Working {
             let pinned = worker
                 .partition(partition)
                 .map_or(0, |users| users.position().partitions);
-            if (pinned != 0 && pinned != self.found.partitions)
-                || partition >= self.found.partitions
-            {
-                return Err(Failure::Stop(StopError::PartitionsChanged {
-                    partition,
-                    name: self.config.topic_name(Topic::Behaviors),
-                    pinned: if pinned == 0 {
-                        self.found.partitions
-                    } else {
-                        pinned
-                    },
-                    found: self.found.partitions.max(partition + 1),
-                }));
+            if pinned != 0 && pinned != self.found.partitions {
+                let found = self.found.partitions;
+                return Err(Failure::Stop(self.changed(partition, pinned, found)));
             }
         }
         Ok(())
+    }
+
+    fn changed(&self, partition: i32, pinned: i32, found: i32) -> StopError {
+        StopError::PartitionsChanged {
+            partition,
+            name: self.config.topic_name(Topic::Behaviors),
+            pinned,
+            found,
+        }
     }
 
     fn answer(&self, mut worker: Option<&mut Worker>) -> Result<(), Failure> {

@@ -65,7 +65,7 @@ const DEFAULTS: [(&str, &str); 6] = [
 ];
 
 /// Our defaults for clients that read.
-const READING: [(&str, &str); 6] = [
+const READING: [(&str, &str); 8] = [
     // The brokers answer at the first byte. An idle fetch is renewed twenty times a second: a partition that is started, and
     // the end of one, wait for the renewal (500 ms by default).
     ("fetch.wait.max.ms", "50"),
@@ -76,14 +76,21 @@ const READING: [(&str, &str); 6] = [
     // The bound of memory: one queue a client, and one fetch above it.
     ("queued.max.messages.kbytes", "32768"),
     ("fetch.message.max.bytes", "4194304"),
+    // A record above the fetch size comes alone. Brokers take requests of 100 MiB unless told otherwise, and librdkafka reads 100 MB: a
+    // record between them would be asked for again for ever.
+    ("receive.message.max.bytes", "134217728"),
+    // Brokers hand out what their disks hold without looking. The changelog has no checksums but these.
+    ("check.crcs", "true"),
 ];
 
 /// Our defaults for clients that write.
-const WRITING: [(&str, &str); 4] = [
+const WRITING: [(&str, &str); 5] = [
     ("linger.ms", "1"),
     ("queue.buffering.max.messages", "500000"),
     ("queue.buffering.max.kbytes", "131072"),
     ("compression.type", "lz4"),
+    // What a topic limits is the compressed batch. The cells of a busy entity are over librdkafka's 1,000,000 bytes, and a tenth of it there.
+    ("message.max.bytes", "8388608"),
 ];
 
 /// The properties that every client starts from.

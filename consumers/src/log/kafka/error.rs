@@ -38,6 +38,33 @@ pub(super) enum OrderError {
     TransactionTimedOut,
 }
 
+/// A record that the brokers, or the client, do not take.
+#[derive(Debug, thiserror::Error)]
+#[error("record of {bytes} bytes for topic `{topic}` partition {partition}")]
+pub(super) struct Undelivered {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) bytes: usize,
+    #[source]
+    pub(super) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Names the record that a refusal is about.
+pub(super) fn about(error: LogError, topic: &str, partition: i32, bytes: usize) -> LogError {
+    match error {
+        LogError::Refused { doing, source } => LogError::Refused {
+            doing,
+            source: Box::new(Undelivered {
+                topic: topic.to_owned(),
+                partition,
+                bytes,
+                source,
+            }),
+        },
+        other => other,
+    }
+}
+
 /// The code behind an error; admin operations included, whose code the library does not count as one.
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
@@ -64,6 +91,17 @@ pub(super) fn is_unknown_topic(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether it says that bytes of the log cannot be read: reading stands still there, and nobody else would tell.
+pub(super) fn is_unreadable(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BadMessage
+            | Code::BadCompression
+            | Code::InvalidMessage
+            | Code::CriticalSystemResource
+    )
+}
+
 /// Whether waiting will never help.
 pub(super) fn is_refusal(code: Code) -> bool {
     matches!(
@@ -79,6 +117,7 @@ pub(super) fn is_refusal(code: Code) -> bool {
             | Code::TransactionalIdAuthorizationFailed
             | Code::SecurityDisabled
             | Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
             | Code::InvalidMessageSize
             | Code::InvalidConfig
             | Code::InvalidArgument

@@ -177,7 +177,10 @@ impl Sink {
                 }
                 Err((error, _)) => error,
             };
-            return Err(self.known(record.to.topic, DOING, error));
+            let error = self.known(record.to.topic, DOING, error);
+            let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+            let bytes = length(record.key) + length(record.value);
+            return Err(error::about(error, name, record.to.partition, bytes));
         }
     }
 
@@ -207,7 +210,11 @@ impl Sink {
     /// The first record that was not delivered, once.
     pub(super) fn failure(&self) -> Result<(), LogError> {
         let failure = self.deliveries().outcome.lock().failure.take();
-        failure.map_or(Ok(()), |error| Err(self.explain("writing", error)))
+        failure.map_or(Ok(()), |failure| {
+            let error = self.explain("writing", failure.error);
+            let (topic, bytes) = (&failure.topic, failure.bytes);
+            Err(error::about(error, topic, failure.partition, bytes))
+        })
     }
 
     /// Adds positions to the open transaction. Nothing may be in flight.
@@ -362,11 +369,20 @@ struct Deliveries {
     changed: Condvar,
 }
 
+/// A record that was not delivered.
+#[derive(Debug)]
+struct Failure {
+    error: KafkaError,
+    topic: String,
+    partition: i32,
+    bytes: usize,
+}
+
 /// What became of the records of a transaction.
 #[derive(Debug, Default)]
 struct Outcome {
     number: usize,
-    failure: Option<KafkaError>,
+    failure: Option<Failure>,
     next: BTreeMap<TopicPartition, Option<i64>>,
 }
 
@@ -386,10 +402,15 @@ impl ProducerContext for Deliveries {
                 }
             }
             Ok(_) => {}
-            Err((error, _)) => {
+            Err((error, message)) => {
                 let mut outcome = self.outcome.lock();
                 if outcome.number == number {
-                    outcome.failure.get_or_insert_with(|| error.clone());
+                    outcome.failure.get_or_insert_with(|| Failure {
+                        error: error.clone(),
+                        topic: message.topic().to_owned(),
+                        partition: message.partition(),
+                        bytes: message.key_len() + message.payload_len(),
+                    });
                     self.changed.notify_all();
                 }
             }

@@ -232,6 +232,11 @@ impl Source {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 self.missing_topic()
             }
+            Some(code) if error::is_unreadable(code) => {
+                // librdkafka means to go on behind what it cannot read: that would be lost.
+                self.again()?;
+                Some(error::of(DOING, error, ""))
+            }
             Some(code) if fatal || code == Code::AllBrokersDown || error::is_refusal(code) => {
                 Some(error::of(DOING, error, ""))
             }
@@ -257,12 +262,17 @@ impl Source {
         }
         // All positions are there (now): the partition that stopped goes on where it was.
         tracing::warn!(target: "kafka", "a position was out of range and is not any more; reading goes on");
-        let mut positions = Vec::new();
-        for at in assigned {
-            positions.push((at, Start::At(self.position(at)?)));
-        }
-        self.assign(&positions)?;
+        self.again()?;
         Ok(None)
+    }
+
+    /// Reads everything that is assigned again from behind the last record that was taken.
+    fn again(&mut self) -> Result<(), LogError> {
+        let mut positions = Vec::new();
+        for at in self.starts.keys() {
+            positions.push((*at, Start::At(self.position(*at)?)));
+        }
+        self.assign(&positions)
     }
 
     /// Which topic is not there: the event does not tell.
