@@ -76,7 +76,12 @@ impl One {
     }
 
     /// Time of a step of these records. Of the clock: the kernel tells CPU time in ticks that are longer than a step.
-    fn step(&mut self, topic: Topic, first: i64, records: impl Iterator<Item = String>) -> Duration {
+    fn step(
+        &mut self,
+        topic: Topic,
+        first: i64,
+        records: impl Iterator<Item = String>,
+    ) -> Duration {
         self.batch.clear();
         for (place, record) in records.enumerate() {
             // The log's clock is that of the last event.
@@ -166,11 +171,7 @@ fn many(backend: Backend, users: u64, events: u64, memory_setting: Bytes) {
     let config = Config::default_config();
     let mut settings = settings_of(&config, 1);
     settings.memory = memory_setting.as_usize();
-    let opened = headwater_state::open(
-        folder.path(),
-        backend,
-        memory_setting.as_usize() as u64,
-    );
+    let opened = headwater_state::open(folder.path(), backend, memory_setting.as_usize() as u64);
     let stores = opened.unwrap().stores;
     let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
     let item = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 100_000;
