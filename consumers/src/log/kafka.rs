@@ -12,13 +12,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_config::Topic;
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use self::client::{Logging, Names};
+use self::error::OrderError;
 use super::{
     Created, Extent, Log, LogError, Member, Membership, Producer, Reader, TopicFacts,
     TopicPartition, TopicSpec,
@@ -91,7 +93,12 @@ struct Shared {
     peeking: BaseConsumer<Logging>,
     /// Asks for the group's positions: made when somebody looks on, since it holds a connection to the group's coordinator.
     looking: OnceLock<BaseConsumer<Logging>>,
+    absences: Mutex<BTreeMap<Topic, Absence>>,
 }
+
+/// Since when a topic that was there is missed, and when it was missed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Absence(Option<(Instant, Instant)>);
 
 impl fmt::Debug for KafkaLog {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +124,7 @@ impl KafkaLog {
             asking,
             peeking,
             looking: OnceLock::new(),
+            absences: Mutex::default(),
         };
         shared
             .asking
@@ -142,6 +150,31 @@ impl Shared {
         error::of(doing, error, "")
     }
 
+    /// A topic is there.
+    fn met(&self, topic: Topic) {
+        self.absences.lock().insert(topic, Absence(None));
+    }
+
+    /// What it means that a broker does not know a topic. One that lags behind the others, or that answers for a while in another's place, says so
+    /// of topics that are there: one that was there is missing only when it has been missed for the operation timeout.
+    fn missing(&self, topic: Topic) -> LogError {
+        let patience = self.settings.operation_timeout;
+        if let Some(Absence(missed)) = self.absences.lock().get_mut(&topic) {
+            let now = Instant::now();
+            let since = match *missed {
+                Some((since, last)) if now - last < patience => since,
+                _ => now,
+            };
+            *missed = Some((since, now));
+            if now - since < patience {
+                return error::unavailable("looking for a topic", OrderError::Missed);
+            }
+        }
+        LogError::NoTopic {
+            name: self.names.of(topic).to_owned(),
+        }
+    }
+
     /// The extent that such a client is told.
     fn extent(
         &self,
@@ -150,10 +183,11 @@ impl Shared {
     ) -> Result<Extent, LogError> {
         let name = self.names.of(of.topic);
         match client.fetch_watermarks(name, of.partition, self.settings.operation_timeout) {
-            Ok((first, next)) => Ok(Extent { first, next }),
-            Err(error) if error::is_unknown_topic(&error) => Err(LogError::NoTopic {
-                name: name.to_owned(),
-            }),
+            Ok((first, next)) => {
+                self.met(of.topic);
+                Ok(Extent { first, next })
+            }
+            Err(error) if error::is_unknown_topic(&error) => Err(self.missing(of.topic)),
             Err(error) => Err(self.explain("asking for a partition's offsets", error)),
         }
     }

@@ -260,7 +260,10 @@ pub(super) fn ask_leaders<C: ClientContext>(
         Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART),
         MetadataTopic::error,
     ) {
-        None => Ok(()),
+        None => {
+            shared.met(topic);
+            Ok(())
+        }
         Some(code) => Err(KafkaError::MetadataFetch(code.into())),
     }
 }

@@ -36,6 +36,8 @@ pub(super) enum OrderError {
     QueueFull,
     #[error("the transaction was open for longer than the transaction timeout")]
     TransactionTimedOut,
+    #[error("the brokers do not know a topic that was there")]
+    Missed,
 }
 
 /// A record that the brokers, or the client, do not take.

@@ -236,9 +236,9 @@ impl Group {
         const DOING: &str = "being a member of the group";
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         match error::code(&error)? {
-            Code::UnknownTopicOrPartition | Code::UnknownTopic => Some(LogError::NoTopic {
-                name: self.shared.names.of(Topic::Behaviors).to_owned(),
-            }),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+                Some(self.shared.missing(Topic::Behaviors))
+            }
             code if error::is_fenced(code) => {
                 self.fenced = true;
                 Some(error::of(DOING, error, &self.identity))

@@ -107,8 +107,7 @@ impl Sink {
 
     fn known(&self, topic: Topic, doing: &'static str, error: KafkaError) -> LogError {
         if error::is_unknown_topic(&error) {
-            let name = self.shared.names.of(topic).to_owned();
-            return LogError::NoTopic { name };
+            return self.shared.missing(topic);
         }
         self.explain(doing, error)
     }

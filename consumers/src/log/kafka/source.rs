@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_config::Topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -35,7 +35,12 @@ pub(super) struct Source {
     last: Option<(String, Topic)>,
     /// An error that came behind records: for the next call.
     stash: Option<LogError>,
+    /// When to look again for a topic that was missed: the client tells of it once.
+    look_again: Option<Instant>,
 }
+
+/// How long after a topic was missed it is looked for again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Source {
     /// A client that reads nothing yet. With `ends` it reports the ends of partitions, which the caller must then know by their
@@ -56,6 +61,7 @@ impl Source {
             met: BTreeSet::new(),
             last: None,
             stash: None,
+            look_again: None,
         })
     }
 
@@ -67,9 +73,8 @@ impl Source {
         for (at, start) in at {
             if !self.met.contains(&at.topic) {
                 // Asked before the assignment: a partition whose leader the client does not know waits for 500 ms.
-                let name = self.shared.names.of(at.topic);
                 client::ask_leaders(self.consumer.client(), &self.shared, at.topic)
-                    .map_err(|error| Self::known(error, name))?;
+                    .map_err(|error| self.known(error, at.topic))?;
                 self.met.insert(at.topic);
             }
             let start = match start {
@@ -133,6 +138,11 @@ impl Source {
         into: &mut RecordBatch,
     ) -> Result<(), LogError> {
         if let Some(error) = self.stash.take() {
+            return Err(error);
+        }
+        if self.look_again.is_some_and(|at| at <= Instant::now())
+            && let Some(error) = self.missing_topic()
+        {
             return Err(error);
         }
         let mut failure = None;
@@ -210,14 +220,12 @@ impl Source {
         let name = self.shared.names.of(at.topic);
         self.consumer
             .fetch_watermarks(name, at.partition, self.shared.settings.operation_timeout)
-            .map_err(|error| Self::known(error, name))
+            .map_err(|error| self.known(error, at.topic))
     }
 
-    fn known(error: KafkaError, name: &str) -> LogError {
+    fn known(&self, error: KafkaError, topic: Topic) -> LogError {
         if error::is_unknown_topic(&error) {
-            return LogError::NoTopic {
-                name: name.to_owned(),
-            };
+            return self.shared.missing(topic);
         }
         error::of(DOING, error, "")
     }
@@ -276,10 +284,10 @@ impl Source {
     }
 
     /// Which topic is not there: the event does not tell.
-    fn missing_topic(&self) -> Option<LogError> {
+    fn missing_topic(&mut self) -> Option<LogError> {
         let mut topics: Vec<Topic> = self.starts.keys().map(|at| at.topic).collect();
         topics.dedup();
-        topics.into_iter().find_map(|topic| {
+        let missing = topics.into_iter().find_map(|topic| {
             let name = self.shared.names.of(topic);
             let asked = self
                 .consumer
@@ -289,10 +297,10 @@ impl Source {
                 .topics()
                 .iter()
                 .any(|topic| topic.name() == name && topic.error().is_none());
-            (!known).then(|| LogError::NoTopic {
-                name: name.to_owned(),
-            })
-        })
+            (!known).then(|| self.shared.missing(topic))
+        });
+        self.look_again = missing.is_some().then(|| Instant::now() + LOOK_AGAIN_AFTER);
+        missing
     }
 
     fn list(
