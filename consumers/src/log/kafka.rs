@@ -93,6 +93,7 @@ struct Shared {
     peeking: BaseConsumer<Logging>,
     /// Asks for the group's positions: made when somebody looks on, since it holds a connection to the group's coordinator.
     looking: OnceLock<BaseConsumer<Logging>>,
+    /// Topics that were there, and whether they are missed.
     absences: Mutex<BTreeMap<Topic, Absence>>,
 }
 
