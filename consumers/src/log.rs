@@ -150,6 +150,19 @@ pub struct Committed {
     /// For each partition of [`Topic::Changelog`] and [`Topic::ItemState`] written to in this transaction: the offset after its
     /// last record there.
     pub next: Vec<(TopicPartition, i64)>,
+    /// Where the time went, where there is something to wait for.
+    pub times: Option<CommitTimes>,
+}
+
+/// What a commit waited for, one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitTimes {
+    /// The acknowledgements of what was sent, and before them the registration of its partitions.
+    pub acknowledge: Duration,
+    /// Positions becoming part of the transaction.
+    pub positions: Duration,
+    /// The decision.
+    pub decide: Duration,
 }
 
 /// A log: Kafka or the one inside this process. One a daemon; cheap handles come of it.

@@ -13,8 +13,8 @@ use super::sink::{Failed, Sink};
 use super::source::Source;
 use super::wake::Wake;
 use crate::log::{
-    CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance,
-    RecordBatch, Start, TopicPartition,
+    CommitError, CommitTimes, Committed, LogError, Member, Membership, Outgoing, PollLimit,
+    Rebalance, RecordBatch, Start, TopicPartition,
 };
 
 /// A member of the group.
@@ -85,8 +85,9 @@ impl KafkaMember {
         &mut self,
         membership: Membership,
         positions: &[(TopicPartition, i64)],
-    ) -> Result<(), Failed> {
+    ) -> Result<CommitTimes, Failed> {
         const DOING: &str = "committing";
+        let began = Instant::now();
         let (Some(sink), Some(_)) = (&mut self.sink, self.open) else {
             return Err(Failed::Abort(error::unavailable(
                 DOING,
@@ -109,10 +110,15 @@ impl KafkaMember {
             LogError::Fenced { .. } => Failed::Fenced(error),
             other => Failed::Abort(other),
         })?;
+        let acknowledge = began.elapsed();
         if let Some(metadata) = metadata {
             sink.send_positions(positions, metadata)?;
         }
-        Ok(())
+        Ok(CommitTimes {
+            acknowledge,
+            positions: began.elapsed().saturating_sub(acknowledge),
+            decide: Duration::ZERO,
+        })
     }
 
     /// Joins the group again after the brokers said that another has our place there, if nobody has.
@@ -187,7 +193,7 @@ impl KafkaMember {
             .is_some_and(|begun| begun.elapsed() >= self.shared.settings.transaction_timeout)
     }
 
-    fn committed_ends(&self, sink: &Sink) -> Result<Committed, LogError> {
+    fn committed_ends(&self, sink: &Sink, times: CommitTimes) -> Result<Committed, LogError> {
         let mut next = Vec::new();
         for (at, end) in sink.ends() {
             let end = match end {
@@ -196,7 +202,10 @@ impl KafkaMember {
             };
             next.push((at, end));
         }
-        Ok(Committed { next })
+        Ok(Committed {
+            next,
+            times: Some(times),
+        })
     }
 }
 
@@ -273,18 +282,25 @@ impl Member for KafkaMember {
         positions: &[(TopicPartition, i64)],
     ) -> Result<Committed, CommitError> {
         let prepared = self.prepare(membership, positions);
-        let decided = match (&prepared, &self.sink) {
-            (Ok(()), Some(sink)) => sink.commit(),
-            _ => prepared,
+        let began = Instant::now();
+        let decided = match (prepared, &self.sink) {
+            (Ok(times), Some(sink)) => sink.commit().map(|()| (times, sink)),
+            (Ok(_), None) => Err(Failed::Abort(error::unavailable(
+                "committing",
+                OrderError::NoTransaction,
+            ))),
+            (Err(failed), _) => Err(failed),
         };
         let failed = match decided {
-            Ok(()) => {
+            Ok((times, sink)) => {
                 self.open = None;
-                let sink = self
-                    .sink
-                    .as_ref()
-                    .expect("invariant: it has just committed");
-                return self.committed_ends(sink).map_err(CommitError::Unknown);
+                let times = CommitTimes {
+                    decide: began.elapsed(),
+                    ..times
+                };
+                return self
+                    .committed_ends(sink, times)
+                    .map_err(CommitError::Unknown);
             }
             Err(failed) => failed,
         };

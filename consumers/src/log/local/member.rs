@@ -144,6 +144,7 @@ impl LocalMember {
                 .into_iter()
                 .filter(|(of, _)| restored_from(of))
                 .collect(),
+            times: None,
         })
     }
 }
