@@ -1,6 +1,7 @@
 //! A worker: one member of the group and the partitions it owns, start to end on one thread.
 //!
-//! A turn polls, computes a step, and commits it; while a transaction's records are on their way the next step is computed already, over
+//! A turn polls, computes a step, sends it, and the next turn commits it before it polls: whoever keeps up waits for nothing but their own
+//! transaction. A worker that lags behind computes the next step while the last one's records are on their way, over
 //! state that is not committed yet. The order of commit is the design: the world first, our own copy second. Whoever crashes in
 //! between finds the changelog ahead of the store and applies the difference; the other order would leave the store ahead of a transaction
 //! that never was, and count its records twice (`STATE-1`).
@@ -72,6 +73,8 @@ pub struct Worker {
     leaving: Vec<i32>,
     pending: Option<Pending>,
     batch: RecordBatch,
+    /// Whether the last poll found so much that more is waiting: then computing and committing overlap.
+    behind: bool,
     output: StepOutput,
     limits: Limits,
     last_write_back: BTreeMap<i32, Timestamp>,
@@ -97,6 +100,7 @@ struct Limits {
     bytes: usize,
     wait: Duration,
     write_back_ms: i64,
+    write_back_users: usize,
     settings: headwater_state::Settings,
     workers: usize,
 }
@@ -104,6 +108,10 @@ struct Limits {
 /// Changelog records after which a partition is written back, however young it is: what a crash makes us apply again, at about a
 /// million a second.
 const REPLAY_RECORDS_MAX: u64 = 500_000;
+
+/// Users that are written back in one go at least, where the worker keeps up: about a millisecond of ours, and of readers of a store that lets nobody read
+/// while it is written (sled).
+const WRITE_BACK_USERS: usize = 128;
 
 impl Worker {
     /// A worker with a member of its own.
@@ -132,12 +140,14 @@ impl Worker {
             leaving: Vec::new(),
             pending: None,
             batch: RecordBatch::default(),
+            behind: false,
             output: StepOutput::default(),
             limits: Limits {
                 records: config.step.records_max,
                 bytes: config.step.bytes_max.as_usize(),
                 wait: config.step.wait.duration(),
                 write_back_ms: config.state.write_back.millis(),
+                write_back_users: WRITE_BACK_USERS,
                 settings: settings_of(config, 1),
                 workers: config.instance.workers,
             },
@@ -148,10 +158,11 @@ impl Worker {
         })
     }
 
-    /// Runs write-backs on the worker's own thread: for simulations, which must be the same every time.
+    /// Runs write-backs on the worker's own thread, so many users at a time: for simulations, which must be the same every time.
     #[must_use]
-    pub fn with_write_backs_inline(mut self) -> Self {
+    pub fn with_write_backs_inline(mut self, users: usize) -> Self {
         self.writer = Writer::inline(self.pipeline.metrics().clone());
+        self.limits.write_back_users = users;
         self
     }
 
@@ -177,6 +188,9 @@ impl Worker {
         if self.recovering {
             self.recover()?;
         }
+        if !self.behind {
+            self.commit_pending()?;
+        }
         let busy = self.pending.is_some() || !self.restorer.is_idle();
         let wait = if busy {
             Duration::ZERO
@@ -197,6 +211,8 @@ impl Worker {
                 .start_timer();
             self.member.poll(limit, &mut self.batch)?
         };
+        self.behind = 2 * self.batch.len() >= self.limits.records
+            || 2 * self.batch.bytes() >= self.limits.bytes;
         self.rebalance(&rebalance)?;
         self.open_arriving()?;
         self.compute()?;
@@ -309,6 +325,18 @@ impl Worker {
                 .start_timer();
             self.member.commit(pending.membership, &pending.positions)?
         };
+        if let Some(times) = committed.times {
+            for (stage, time) in [
+                ("acknowledge", times.acknowledge),
+                ("positions", times.positions),
+                ("decide", times.decide),
+            ] {
+                metrics
+                    .step_seconds
+                    .with_label_values(&[stage])
+                    .observe(time.as_secs_f64());
+            }
+        }
         let next = |topic, number| {
             let at = TopicPartition::new(topic, number);
             committed
@@ -468,21 +496,32 @@ impl Worker {
                 .with_label_values(&[&number.to_string()])
                 .set(owned.users.memory() as i64);
             let last = self.last_write_back.entry(*number).or_insert(now);
-            let aged = now.since(*last) >= self.limits.write_back_ms
-                && owned.users.is_dirty()
-                && !owned.users.is_writing();
-            if aged || owned.users.wants_write_back(REPLAY_RECORDS_MAX) {
+            let aged = now.since(*last) >= self.limits.write_back_ms && owned.users.is_dirty();
+            if !owned.users.is_writing()
+                && (aged
+                    || owned.users.is_written_in_part()
+                    || owned.users.wants_write_back(REPLAY_RECORDS_MAX))
+            {
                 due.push(*number);
             }
         }
-        if !due.is_empty() {
+        // One partition a turn: their bursts do not add up. What was begun comes first.
+        let in_part = |number: &i32| self.owned[number].users.is_written_in_part();
+        let next = due.iter().find(|number| in_part(number)).or(due.first());
+        if let Some(number) = next.copied() {
             // Only what is committed may reach the store: for this once the pipeline is drained.
             self.commit_pending()?;
-            // One partition a turn: their bursts do not add up.
-            let number = due[0];
             if let Some(owned) = self.owned.get_mut(&number) {
                 self.last_write_back.insert(number, now);
-                self.writer.start(number, owned.users.write_back(now))?;
+                // Who lags behind drains rarely, and all at once.
+                let write_back = if self.behind {
+                    owned.users.write_back(now)
+                } else {
+                    // Twice what a turn can make dirty: it comes to an end.
+                    let users = self.limits.write_back_users.max(2 * self.batch.len());
+                    owned.users.write_back_part(now, users)
+                };
+                self.writer.start(number, write_back)?;
             }
         }
         for owned in self.owned.values_mut() {

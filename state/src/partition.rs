@@ -7,7 +7,7 @@
 //!
 //! 1. [`Partition::fold`] changes users in memory. 2. [`Partition::changes`] gives the changelog records of the step, which go out in the
 //! transaction of the step's input positions. 3. When that is committed, [`Partition::committed`] says so. 4. From time to time all
-//! dirty users go to the store in one atomic batch with the position that they reflect: [`Partition::write_back`].
+//! dirty users go to the store, and behind them the position that they reflect: [`Partition::write_back`].
 //!
 //! If the transaction fails, [`Partition::discard`] forgets every user that is not as in the store, and the changelog from the store's
 //! position on is applied again. That is the one way of recovery: after a failed step, after a crash, and on a partition that moved here.
@@ -36,6 +36,7 @@ pub use write_back::{WriteBack, Written};
 
 use changes::Changes;
 use residents::fetch_page;
+use write_back::Begun;
 
 /// Version of roots, pages, standing requests and positions in the store.
 pub(crate) const STORE_VERSION: u8 = 1;
@@ -110,6 +111,8 @@ pub struct Partition {
     weight: usize,
     dirty: Vec<u32>,
     dirty_weight: usize,
+    /// A write-back of which parts are still to be written.
+    begun: Option<Begun>,
     /// What the call that is under way changes of its user.
     touched: Vec<Touched>,
     /// The step's changelog records so far.
@@ -148,6 +151,7 @@ impl Partition {
             weight: 0,
             dirty: Vec::new(),
             dirty_weight: 0,
+            begun: None,
             touched: Vec::new(),
             changes: Changes::default(),
             position: Position::start(),
@@ -414,7 +418,8 @@ impl Partition {
             !self.writing,
             "invariant: a write-back is waited for before changes are discarded"
         );
-        for place in std::mem::take(&mut self.dirty) {
+        let begun = self.begun.take().map_or(Vec::new(), |begun| begun.users);
+        for place in std::mem::take(&mut self.dirty).into_iter().chain(begun) {
             self.remove(place);
         }
         self.dirty_weight = 0;

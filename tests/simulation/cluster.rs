@@ -133,7 +133,7 @@ impl Daemon {
                     Arc::clone(&self.items),
                     world,
                 )?;
-                Ok(worker.with_write_backs_inline())
+                Ok(worker.with_write_backs_inline(1))
             });
             match made {
                 Came::Through(worker) => self.workers[number] = Some(worker),

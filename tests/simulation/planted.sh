@@ -32,6 +32,7 @@ plant statistics-not-undone consumers/src/worker.rs 'owned.statistics.discard();
 plant equal-times-visible consumers/src/assemble/entries.rs 'behavior.time < time)' 'behavior.time <= time)'
 plant cell-not-ended consumers/src/assemble/memo.rs 'end(cell) <= until' 'cell.start().0 <= until'
 plant page-not-written state/src/partition/write_back.rs '.filter(|page| page.dirty)' '.filter(|page| page.dirty && page.packed.len() < 200)'
+plant position-with-the-first-part state/src/partition/write_back.rs 'self.write(part, None)' 'let early = self.sealed_position(now); self.write(part, Some(early))'
 plant dedupe-forgotten state/src/partition.rs 'if resident.user.has_event(behavior.event)' 'if behavior.event == 1 && resident.user.has_event(behavior.event)'
 plant restore-one-early consumers/src/restore.rs 'waiting.at[0] >= ends[0]' 'waiting.at[0] + 2 >= ends[0]'
 plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(changelog);' 'owned.users.committed(changelog + 3);'

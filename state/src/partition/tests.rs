@@ -30,6 +30,8 @@ enum Op {
     Fail,
     WriteBack {
         lost: bool,
+        /// Users in it at most; 0: all.
+        part: usize,
     },
     Reopen,
     Stand {
@@ -64,7 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => fold,
         3 => Just(Op::Commit),
         1 => Just(Op::Fail),
-        1 => any::<bool>().prop_map(|lost| Op::WriteBack { lost }),
+        3 => (any::<bool>(), 0..3usize).prop_map(|(lost, part)| Op::WriteBack { lost, part }),
         1 => Just(Op::Reopen),
         1 => (0..4u8, 0..2u8, proptest::option::of(0..100i64))
             .prop_map(|(user, request, due)| Op::Due { user, request, due }),
@@ -181,7 +183,7 @@ fn run(
                 partition.discard().unwrap();
                 replay(&mut partition, &changelog);
             }
-            Op::WriteBack { lost } => {
+            Op::WriteBack { lost, part } => {
                 commit(
                     &mut partition,
                     &mut changelog,
@@ -189,7 +191,10 @@ fn run(
                     &mut counted,
                     offset,
                 );
-                let write_back = partition.write_back(Timestamp(0));
+                let write_back = match part {
+                    0 => partition.write_back(Timestamp(0)),
+                    part => partition.write_back_part(Timestamp(0), *part),
+                };
                 if *lost {
                     // A crash before the write reached the store.
                     drop(write_back);
@@ -304,6 +309,56 @@ proptest! {
             prop_assert!(user.slots().all(|(_, entries)| entries <= 45));
         }
     }
+}
+
+/// Goal: a write-back in parts ends, holds each user whole, and lets the position come last. Method: ten users in parts of four, and folds in
+/// between; then all.
+#[test]
+fn parts_end_with_the_position() {
+    let stores = MemoryStores::default();
+    let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+    let mut offset = 0;
+    let mut fold = |partition: &mut Partition, user: i32| {
+        offset += 1;
+        let behavior = Behavior {
+            at: Coordinates { offset, index: 0 },
+            time: Timestamp(offset),
+            event: 0,
+            kind: KindId(1),
+            scenario: ScenarioId(1),
+            item: Some("i"),
+            value: None,
+            attributes: &[],
+        };
+        partition
+            .fold(&format!("u{user}"), &behavior, &mut || [1; 16])
+            .unwrap();
+        partition.changes(&mut |_, _| {});
+        partition.committed(offset);
+    };
+    for user in 0..10 {
+        fold(&mut partition, user);
+    }
+    let stored = |stores: &MemoryStores| {
+        let opened = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+        opened.position().changelog
+    };
+    let mut sizes = Vec::new();
+    for user in 0..3 {
+        let part = partition.write_back_part(Timestamp(0), 4).run();
+        sizes.push(part.values);
+        partition.written(part).unwrap();
+        assert_eq!(stored(&stores), if user < 2 { 0 } else { 10 });
+        assert_eq!(partition.is_written_in_part(), user < 2);
+        fold(&mut partition, user);
+    }
+    // Users of one value each, and the position with the last part: what it says is what was when the first part began.
+    assert_eq!(sizes, [4, 4, 3]);
+    let rest = partition.write_back(Timestamp(0)).run();
+    assert!(rest.values <= 4, "{}", rest.values);
+    partition.written(rest).unwrap();
+    assert_eq!(stored(&stores), 13);
+    assert!(!partition.is_dirty());
 }
 
 /// Goal: an update touches one page, however long the history is. Method: 20,000 keys, then count what one more behavior writes.

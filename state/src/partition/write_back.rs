@@ -1,9 +1,24 @@
-//! Write-backs: dirty users go to the store in one atomic batch with the position that they reflect.
+//! Write-backs: dirty users go to the store, and behind them the position that they reflect.
+//!
+//! They may go in parts, a few users each, so that neither the worker nor the store's readers wait for all of them. A user whole is in one
+//! part, and the position comes with the last one, as it was when the first was begun: after a crash in between, the store holds users that are ahead
+//! of its position. That is right, because a changelog record holds what a key *is*, not what was added to it: the records behind the position
+//! end in the same state whatever was there (`STATE-1`).
 
 use super::{
     Arc, Batch, ChangelogKey, Error, Partition, Put, STORE_VERSION, Store, Timestamp, User,
     changelog, format,
 };
+
+/// A write-back that goes in parts.
+pub(super) struct Begun {
+    /// Users that were dirty when it began and are not written yet.
+    pub(super) users: Vec<u32>,
+    /// The position of that time.
+    position: Vec<u8>,
+    /// Changelog records that the store then lacked.
+    records: u64,
+}
 
 /// Dirty users on their way to the store.
 pub struct WriteBack {
@@ -50,7 +65,7 @@ impl Partition {
 
     /// Whether anything would be written back.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.since_write_back > 0
+        self.begun.is_some() || !self.dirty.is_empty() || self.since_write_back > 0
     }
 
     /// Whether a write-back is on its way.
@@ -58,17 +73,44 @@ impl Partition {
         self.writing
     }
 
+    /// Whether a write-back was begun and lacks further parts.
+    pub fn is_written_in_part(&self) -> bool {
+        self.begun.is_some()
+    }
+
     /// All dirty users and the position, to be written in one batch. Only when nothing is uncommitted, and one at a time.
     pub fn write_back(&mut self, now: Timestamp) -> WriteBack {
+        let mut users = self.begun.take().map_or(Vec::new(), |begun| begun.users);
+        users.append(&mut self.dirty);
+        let position = self.sealed_position(now);
+        self.since_write_back = 0;
+        self.write(users, Some(position))
+    }
+
+    /// A part of them, `users_max` at most: of a write-back that was begun, or of one that begins. The position, as it is now, goes with the last
+    /// part. The same conditions hold for each part.
+    pub fn write_back_part(&mut self, now: Timestamp, users_max: usize) -> WriteBack {
+        let mut begun = self.begun.take().unwrap_or_else(|| Begun {
+            users: std::mem::take(&mut self.dirty),
+            position: self.sealed_position(now),
+            records: self.since_write_back,
+        });
+        if begun.users.len() <= users_max {
+            self.since_write_back -= begun.records;
+            return self.write(begun.users, Some(begun.position));
+        }
+        let part = begun.users.split_off(begun.users.len() - users_max);
+        self.begun = Some(begun);
+        self.write(part, None)
+    }
+
+    fn write(&mut self, users: Vec<u32>, position: Option<Vec<u8>>) -> WriteBack {
         assert!(
             self.uncommitted == 0 && self.changes.is_empty(),
             "invariant: only what is committed goes to the store"
         );
         assert!(!self.writing, "invariant: one write-back at a time");
         self.writing = true;
-        self.since_write_back = 0;
-        self.dirty_weight = 0;
-        let users = std::mem::take(&mut self.dirty);
         let mut batch: Batch = Vec::with_capacity(users.len() + 1);
         for &place in &users {
             let resident = self.residents[place as usize]
@@ -77,21 +119,25 @@ impl Partition {
             resident.dirty = false;
             resident.writing = true;
             write_user(&resident.id, &mut resident.user, &mut batch);
+            self.dirty_weight -= resident.weight;
             let weight = resident.user.bytes() + resident.id.len();
             self.weight = self.weight + weight - resident.weight;
             resident.weight = weight;
         }
-        let position = format::seal(STORE_VERSION, |to| {
-            to.put_i64(now.0);
-            to.put_i64(self.position.changelog);
-            self.position.write(to);
-        });
-        batch.push((changelog::POSITION_KEY.to_vec(), Some(position)));
+        batch.extend(position.map(|position| (changelog::POSITION_KEY.to_vec(), Some(position))));
         WriteBack {
             store: Arc::clone(&self.store),
             batch,
             users,
         }
+    }
+
+    fn sealed_position(&self, now: Timestamp) -> Vec<u8> {
+        format::seal(STORE_VERSION, |to| {
+            to.put_i64(now.0);
+            to.put_i64(self.position.changelog);
+            self.position.write(to);
+        })
     }
 
     /// What became of the write-back. After a failed one the store is made anew or the daemon stops: either way users come from the
