@@ -9,6 +9,8 @@ use crate::error::StoreError;
 pub(super) struct FjallStores {
     db: ::fjall::Database,
     path: PathBuf,
+    /// Bytes of one partition's memtable: at 64 MiB, fjall's own, a few partitions would outweigh `state.memory`.
+    memtable: u64,
 }
 
 impl std::fmt::Debug for FjallStores {
@@ -54,6 +56,7 @@ impl FjallStores {
         Ok(Self {
             db,
             path: path.to_owned(),
+            memtable: (memory / 16).clamp(4 << 20, 32 << 20),
         })
     }
 }
@@ -63,10 +66,9 @@ impl Stores for FjallStores {
         guarded(&self.path, || {
             let keyspace = self
                 .db
-                .keyspace(
-                    &tree_name(partition),
-                    ::fjall::KeyspaceCreateOptions::default,
-                )
+                .keyspace(&tree_name(partition), || {
+                    ::fjall::KeyspaceCreateOptions::default().max_memtable_size(self.memtable)
+                })
                 .map_err(error_at(&self.path, "opening a keyspace"))?;
             let store = FjallStore {
                 db: self.db.clone(),
