@@ -12,7 +12,7 @@ use crate::quantity::{Bytes, Span};
 pub struct StepConfig {
     /// Records of one step. 1 to 100,000.
     pub records_max: usize,
-    /// Bytes of one step; at least `record_max`.
+    /// Bytes of one step's records, and of what it gives out; at least `record_max`. At most 64 MiB with the embedded log.
     pub bytes_max: Bytes,
     /// How long a step waits for its first record. At most 1 s.
     pub wait: Span,

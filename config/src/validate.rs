@@ -33,6 +33,9 @@ const TASKS_MAX: usize = 32;
 /// Each scenario is a label of metrics, and statistics of items are kept for each.
 const SCENARIOS_MAX: usize = 1_000;
 
+/// A step gives out twice as much and an answer more: the embedded log takes no transaction over 256 MiB.
+const EMBEDDED_STEP_MAX: Bytes = Bytes::new(64 << 20);
+
 /// Rules that are broken so far.
 struct Rules(Vec<Violation>);
 
@@ -351,6 +354,16 @@ fn step(rules: &mut Rules, config: &Config) {
     let record = (Bytes::new(1 << 10), Bytes::new(1 << 30));
     rules.range("step.record_max", step.record_max, record);
     rules.range("step.answer_max", step.answer_max, record);
+    rules.require(
+        config.log.kind != LogKind::Embedded || step.bytes_max <= EMBEDDED_STEP_MAX,
+        &["step.bytes_max", "log.kind"],
+        || {
+            format!(
+                "bytes_max ({}) is over {EMBEDDED_STEP_MAX}, and the embedded log takes no transaction over 256MiB",
+                step.bytes_max
+            )
+        },
+    );
     rules.require(
         step.record_max <= step.bytes_max,
         &["step.bytes_max", "step.record_max"],

@@ -144,6 +144,15 @@ pub struct PollLimit {
     pub wait: Duration,
 }
 
+impl PollLimit {
+    /// No records, without waiting: what a poll does beside.
+    pub const NOTHING: Self = Self {
+        records: 0,
+        bytes: 0,
+        wait: Duration::ZERO,
+    };
+}
+
 /// Where the records of a committed transaction ended up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {

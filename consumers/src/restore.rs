@@ -110,12 +110,13 @@ impl Restorer {
         }
     }
 
-    /// Applies some records; gives the partitions that are done, reading already.
+    /// Applies some records; gives the partitions that are done, reading already, if they may join.
     pub(crate) fn advance(
         &mut self,
         log: &dyn Log,
         member: &mut dyn Member,
         now: Timestamp,
+        joins: bool,
         metrics: &Metrics,
     ) -> Result<Vec<Owned>, Error> {
         for (number, waiting) in &mut self.waiting {
@@ -167,9 +168,10 @@ impl Restorer {
             .waiting
             .iter()
             .filter(|(_, waiting)| {
-                waiting
-                    .ends
-                    .is_some_and(|ends| waiting.at[0] >= ends[0] && waiting.at[1] >= ends[1])
+                joins
+                    && waiting
+                        .ends
+                        .is_some_and(|ends| waiting.at[0] >= ends[0] && waiting.at[1] >= ends[1])
             })
             .map(|(number, _)| *number)
             .collect();

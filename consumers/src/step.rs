@@ -4,6 +4,9 @@
 //! Before it stands `decode`; after it, `worker` commits what it gives or has all of it forgotten. Records of a partition are
 //! merged by time over topics, each topic in its own order, requests before behaviors of the same time: so what a row sees does
 //! not depend on how steps are cut (`STATE-3`).
+//!
+//! What a step gives out is bounded, however much its records ask for (`LIMIT-1`): past `step.bytes_max` it takes no further record and leaves
+//! the rest of the poll to the next step. Standing requests that are due have as much again, so that neither waits for the other for ever.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
 
 mod inputs;
+mod merge;
 mod publish;
 mod requests;
 
@@ -56,6 +60,8 @@ pub struct StepOutput {
     pub changed: Vec<(i32, bool)>,
     /// Newest event time among the causes of its scores, and of which scenario: for the freshness metric.
     pub causes: Vec<(ScenarioId, Timestamp)>,
+    /// Whether records were left: the next step is to be given the same batch again, and takes them.
+    pub rest: bool,
 }
 
 impl StepOutput {
@@ -66,6 +72,7 @@ impl StepOutput {
         self.positions.clear();
         self.changed.clear();
         self.causes.clear();
+        self.rest = false;
     }
 
     /// Whether there is nothing to commit.
@@ -93,6 +100,8 @@ pub struct Pipeline {
     scratch: Vec<u8>,
     key: Vec<u8>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
+    /// Bytes of the deltas' records.
+    delta_bytes: usize,
     scenario_names: BTreeMap<ScenarioId, Arc<str>>,
     /// The name of all other scenarios.
     other: Arc<str>,
@@ -172,6 +181,7 @@ impl Pipeline {
             scratch: Vec::new(),
             key: Vec::new(),
             deltas: BTreeMap::new(),
+            delta_bytes: 0,
             scenario_names,
             other: Arc::from("other"),
             inputs: BTreeMap::new(),
@@ -199,7 +209,8 @@ impl Pipeline {
         &mut self.assembler
     }
 
-    /// Computes the step of `batch` over the partitions in `owned`. Records of others are passed over: they are not ours.
+    /// Computes the step of `batch` over the partitions in `owned`. Records of others are passed over: they are not ours. Of records that
+    /// are not taken it says so: [`StepOutput::rest`].
     pub fn step(
         &mut self,
         batch: &RecordBatch,
@@ -212,15 +223,38 @@ impl Pipeline {
         output.clear();
         // Of a step that failed halfway.
         self.deltas.clear();
+        self.delta_bytes = 0;
         let mut sorted = std::mem::take(&mut self.inputs);
         inputs::sort(batch, owned, &mut sorted);
-        for (number, owned) in owned.iter_mut() {
-            let inputs = &sorted[number];
-            self.partition_step(batch, inputs, owned, items, now, salt, output)
-                .map_err(|failure| failure.at(*number))?;
-            self.timers(owned, items, now, salt, output)
-                .map_err(|failure| failure.at(*number))?;
-            self.finish(owned, inputs, output);
+        // Whoever has waited longest for a standing request is first: none waits for ever, however much is due.
+        let mut order: Vec<(Option<Timestamp>, i32)> = owned
+            .iter()
+            .map(|(number, owned)| (owned.users.due(now).next().map(|(due, ..)| due), *number))
+            .collect();
+        order.sort_by_key(|(due, number)| (due.is_none(), *due, *number));
+        let bytes_max = self.settings.config.step.bytes_max.as_usize();
+        let (mut for_records, mut for_timers) = (bytes_max, bytes_max);
+        for (_, number) in order {
+            let (Some(owned), Some(inputs)) = (owned.get_mut(&number), sorted.get_mut(&number))
+            else {
+                continue;
+            };
+            let before = self.given(owned, output);
+            let full = before + for_records;
+            let left = self
+                .partition_step(batch, inputs, owned, items, now, salt, full, output)
+                .map_err(|failure| failure.at(number))?;
+            for (topic, offset) in left {
+                inputs.leave(batch, topic, offset);
+            }
+            let between = self.given(owned, output);
+            for_records = for_records.saturating_sub(between - before);
+            let full = between + for_timers;
+            self.timers(owned, items, now, salt, full, output)
+                .map_err(|failure| failure.at(number))?;
+            for_timers = for_timers.saturating_sub(self.given(owned, output) - between);
+            self.finish(batch, owned, inputs, output);
+            output.rest |= inputs.rest;
         }
         self.inputs = sorted;
         self.publish_deltas(output);
@@ -229,99 +263,6 @@ impl Pipeline {
             self.metrics.scores.with_label_values(&labels).inc_by(count);
         }
         Ok(())
-    }
-
-    fn partition_step(
-        &mut self,
-        batch: &RecordBatch,
-        inputs: &Inputs,
-        owned: &mut Owned,
-        items: &ItemTable,
-        now: Timestamp,
-        salt: &mut dyn FnMut() -> [u8; 16],
-        output: &mut StepOutput,
-    ) -> Result<(), Failure> {
-        for record in records(batch, &inputs.deltas) {
-            let read = record
-                .value
-                .ok_or(headwater_state::Damage::Short)
-                .and_then(Delta::read);
-            let read = read
-                .and_then(|delta| Entity::of_key(record.key.unwrap_or_default()).map(|_| delta));
-            match read {
-                Ok(delta) => owned
-                    .statistics
-                    .fold(record.key.unwrap_or_default(), &delta),
-                Err(damage) => {
-                    return Err(Failure::Internal(
-                        record.at,
-                        record.offset,
-                        damage.to_string(),
-                    ));
-                }
-            }
-        }
-        let mut requests = records(batch, &inputs.requests);
-        let mut request = self.next_request(&mut requests, now, output);
-        let mut ahead = Vec::with_capacity(AHEAD);
-        for chunk in inputs.behaviors.chunks(AHEAD) {
-            for record in records(batch, chunk) {
-                let decoded = self.decoder.behaviors(record.value, taken(&record, now).0);
-                let place = match &decoded {
-                    Ok(Decoded::One(behavior)) => owned.users.place(&behavior.user)?,
-                    Ok(Decoded::Many { .. }) | Err(_) => None,
-                };
-                ahead.push((record, decoded, place));
-            }
-            for (record, decoded, place) in ahead.drain(..) {
-                let decoded = match decoded {
-                    Ok(decoded) => decoded,
-                    Err(reject) => {
-                        self.dead_letter(&record, &reject, now, output);
-                        continue;
-                    }
-                };
-                if decoded.skipped() > 0 {
-                    let dropped = self.metrics.dropped.with_label_values(&["unmapped_kind"]);
-                    dropped.inc_by(decoded.skipped());
-                }
-                for behavior in decoded.behaviors() {
-                    while let Some((due, decoded)) =
-                        request.take_if(|(_, decoded)| decoded.time <= behavior.time)
-                    {
-                        self.request(&due, &decoded, owned, items, now, salt, output)?;
-                        request = self.next_request(&mut requests, now, output);
-                    }
-                    // Only now: an answer names the behaviors that it could see.
-                    owned.users.advance(Topic::Behaviors, record.offset + 1);
-                    let place = match decoded {
-                        Decoded::One(_) => place,
-                        Decoded::Many { .. } => owned.users.place(&behavior.user)?,
-                    };
-                    self.behavior((&record, behavior, place), owned, items, now, salt, output)?;
-                }
-            }
-        }
-        while let Some((due, decoded)) = request.take() {
-            self.request(&due, &decoded, owned, items, now, salt, output)?;
-            request = self.next_request(&mut requests, now, output);
-        }
-        Ok(())
-    }
-
-    fn next_request<'a>(
-        &mut self,
-        requests: &mut impl Iterator<Item = Record<'a>>,
-        now: Timestamp,
-        output: &mut StepOutput,
-    ) -> Option<(Record<'a>, DecodedRequest<'a>)> {
-        for record in requests {
-            match self.decoder.request(record.value) {
-                Ok(request) => return Some((record, request)),
-                Err(reject) => self.dead_letter(&record, &reject, now, output),
-            }
-        }
-        None
     }
 
     fn behavior(
@@ -438,10 +379,13 @@ impl Pipeline {
         value: headwater_state::FixedSum,
     ) {
         let mut add = |entity: Entity<'_>| {
-            self.deltas
-                .entry(entity.key())
-                .or_default()
-                .add(scenario, kind, time, value);
+            let key = entity.key();
+            let key_bytes = key.len();
+            let delta = self.deltas.entry(key).or_default();
+            self.delta_bytes += if delta.is_empty() { key_bytes } else { 0 };
+            if delta.add(scenario, kind, time, value) {
+                self.delta_bytes += Delta::COUNT_BYTES;
+            }
         };
         add(Entity::Total);
         add(Entity::Item(item));

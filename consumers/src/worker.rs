@@ -26,6 +26,11 @@ use crate::trouble::Trouble;
 use crate::write_back::Writer;
 
 mod partitions;
+mod settings;
+
+use settings::settings_of_share;
+
+pub use settings::settings_of;
 
 /// What a worker needs from its host: the time, and salts for new users.
 pub trait World: Send {
@@ -75,6 +80,8 @@ pub struct Worker {
     batch: RecordBatch,
     /// Whether the last poll found so much that more is waiting: then computing and committing overlap.
     behind: bool,
+    /// What is polled while the last step's rest is taken first: nothing.
+    nothing: RecordBatch,
     output: StepOutput,
     limits: Limits,
     last_write_back: BTreeMap<i32, Timestamp>,
@@ -141,6 +148,7 @@ impl Worker {
             pending: None,
             batch: RecordBatch::default(),
             behind: false,
+            nothing: RecordBatch::default(),
             output: StepOutput::default(),
             limits: Limits {
                 records: config.step.records_max,
@@ -188,7 +196,7 @@ impl Worker {
         if self.recovering {
             self.recover()?;
         }
-        if !self.behind {
+        if !self.behind && !self.output.rest {
             self.commit_pending()?;
         }
         let busy = self.pending.is_some() || !self.restorer.is_idle();
@@ -197,10 +205,16 @@ impl Worker {
         } else {
             self.limits.wait
         };
-        let limit = PollLimit {
-            records: self.limits.records,
-            bytes: self.limits.bytes,
-            wait,
+        // What the last step has left of its poll comes first; a poll is also the heartbeat, and tells of rebalances.
+        let (limit, batch) = if self.output.rest {
+            (PollLimit::NOTHING, &mut self.nothing)
+        } else {
+            let limit = PollLimit {
+                records: self.limits.records,
+                bytes: self.limits.bytes,
+                wait,
+            };
+            (limit, &mut self.batch)
         };
         let rebalance = {
             let _timer = self
@@ -209,7 +223,7 @@ impl Worker {
                 .step_seconds
                 .with_label_values(&["poll"])
                 .start_timer();
-            self.member.poll(limit, &mut self.batch)?
+            self.member.poll(limit, batch)?
         };
         self.behind = 2 * self.batch.len() >= self.limits.records
             || 2 * self.batch.bytes() >= self.limits.bytes;
@@ -435,6 +449,7 @@ impl Worker {
     fn recover(&mut self) -> Result<(), Error> {
         self.recovering = true;
         self.pending = None;
+        // What the last step left is polled again, like all that is not committed.
         self.output.clear();
         // First state goes back: whatever fails after this, nothing half done is left in memory.
         for number in self.owned.keys().copied().collect::<Vec<_>>() {
@@ -574,27 +589,5 @@ fn keep_going(error: Error) -> Result<(), Error> {
     }
 }
 
-/// The state's settings, for one partition among `partitions` of this instance.
-pub fn settings_of(config: &Config, partitions: usize) -> headwater_state::Settings {
-    headwater_state::Settings {
-        recent_max: config.state.recent,
-        memory: config.state.memory.as_usize() / partitions.max(1),
-        keys_max: config
-            .state
-            .keys_max
-            .map_or(0, |keys| u32::try_from(keys).unwrap_or(u32::MAX)),
-        allowed_lateness_ms: config.state.allowed_lateness.millis(),
-        drop_late: config.state.late == headwater_config::Late::Drop,
-    }
-}
-
-fn settings_of_share(
-    whole: &headwater_state::Settings,
-    partitions: usize,
-    workers: usize,
-) -> headwater_state::Settings {
-    headwater_state::Settings {
-        memory: whole.memory / (partitions.max(1) * workers.max(1)),
-        ..*whole
-    }
-}
+#[cfg(test)]
+mod tests;

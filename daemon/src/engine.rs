@@ -259,9 +259,14 @@ impl Engine {
     /// Steps what waits.
     pub(crate) fn step(&mut self) -> Result<(), EngineError> {
         self.last = (Timestamp::MIN, false);
-        if self.waiting.is_empty() {
-            return Ok(());
+        // One step leaves what would be too much for it.
+        while !self.waiting.is_empty() {
+            self.step_once()?;
         }
+        Ok(())
+    }
+
+    fn step_once(&mut self) -> Result<(), EngineError> {
         // The first record's time is the earliest of the step: no request of it is past its deadline.
         let now = Timestamp(self.waiting.get(0).timestamp);
         let users = &mut self.users;
@@ -274,18 +279,20 @@ impl Engine {
             salt[8..].copy_from_slice(&users.to_le_bytes());
             salt
         };
-        self.pipeline
-            .step(
-                &self.waiting,
-                &mut self.owned,
-                &self.items,
-                now,
-                &mut salt,
-                &mut self.output,
-            )
-            .map_err(|source| EngineError::Step { source })?;
-        self.waiting.clear();
-        self.take_in_output()?;
+        let stepped = self.pipeline.step(
+            &self.waiting,
+            &mut self.owned,
+            &self.items,
+            now,
+            &mut salt,
+            &mut self.output,
+        );
+        stepped.map_err(|source| EngineError::Step { source })?;
+        let taken_in = self.take_in_output();
+        if taken_in.is_err() || !self.output.rest {
+            self.waiting.clear();
+        }
+        taken_in?;
         self.write_back(now)
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::behavior::{FixedSum, KindId, ScenarioId, Timestamp, pinned_hash};
-use crate::cell::{Cells, Grain, Length};
+use crate::cell::{Cell, Cells, Grain, Length};
 use crate::error::Damage;
 use crate::format::{Put, versioned};
 
@@ -68,15 +68,31 @@ pub fn of_series(series: u64) -> (ScenarioId, KindId) {
 pub struct Delta(BTreeMap<(u64, u32), (u32, FixedSum)>);
 
 impl Delta {
-    /// Counts one behavior.
-    pub fn add(&mut self, scenario: ScenarioId, kind: KindId, time: Timestamp, value: FixedSum) {
+    /// Bytes of one count.
+    pub const COUNT_BYTES: usize = 8 + 4 + 4 + 8;
+
+    /// Counts one behavior; true if nothing was counted of its series and minute before.
+    pub fn add(
+        &mut self,
+        scenario: ScenarioId,
+        kind: KindId,
+        time: Timestamp,
+        value: FixedSum,
+    ) -> bool {
         let minute = time
             .0
             .div_euclid(Length::Minute.ms())
             .clamp(0, i64::from(u32::MAX)) as u32;
         let (count, sum) = self.0.entry((series(scenario, kind), minute)).or_default();
+        let new = *count == 0;
         *count = count.saturating_add(1);
         *sum = sum.plus(value);
+        new
+    }
+
+    /// Whether nothing is counted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Adds what another delta of the same entity says.
@@ -167,6 +183,8 @@ pub struct Statistics {
     /// For each step that is not committed yet, oldest first: the entities it changed, as they were before it.
     undo: Vec<BTreeMap<Box<[u8]>, Option<Cells>>>,
     open: BTreeMap<Box<[u8]>, Option<Cells>>,
+    /// Bytes of the records that [`Statistics::changes`] is to give.
+    open_bytes: usize,
     /// `item-state` is reflected up to here (exclusive).
     pub position: i64,
 }
@@ -174,16 +192,30 @@ pub struct Statistics {
 impl Statistics {
     /// Folds a delta.
     pub fn fold(&mut self, key: &[u8], delta: &Delta) {
-        if !self.open.contains_key(key) {
+        let bytes = |cells: &Cells| key.len() + cells.len() * Cell::BYTES;
+        if let Some(known) = self
+            .entities
+            .get(key)
+            .filter(|_| self.open.contains_key(key))
+        {
+            self.open_bytes -= bytes(known);
+        } else {
             self.open
                 .insert(key.into(), self.entities.get(key).cloned());
         }
         let cells = self.entities.entry_ref(key).or_default();
         delta.apply(cells);
+        self.open_bytes += bytes(cells);
+    }
+
+    /// Bytes of the records that [`Statistics::changes`] is to give, about.
+    pub fn changes_bytes(&self) -> usize {
+        self.open_bytes
     }
 
     /// The records of the step: each changed entity and its cells, in order of keys. Gives their number.
     pub fn changes(&mut self, emit: &mut dyn FnMut(&[u8], &[u8])) -> usize {
+        self.open_bytes = 0;
         let open = std::mem::take(&mut self.open);
         let mut value = Vec::new();
         for key in open.keys() {
@@ -208,6 +240,7 @@ impl Statistics {
 
     /// Takes back everything that is not committed. After it `item-state` is applied from `position` on.
     pub fn discard(&mut self) {
+        self.open_bytes = 0;
         self.undo.push(std::mem::take(&mut self.open));
         for layer in std::mem::take(&mut self.undo).into_iter().rev() {
             for (key, before) in layer {

@@ -84,6 +84,8 @@ impl Plan {
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
         // The same: with so little, answers of a few items are split.
         config.step.answer_max = Bytes::new(*random.pick(&[300, 512 << 10]));
+        // The same: most polls are taken in several steps.
+        config.step.bytes_max = Bytes::new(*random.pick(&[1, 2_000, 16 << 20]));
         Self {
             config,
             partitions: random.within(2, 4) as i32,

@@ -145,6 +145,10 @@ const BROKEN: &[(&str, &str)] = &[
         "step.record_max (line 2): bytes_max (16MiB) is less than record_max (32MiB): a step could not hold one record",
     ),
     (
+        "[step]\nbytes_max = \"65MiB\"\n[log]\nkind = \"embedded\"\n",
+        "step.bytes_max (line 2): bytes_max (65MiB) is over 64MiB, and the embedded log takes no transaction over 256MiB",
+    ),
+    (
         "[step]\nanswer_max = \"1B\"\n",
         "step.answer_max (line 2): 1B is not between 1KiB and 1GiB",
     ),

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::{
     Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
-    Pipeline, Place, Record, Reject, Row, RowRequest, ScoredItems, StatePosition, StepOutput,
-    Timestamp, Topic, TopicPartition, answer, partition_of,
+    Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems, StatePosition,
+    StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
 
 /// Bytes of the candidates in one record of the feature log, at most.
@@ -229,13 +229,22 @@ impl Pipeline {
     }
 
     /// The changelog, the item state and the positions of a partition.
-    pub(super) fn finish(&mut self, owned: &mut Owned, inputs: &Inputs, output: &mut StepOutput) {
-        for (topic, next) in &inputs.next {
-            owned.users.advance(*topic, *next);
-        }
-        if owned.users.position().partitions != self.settings.partitions && !inputs.next.is_empty()
-        {
-            owned.users.pin_partitions(self.settings.partitions);
+    pub(super) fn finish(
+        &mut self,
+        batch: &RecordBatch,
+        owned: &mut Owned,
+        inputs: &Inputs,
+        output: &mut StepOutput,
+    ) {
+        let partitions = self.settings.partitions;
+        for (topic, records) in inputs.topics() {
+            let Some(next) = inputs::next(batch, records) else {
+                continue;
+            };
+            owned.users.advance(topic, next);
+            if owned.users.position().partitions != partitions {
+                owned.users.pin_partitions(partitions);
+            }
         }
         let number = owned.number;
         let mut bytes = 0;
@@ -273,15 +282,16 @@ impl Pipeline {
                 .with_label_values(&[&label])
                 .set(position.watermark.0 / 1000);
         }
-        for (topic, count) in &inputs.polled {
+        for (topic, records) in inputs.topics() {
             self.metrics
                 .polled
                 .with_label_values(&[topic.key()])
-                .inc_by(*count);
+                .inc_by(records.len() as u64);
         }
     }
 
     pub(super) fn publish_deltas(&mut self, output: &mut StepOutput) {
+        self.delta_bytes = 0;
         for (key, delta) in std::mem::take(&mut self.deltas) {
             let partition = partition_of(&key, self.settings.partitions);
             let at = TopicPartition::new(Topic::ItemDeltas, partition);

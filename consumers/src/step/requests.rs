@@ -230,13 +230,14 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Scores standing requests that are due, and ends those that have expired.
+    /// Scores standing requests that are due, and ends those that have expired, until `full` bytes are given out: the others stay due.
     pub(super) fn timers(
         &mut self,
         owned: &mut Owned,
         items: &ItemTable,
         now: Timestamp,
         salt: &mut dyn FnMut() -> [u8; 16],
+        full: usize,
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let due: Vec<(String, String)> = owned
@@ -246,6 +247,9 @@ impl Pipeline {
             .map(|(_, user, request)| (user.to_owned(), request.to_owned()))
             .collect();
         for (user, request) in due {
+            if self.given(owned, output) >= full {
+                break;
+            }
             let Some(place) = owned.users.place(&user)? else {
                 continue;
             };

@@ -9,6 +9,7 @@ use crate::pseudonym::pseudonym;
 use crate::worker::settings_of;
 
 mod odd;
+mod room;
 
 const START: i64 = 1_700_000_000_000;
 

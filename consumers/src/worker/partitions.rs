@@ -123,6 +123,8 @@ impl Worker {
             &*self.log,
             &mut *self.member,
             self.world.now(),
+            // What is left of a poll may hold records that were read of a partition before it was restored, not from its position on.
+            !self.output.rest,
             self.pipeline.metrics(),
         )?;
         for owned in ready {

@@ -16,6 +16,10 @@ impl Changes {
         self.records.is_empty()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.records.clear();
@@ -93,6 +97,11 @@ impl Partition {
                 .push_user(&resident.id, &resident.user, &touched);
         }
         self.mark_dirty(place);
+    }
+
+    /// Bytes of the changelog records that [`Partition::changes`] is to give.
+    pub fn changes_bytes(&self) -> usize {
+        self.changes.bytes()
     }
 
     /// The changelog records of the step: key and value, `None` deletes. The position comes last. Gives their number.

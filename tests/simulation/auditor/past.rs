@@ -226,16 +226,21 @@ impl<'a> Probe<'a> {
         .map_err(|error| wrong(format!("{error:?}")))?;
         // In two steps: all that was counted comes first, whatever its time. After all of it, so that nothing is ahead of the clock.
         for batch in [&batch, &asked] {
-            pipeline
-                .step(
-                    batch,
-                    &mut owned,
-                    items,
-                    Timestamp::PLAUSIBLE_TO,
-                    &mut || [7; 16],
-                    &mut output,
-                )
-                .map_err(|error| wrong(format!("{error:?}")))?;
+            loop {
+                pipeline
+                    .step(
+                        batch,
+                        &mut owned,
+                        items,
+                        Timestamp::PLAUSIBLE_TO,
+                        &mut || [7; 16],
+                        &mut output,
+                    )
+                    .map_err(|error| wrong(format!("{error:?}")))?;
+                if !output.rest {
+                    break;
+                }
+            }
         }
         let scores = output
             .transactional
