@@ -296,8 +296,20 @@ fn open_stores(
         Backend::Sled => headwater_state::Backend::Sled,
         Backend::Fjall => headwater_state::Backend::Fjall,
     };
-    let Opened { stores, put_aside } =
-        headwater_state::open(&config.state.path, backend, config.state.memory.get())?;
+    let Opened {
+        stores,
+        put_aside,
+        removed,
+    } = headwater_state::open(&config.state.path, backend, config.state.memory.get())?;
+    for (path, outcome) in removed {
+        let path = path.display();
+        match outcome {
+            Ok(()) => {
+                tracing::info!(%path, "store that was put aside deleted: newer ones are kept");
+            }
+            Err(error) => tracing::warn!(%path, %error, "store that was put aside not deleted"),
+        }
+    }
     let put_aside = put_aside.map(|(path, reason)| PutAside { path, reason });
     if let Some(put_aside) = &put_aside {
         metrics.put_aside.inc();

@@ -65,10 +65,15 @@ pub struct Opened {
     pub stores: Arc<dyn Stores>,
     /// Where a folder that did not open was put aside, and why.
     pub put_aside: Option<(PathBuf, String)>,
+    /// Older folders that were put aside, and are deleted now, or why not.
+    pub removed: Vec<(PathBuf, std::io::Result<()>)>,
 }
 
+/// Folders that were put aside and are kept: for whoever wants to know what befell them.
+const ASIDE_MAX: usize = 3;
+
 /// Opens the stores below `folder`. What does not open (sled's panics included) is renamed to `<name>.aside-<n>` and made anew: the
-/// changelog has it all. A folder in use by another process is an error, never put aside.
+/// changelog has it all. The newest three of them are kept. A folder in use by another process is an error, never put aside.
 pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, StoreError> {
     let name = match backend {
         Backend::Sled => "sled",
@@ -80,29 +85,55 @@ pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, Stor
         source,
     })?;
     let path = folder.join(name);
-    match try_open(&path, backend, memory) {
-        Ok(stores) => Ok(Opened {
-            stores,
-            put_aside: None,
-        }),
+    let mut asides = asides(folder, name)?;
+    let (stores, put_aside) = match try_open(&path, backend, memory) {
+        Ok(stores) => (stores, None),
         Err(StoreError::Broken { path, reason }) => {
-            let aside = (0..)
-                .map(|number| folder.join(format!("{name}.aside-{number}")))
-                .find(|aside| !aside.exists())
-                .expect("invariant: some number is free");
+            let number = asides.last().map_or(0, |(newest, _)| newest + 1);
+            let aside = folder.join(format!("{name}.aside-{number}"));
             std::fs::rename(&path, &aside).map_err(|source| StoreError::Io {
                 path: path.clone(),
                 doing: "putting a damaged store aside",
                 source,
             })?;
-            let stores = try_open(&path, backend, memory)?;
-            Ok(Opened {
-                stores,
-                put_aside: Some((aside, reason)),
-            })
+            asides.push((number, aside.clone()));
+            (try_open(&path, backend, memory)?, Some((aside, reason)))
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    let old = asides.len().saturating_sub(ASIDE_MAX);
+    let removed = asides.drain(..old).map(|(_, aside)| {
+        let outcome = std::fs::remove_dir_all(&aside);
+        (aside, outcome)
+    });
+    Ok(Opened {
+        stores,
+        put_aside,
+        removed: removed.collect(),
+    })
+}
+
+/// The folders that were put aside, oldest first, and their numbers.
+fn asides(folder: &Path, name: &str) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let listing = |source| StoreError::Io {
+        path: folder.to_owned(),
+        doing: "listing the folder",
+        source,
+    };
+    let prefix = format!("{name}.aside-");
+    let mut asides = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(listing)? {
+        let entry = entry.map_err(listing)?;
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix(&prefix)?.parse().ok());
+        if let Some(number) = number {
+            asides.push((number, entry.path()));
+        }
     }
+    asides.sort_unstable();
+    Ok(asides)
 }
 
 fn try_open(path: &Path, backend: Backend, memory: u64) -> Result<Arc<dyn Stores>, StoreError> {

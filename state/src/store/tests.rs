@@ -81,20 +81,22 @@ fn a_store_in_use_is_refused() {
     }
 }
 
+/// Overwrites all files below a folder with noise.
+fn ruin(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            ruin(&path);
+        } else {
+            let noise: Vec<u8> = (0..5000u32).map(|at| (at * 31 + 7) as u8).collect();
+            std::fs::write(&path, noise).unwrap();
+        }
+    }
+}
+
 /// Goal: a store that does not open is put aside and made anew. Method: its files overwritten with noise.
 #[test]
 fn a_damaged_store_is_put_aside() {
-    fn ruin(folder: &Path) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                ruin(&path);
-            } else {
-                let noise: Vec<u8> = (0..5000u32).map(|at| (at * 31 + 7) as u8).collect();
-                std::fs::write(&path, noise).unwrap();
-            }
-        }
-    }
     for backend in [Backend::Sled, Backend::Fjall] {
         let folder = tempfile::tempdir().unwrap();
         {
@@ -111,4 +113,38 @@ fn a_damaged_store_is_put_aside() {
             Vec::<Vec<u8>>::new()
         );
     }
+}
+
+/// Goal: a disk that damages stores is not filled with them. Method: one store after the other is ruined; what else lies there stays.
+#[test]
+fn the_newest_stores_put_aside_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let others = ["sled.aside-x", "fjall.aside-0", "other"];
+    for other in others {
+        std::fs::create_dir(folder.path().join(other)).unwrap();
+    }
+    // As a person may have left it: numbers that are gone are not given again.
+    std::fs::create_dir(folder.path().join("sled.aside-7")).unwrap();
+    let mut removed = Vec::new();
+    for round in 8..13 {
+        drop(open(folder.path(), Backend::Sled, 64 << 20).unwrap());
+        ruin(&folder.path().join("sled"));
+        let opened = open(folder.path(), Backend::Sled, 64 << 20).unwrap();
+        let (aside, _) = opened.put_aside.unwrap();
+        assert_eq!(aside, folder.path().join(format!("sled.aside-{round}")));
+        removed.extend(opened.removed.into_iter().map(|(path, outcome)| {
+            outcome.unwrap();
+            path
+        }));
+    }
+    let names = [7, 8, 9].map(|number| folder.path().join(format!("sled.aside-{number}")));
+    assert_eq!(removed, names);
+    let there = |name: &str| folder.path().join(name).exists();
+    assert!(
+        ["sled.aside-10", "sled.aside-11", "sled.aside-12"]
+            .iter()
+            .all(|name| there(name))
+    );
+    assert!(!there("sled.aside-9"));
+    assert!(others.iter().all(|name| there(name)));
 }
