@@ -179,9 +179,9 @@ impl User {
                 .is_some_and(|oldest| (behavior.time, behavior.at) < (oldest.time, oldest.at))
         {
             if behavior.event != 0 {
-                if self.late_events.len() == LATE_EVENTS_MAX {
-                    self.late_events.remove(0);
-                }
+                // A stored state may hold more than this build keeps.
+                let old = (self.late_events.len() + 1).saturating_sub(LATE_EVENTS_MAX);
+                self.late_events.drain(..old);
                 self.late_events.push(behavior.event);
                 touch(touched, Touched::Meta);
             }
@@ -569,3 +569,6 @@ impl Position {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
