@@ -226,14 +226,18 @@ impl Restorer {
             }
             let key = record.key.unwrap_or_default();
             if which == 0 {
-                waiting
-                    .owned
-                    .users
-                    .apply(key, record.value)
-                    .map_err(|source| Error::State {
+                let applied = waiting.owned.users.apply(key, record.value);
+                applied.map_err(|source| match source {
+                    headwater_state::Error::Changelog { key, damage } => Error::Internal {
+                        at: record.at,
+                        offset: record.offset,
+                        reason: format!("record of key {key} is damaged: {damage}"),
+                    },
+                    source => Error::State {
                         partition: number,
                         source,
-                    })?;
+                    },
+                })?;
             } else {
                 waiting
                     .owned
@@ -242,7 +246,10 @@ impl Restorer {
                     .map_err(|damage| Error::Internal {
                         at: record.at,
                         offset: record.offset,
-                        reason: damage.to_string(),
+                        reason: format!(
+                            "record of key {} is damaged: {damage}",
+                            key.escape_ascii()
+                        ),
                     })?;
             }
             waiting.at[which] = record.offset + 1;

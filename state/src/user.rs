@@ -35,12 +35,16 @@ impl Standing {
         to.put(&self.body);
     }
 
-    pub(crate) fn read(mut from: Take<'_>) -> Result<Self, Damage> {
+    /// Reads the standing request that is filed under `request`.
+    pub(crate) fn read(mut from: Take<'_>, filed: &str) -> Result<Self, Damage> {
         let expires = Timestamp(from.i64()?);
         let due = from.i64()?;
-        let request = from.str()?.to_owned();
+        let request = from.str()?;
+        if request != filed {
+            return Err(Damage::Contradiction);
+        }
         Ok(Self {
-            request,
+            request: request.to_owned(),
             expires,
             due: (due != i64::MIN).then_some(Timestamp(due)),
             body: from.0.to_vec(),

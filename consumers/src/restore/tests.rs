@@ -59,8 +59,8 @@ fn log(records: usize, retention_bytes: u64) -> LocalLog {
     log
 }
 
-/// Begins reading where changelog (`ours`) and group say; gives how many records were gone.
-fn begin(log: &LocalLog, ours: Positions, group: Positions) -> Result<u64, Error> {
+/// A partition of which nothing is known.
+fn users() -> Partition {
     let settings = Settings {
         recent_max: 1,
         memory: 1 << 20,
@@ -68,7 +68,12 @@ fn begin(log: &LocalLog, ours: Positions, group: Positions) -> Result<u64, Error
         allowed_lateness_ms: 0,
         drop_late: false,
     };
-    let mut users = Partition::open(MemoryStores::default().open(0).unwrap(), settings).unwrap();
+    Partition::open(MemoryStores::default().open(0).unwrap(), settings).unwrap()
+}
+
+/// Begins reading where changelog (`ours`) and group say; gives how many records were gone.
+fn begin(log: &LocalLog, ours: Positions, group: Positions) -> Result<u64, Error> {
+    let mut users = users();
     for (topic, next) in INPUTS.into_iter().zip(ours) {
         if let Some(next) = next {
             users.advance(topic, next);
@@ -228,4 +233,37 @@ fn what_retention_took_is_counted() {
         begin(&log, [Some(5); 3], [Some(5); 3]).unwrap(),
         gone as u64
     );
+}
+
+/// Goal: a record that is not what was written is told by topic, partition, offset and key. Method: one in the changelog, one in the item
+/// state.
+#[test]
+fn damaged_records_are_named() {
+    let log = log(0, 1 << 20);
+    for (topic, key, value, says) in [
+        (
+            Topic::Changelog,
+            &b"\x03\x01\x00ur"[..],
+            &b"\x01"[..],
+            "Changelog partition 0 offset 8: record of key \\x03\\x01\\x00ur is damaged: bytes end too early",
+        ),
+        (
+            Topic::ItemState,
+            b"ii",
+            b"\xff",
+            "ItemState partition 0 offset 8: record of key ii is damaged: written in format version 255",
+        ),
+    ] {
+        let mut restorer = Restorer::new(log.reader().unwrap());
+        restorer.add(Owned {
+            number: 0,
+            users: users(),
+            statistics: Statistics::default(),
+        });
+        let at = TopicPartition::new(topic, 0);
+        restorer.batch.push(at, (8, 0), Some(key), Some(value), []);
+        let error = restorer.apply().unwrap_err();
+        assert!(error.to_string().starts_with(says), "{error}");
+        assert_eq!(error.reaction(), crate::Reaction::Stop);
+    }
 }

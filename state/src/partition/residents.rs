@@ -58,14 +58,16 @@ impl Partition {
             .map_err(damaged)?;
         if standing > 0 {
             let mut bad = None;
-            self.store
-                .scan(&changelog::standing_prefix(Some(user)), &mut |_, value| {
-                    match format::open(STORE_VERSION, value).and_then(Standing::read) {
-                        Ok(standing) => loaded.standing.push(standing),
+            self.store.scan(
+                &changelog::standing_prefix(Some(user)),
+                &mut |key, value| {
+                    match stored_standing(key, value) {
+                        Ok((_, standing)) => loaded.standing.push(standing),
                         Err(damage) => bad = Some(damage),
                     }
                     bad.is_none()
-                })?;
+                },
+            )?;
             if let Some(damage) = bad {
                 return Err(damaged(damage));
             }
@@ -190,14 +192,9 @@ impl Partition {
         let mut bad = None;
         self.store
             .scan(&changelog::standing_prefix(None), &mut |key, value| {
-                let user = ChangelogKey::read(key);
-                let standing = format::open(STORE_VERSION, value).and_then(Standing::read);
-                match (user, standing) {
-                    (Ok(ChangelogKey::Standing { user, .. }), Ok(standing)) => {
-                        timers.insert(timer(user, &standing));
-                    }
-                    (Err(damage), _) | (_, Err(damage)) => bad = Some(damage),
-                    (Ok(_), Ok(_)) => bad = Some(Damage::Key),
+                match stored_standing(key, value) {
+                    Ok((user, standing)) => drop(timers.insert(timer(user, &standing))),
+                    Err(damage) => bad = Some(damage),
                 }
                 bad.is_none()
             })?;
@@ -208,6 +205,15 @@ impl Partition {
             })
         })
     }
+}
+
+/// A standing request as the store holds it, and whose it is.
+fn stored_standing<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a str, Standing), Damage> {
+    let ChangelogKey::Standing { user, request } = ChangelogKey::read(key)? else {
+        return Err(Damage::Key);
+    };
+    let take = format::open(STORE_VERSION, value)?;
+    Ok((user, Standing::read(take, request)?))
 }
 
 fn timer(user: &str, standing: &Standing) -> (Timestamp, Box<str>, Box<str>) {

@@ -68,7 +68,7 @@ impl Partition {
             }
             ChangelogKey::Standing { request, .. } => {
                 let standing = value
-                    .map(|value| Standing::read(format::Take(value)))
+                    .map(|value| Standing::read(format::Take(value), request))
                     .transpose()
                     .map_err(damaged)?;
                 self.put_standing(place, request, standing);

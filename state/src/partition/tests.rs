@@ -438,3 +438,61 @@ fn damage_is_found() {
         );
     }
 }
+
+/// Goal: a standing request is filed under its own id, or refused: later nobody would find it. Method: one under the key of another, from the
+/// changelog and from the store.
+#[test]
+fn a_standing_request_under_anothers_key_is_damage() {
+    let stores = MemoryStores::default();
+    let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+    let standing = Standing {
+        request: "r".to_owned(),
+        expires: Timestamp(9),
+        due: None,
+        body: b"{}".to_vec(),
+    };
+    partition
+        .set_standing("u", "r", Some(standing), &mut || [1; 16])
+        .unwrap();
+    let other = |key: &[u8]| {
+        let mut other = Vec::new();
+        if let Ok(ChangelogKey::Standing { user, .. }) = ChangelogKey::read(key) {
+            ChangelogKey::Standing { user, request: "q" }.write(&mut other);
+        }
+        (!other.is_empty()).then_some(other)
+    };
+    let mut refused = 0;
+    partition.changes(&mut |key, value| {
+        let Some(other) = other(key) else { return };
+        let empty = MemoryStores::default();
+        let mut restored = Partition::open(empty.open(0).unwrap(), SETTINGS).unwrap();
+        restored.apply(key, value).unwrap();
+        let error = restored.apply(&other, value).unwrap_err();
+        let told = other.escape_ascii().to_string();
+        assert!(
+            matches!(&error, Error::Changelog { key, damage: Damage::Contradiction } if *key == told),
+            "{error}"
+        );
+        refused += 1;
+    });
+    assert_eq!(refused, 1);
+    partition.committed(1);
+    for (key, value) in dump(&mut partition, &stores) {
+        if let Some(other) = other(&key) {
+            let store = stores.open(0).unwrap();
+            store
+                .apply(&vec![(key, None), (other, Some(value))])
+                .unwrap();
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 2);
+    let opened = Partition::open(stores.open(0).unwrap(), SETTINGS);
+    assert!(matches!(
+        opened,
+        Err(Error::Damaged {
+            damage: Damage::Contradiction,
+            ..
+        })
+    ));
+}
