@@ -138,13 +138,15 @@ impl Cell {
     }
 
     pub(crate) fn read(from: &mut Take<'_>) -> Result<Self, Damage> {
-        Ok(Self {
+        let cell = Self {
             series: from.u64()?,
             length: Length::of_byte(from.u8()?)?,
             number: from.u32()?,
             count: from.u32()?,
             sum: FixedSum(from.i64()?),
-        })
+        };
+        let end = (i64::from(cell.number) + 1).checked_mul(cell.length.ms());
+        end.map(|_| cell).ok_or(Damage::Contradiction)
     }
 }
 
@@ -244,11 +246,28 @@ impl Cells {
         let last = Timestamp(from.i64()?);
         let count = from.u32()? as usize;
         let mut cells = Vec::with_capacity(count.min(4096));
-        for _ in 0..count {
-            cells.push(Cell::read(from)?);
-        }
+        in_order(from, count, |cell| cells.push(cell))?;
         Ok(Self { first, last, cells })
     }
+
+    /// Checks what [`Cells::read`] would read behind the times and the count.
+    pub(crate) fn check(mut from: Take<'_>, count: usize) -> Result<(), Damage> {
+        in_order(&mut from, count, |_| {})?;
+        from.end()
+    }
+}
+
+/// Reads so many cells, which must be in their order, each once.
+fn in_order(from: &mut Take<'_>, count: usize, mut each: impl FnMut(Cell)) -> Result<(), Damage> {
+    let mut before = None;
+    for _ in 0..count {
+        let cell = Cell::read(from)?;
+        if before.replace(cell.order()) >= Some(cell.order()) {
+            return Err(Damage::Contradiction);
+        }
+        each(cell);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

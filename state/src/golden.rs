@@ -18,6 +18,8 @@ use crate::statistics::{Delta, Entity, STATISTICS_VERSION, Statistics, read_cell
 use crate::store::{MemoryStores, Stores};
 use crate::user::Standing;
 
+mod spoilt;
+
 /// A value as it is written: what it is, its key, and its bytes or a tombstone.
 type Line = (String, Vec<u8>, Option<Vec<u8>>);
 

@@ -84,16 +84,21 @@ fn pack(hash: u64, key: &str, cells: &Cells) -> Vec<u8> {
     packed
 }
 
-/// Checks an entry's bytes as the changelog holds them, for the key they are filed under.
-pub(crate) fn check(packed: &[u8], key: &str) -> Result<(), Damage> {
-    if Take(packed).u32()? as usize != packed.len() {
+/// An entry's bytes from the store or the changelog: whoever works with them later relies on all that is checked here.
+fn checked(packed: &[u8]) -> Result<Entry<'_>, Damage> {
+    let entry = Entry::parse(packed)?;
+    Cells::check(Take(entry.cells), entry.cells.len() / Cell::BYTES)?;
+    if Take(packed).u32()? as usize != packed.len()
+        || entry.hash != pinned_hash(entry.key.as_bytes())
+    {
         return Err(Damage::Contradiction);
     }
-    let entry = Entry::parse(packed)?;
-    for cell in 0..entry.cells.len() / Cell::BYTES {
-        Cell::read(&mut Take(&entry.cells[cell * Cell::BYTES..]))?;
-    }
-    if entry.key != key || entry.hash != pinned_hash(key.as_bytes()) {
+    Ok(entry)
+}
+
+/// Checks an entry's bytes as the changelog holds them, for the key they are filed under.
+pub(crate) fn check(packed: &[u8], key: &str) -> Result<(), Damage> {
+    if checked(packed)?.key != key {
         return Err(Damage::Contradiction);
     }
     Ok(())
@@ -101,16 +106,18 @@ pub(crate) fn check(packed: &[u8], key: &str) -> Result<(), Damage> {
 
 impl Page {
     pub(crate) fn read(take: Take<'_>) -> Result<Self, Damage> {
-        let packed = take.0.to_vec();
-        let mut rest = &packed[..];
+        let mut rest = take;
+        let mut before = None;
         while !rest.is_empty() {
-            let length = Take(rest).u32()? as usize;
-            let slice = Take(rest).bytes(length)?;
-            Entry::parse(slice)?;
-            rest = &rest[length..];
+            let length = Take(rest.0).u32()? as usize;
+            let entry = checked(rest.bytes(length)?)?;
+            let order = (entry.hash, entry.key);
+            if before.replace(order) >= Some(order) {
+                return Err(Damage::Contradiction);
+            }
         }
         Ok(Self {
-            packed,
+            packed: take.0.to_vec(),
             dirty: false,
         })
     }

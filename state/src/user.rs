@@ -14,6 +14,9 @@ use crate::statistics::series;
 /// How many event ids of late behaviors a user remembers: those that went straight into history, past recent.
 const LATE_EVENTS_MAX: usize = 32;
 
+/// Entries of one slot that can be: some 4 GB of one user. More is damage, and no reason to ask for memory.
+const ENTRIES_MAX: u32 = 1 << 26;
+
 /// A standing request: candidates that are scored again as the user behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -286,7 +289,7 @@ impl User {
         for (_, hash, key) in activity {
             touch(touched, Touched::Entry(id, hash, key));
         }
-        self.forgotten += forgotten;
+        self.forgotten = self.forgotten.saturating_add(forgotten);
         touch(touched, Touched::Meta);
         Ok(forgotten)
     }
@@ -403,6 +406,10 @@ impl User {
         for _ in 0..slots {
             let id = SlotId(take.u32()?);
             let entries = take.u32()?;
+            let in_order = user.slots.last().is_none_or(|before| before.id < id);
+            if entries > ENTRIES_MAX || !in_order {
+                return Err(Damage::Contradiction);
+            }
             user.slots.push(Slot {
                 id,
                 entries,
