@@ -142,6 +142,15 @@ impl ItemFollower {
                 }
             }
             self.metrics.items.set(table.len() as i64);
+            let bytes = table.bytes();
+            for (part, bytes) in [
+                ("items", bytes.items),
+                ("names", bytes.names),
+                ("statistics", bytes.statistics),
+            ] {
+                let gauge = self.metrics.item_table_bytes.with_label_values(&[part]);
+                gauge.set(bytes as i64);
+            }
         }
         Ok(())
     }

@@ -54,6 +54,10 @@ pub struct Metrics {
     pub cache_evictions: IntCounter,
     /// Bytes of users in memory, by partition.
     pub memory_bytes: IntGaugeVec,
+    /// Bytes of a partition beside its users, by partition and part: timers, statistics.
+    pub beside_bytes: IntGaugeVec,
+    /// Bytes of the item table by part: items, names, statistics.
+    pub item_table_bytes: IntGaugeVec,
     /// Values written back to the store.
     pub written_back: IntCounter,
     /// Time of a write-back.
@@ -105,14 +109,6 @@ impl Metrics {
         };
         let items = IntGauge::new("headwater_state_items", "Items in the item table.")?;
         registry.register(Box::new(items.clone()))?;
-        let write_back_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "headwater_state_write_back_seconds",
-                "Time of a write-back to the store.",
-            )
-            .buckets(FAST.to_vec()),
-        )?;
-        registry.register(Box::new(write_back_seconds.clone()))?;
         Ok(Self {
             freshness: histograms(
                 "headwater_consumers_freshness_seconds",
@@ -222,11 +218,21 @@ impl Metrics {
                 "Users in memory.",
                 &["partition"],
             )?,
+            beside_bytes: gauges(
+                "headwater_state_memory_beside_users_bytes",
+                "What a partition holds in memory beside users.",
+                &["partition", "part"],
+            )?,
+            item_table_bytes: gauges(
+                "headwater_state_item_table_bytes",
+                "The item table.",
+                &["part"],
+            )?,
             written_back: counter(
                 "headwater_state_values_written_back_total",
                 "Values written back to the store.",
             )?,
-            write_back_seconds,
+            write_back_seconds: write_backs(registry)?,
             items,
             items_out_of_order: counter(
                 "headwater_consumers_items_out_of_order_total",
@@ -238,4 +244,24 @@ impl Metrics {
             )?,
         })
     }
+
+    /// Notes what a partition holds beside its users.
+    pub(crate) fn beside_users(&self, number: i32, owned: &crate::step::Owned) {
+        let number = number.to_string();
+        for (part, bytes) in [
+            ("timers", owned.users.timers_memory()),
+            ("statistics", owned.statistics.memory()),
+        ] {
+            let gauge = self.beside_bytes.with_label_values(&[&number, part]);
+            gauge.set(bytes as i64);
+        }
+    }
+}
+
+fn write_backs(registry: &Registry) -> Result<Histogram, prometheus::Error> {
+    let name = "headwater_state_write_back_seconds";
+    let help = "Time of a write-back to the store.";
+    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(FAST.to_vec()))?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
 }

@@ -510,6 +510,7 @@ impl Worker {
                 .memory_bytes
                 .with_label_values(&[&number.to_string()])
                 .set(owned.users.memory() as i64);
+            metrics.beside_users(*number, owned);
             let last = self.last_write_back.entry(*number).or_insert(now);
             let aged = now.since(*last) >= self.limits.write_back_ms && owned.users.is_dirty();
             if !owned.users.is_writing()

@@ -198,6 +198,11 @@ impl Cells {
         self.cells.len()
     }
 
+    /// Bytes of memory that the cells take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cells.capacity() * size_of::<Cell>()
+    }
+
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.cells.is_empty()

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 
 use crate::cell::Cells;
+use crate::entities::{Entities, PinnedHasher};
 use crate::error::Damage;
-use crate::statistics::{Entity, PinnedHasher, read_cells};
+use crate::statistics::{Entity, read_cells};
 
 /// What is known of an item, as its newest record says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,10 +35,47 @@ pub struct Item {
 #[derive(Debug, Default)]
 pub struct ItemTable {
     items: HashMap<Box<str>, Item, PinnedHasher>,
-    statistics: HashMap<Box<[u8]>, Cells, PinnedHasher>,
+    statistics: Entities,
     names: Vec<Box<str>>,
     numbers: HashMap<Box<str>, u32, PinnedHasher>,
     positions: BTreeMap<i32, i64>,
+    item_bytes: usize,
+    name_bytes: usize,
+}
+
+/// Bytes that an item table takes, about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemTableBytes {
+    /// Of items: ids, texts, numbers.
+    pub items: usize,
+    /// Of the names of categories and attribute values. They are never given up: an item may come back to one.
+    pub names: usize,
+    /// Of statistics.
+    pub statistics: usize,
+}
+
+/// Bytes of an item beside its texts, categories and numbers: its place in the map and what the allocator adds.
+const ITEM_BYTES: usize = 224;
+/// Bytes of a tree of texts, and of one of numbers, for every eleven of them.
+const TREE_BYTES: [usize; 2] = [376, 288];
+/// What the allocator adds to a name or text.
+const TEXT_BYTES: usize = 8;
+/// The same of a name, which is held twice.
+const NAME_BYTES: usize = 112;
+
+/// Bytes that an item takes in memory, about.
+fn weight(id: &str, item: &Item) -> usize {
+    let trees = item.fields.len().div_ceil(11) * TREE_BYTES[0]
+        + item.numeric.len().div_ceil(11) * TREE_BYTES[1];
+    let fields = item.fields.iter();
+    let texts: usize = fields
+        .map(|(name, text)| 2 * TEXT_BYTES + name.len() + text.len())
+        .sum();
+    let names = item.numeric.keys();
+    let numbers: usize = names.map(|name| TEXT_BYTES + name.len()).sum();
+    let sort = item.item_type.as_deref().map_or(0, str::len);
+    let groups = item.categories.len() + item.attributes.len();
+    ITEM_BYTES + id.len() + sort + trees + texts + numbers + groups * size_of::<u32>()
 }
 
 impl ItemTable {
@@ -48,9 +86,22 @@ impl ItemTable {
 
     /// Puts an item, or deletes it. Its statistics stay.
     pub fn set_item(&mut self, id: &str, item: Option<Item>) {
-        match item {
-            Some(item) => drop(self.items.insert(id.into(), item)),
-            None => drop(self.items.remove(id)),
+        let held = match item {
+            Some(item) => {
+                self.item_bytes += weight(id, &item);
+                self.items.insert(id.into(), item)
+            }
+            None => self.items.remove(id),
+        };
+        self.item_bytes -= held.map_or(0, |item| weight(id, &item));
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> ItemTableBytes {
+        ItemTableBytes {
+            items: self.item_bytes,
+            names: self.name_bytes,
+            statistics: self.statistics.bytes(),
         }
     }
 
@@ -61,6 +112,7 @@ impl ItemTable {
         }
         let number = u32::try_from(self.names.len())
             .expect("invariant: memory holds fewer than 2^32 categories");
+        self.name_bytes += NAME_BYTES + 2 * name.len();
         self.names.push(name.into());
         self.numbers.insert(name.into(), number);
         number
@@ -98,7 +150,8 @@ impl ItemTable {
 
     /// Counts something at once, for the engine and for backtests, where nothing comes back by a topic.
     pub fn fold(&mut self, entity: Entity<'_>, delta: &crate::Delta) {
-        delta.apply(self.statistics.entry(entity.key()).or_default());
+        self.statistics
+            .change(&entity.key(), |cells| delta.apply(cells));
     }
 
     /// Applies a record of `item-state` and notes its position.
@@ -109,10 +162,7 @@ impl ItemTable {
         value: Option<&[u8]>,
     ) -> Result<(), Damage> {
         Entity::of_key(key)?;
-        match value {
-            Some(value) => drop(self.statistics.insert(key.into(), read_cells(value)?)),
-            None => drop(self.statistics.remove(key)),
-        }
+        self.statistics.put(key, value.map(read_cells).transpose()?);
         self.positions.insert(partition, offset + 1);
         Ok(())
     }

@@ -11,6 +11,7 @@
 mod behavior;
 mod cell;
 mod changelog;
+mod entities;
 mod error;
 mod format;
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub use behavior::{
 pub use cell::{Cell, Cells, Grain, Length};
 pub use changelog::ChangelogKey;
 pub use error::{Damage, Error, StoreError};
-pub use items::{Item, ItemTable};
+pub use items::{Item, ItemTable, ItemTableBytes};
 pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};

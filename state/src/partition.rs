@@ -30,12 +30,14 @@ use crate::user::{Position, Standing, Touched, User};
 mod changes;
 mod residents;
 mod restore;
+mod timers;
 mod write_back;
 
 pub use write_back::{WriteBack, Written};
 
 use changes::Changes;
 use residents::fetch_page;
+use timers::Timers;
 use write_back::Begun;
 
 /// Version of roots, pages, standing requests and positions in the store.
@@ -123,7 +125,7 @@ pub struct Partition {
     uncommitted: u32,
     writing: bool,
     since_write_back: u64,
-    timers: BTreeSet<(Timestamp, Box<str>, Box<str>)>,
+    timers: Timers,
     counts: CacheCounts,
     scratch: Vec<u8>,
 }
@@ -159,7 +161,7 @@ impl Partition {
             uncommitted: 0,
             writing: false,
             since_write_back: 0,
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             counts: CacheCounts::default(),
             scratch: Vec::new(),
         };
@@ -394,10 +396,12 @@ impl Partition {
 
     /// Standing requests that are due or expired at `now`, earliest first: (user, request).
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &str, &str)> {
-        self.timers
-            .iter()
-            .take_while(move |(at, ..)| *at <= now)
-            .map(|(at, user, request)| (*at, &**user, &**request))
+        self.timers.due(now)
+    }
+
+    /// Bytes of the timers of standing requests, about: of all users, in memory or not.
+    pub fn timers_memory(&self) -> usize {
+        self.timers.bytes()
     }
 
     /// Notes the next offset to read of an input topic.

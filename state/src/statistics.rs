@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::behavior::{FixedSum, KindId, ScenarioId, Timestamp, pinned_hash};
 use crate::cell::{Cell, Cells, Grain, Length};
+use crate::entities::Entities;
 use crate::error::Damage;
 use crate::format::{Put, versioned};
 
@@ -162,24 +163,10 @@ pub fn read_cells(bytes: &[u8]) -> Result<Cells, Damage> {
     Ok(cells)
 }
 
-type Map = hashbrown::HashMap<Box<[u8]>, Cells, PinnedHasher>;
-
-/// Hashes keys with [`pinned_hash`]: no random seed, so that a run can be repeated.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PinnedHasher;
-
-impl std::hash::BuildHasher for PinnedHasher {
-    type Hasher = xxhash_rust::xxh3::Xxh3Default;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        xxhash_rust::xxh3::Xxh3Default::new()
-    }
-}
-
 /// The statistics of the entities of one partition, as its owner holds them.
 #[derive(Debug, Default)]
 pub struct Statistics {
-    entities: Map,
+    entities: Entities,
     /// For each step that is not committed yet, oldest first: the entities it changed, as they were before it.
     undo: Vec<BTreeMap<Box<[u8]>, Option<Cells>>>,
     open: BTreeMap<Box<[u8]>, Option<Cells>>,
@@ -203,9 +190,10 @@ impl Statistics {
             self.open
                 .insert(key.into(), self.entities.get(key).cloned());
         }
-        let cells = self.entities.entry_ref(key).or_default();
-        delta.apply(cells);
-        self.open_bytes += bytes(cells);
+        self.open_bytes += self.entities.change(key, |cells| {
+            delta.apply(cells);
+            bytes(cells)
+        });
     }
 
     /// Bytes of the records that [`Statistics::changes`] is to give, about.
@@ -220,8 +208,10 @@ impl Statistics {
         let mut value = Vec::new();
         for key in open.keys() {
             value.clear();
-            write_cells(&self.entities[key], &mut value);
-            emit(key, &value);
+            if let Some(cells) = self.entities.get(key) {
+                write_cells(cells, &mut value);
+                emit(key, &value);
+            }
         }
         let count = open.len();
         self.undo.push(open);
@@ -244,10 +234,7 @@ impl Statistics {
         self.undo.push(std::mem::take(&mut self.open));
         for layer in std::mem::take(&mut self.undo).into_iter().rev() {
             for (key, before) in layer {
-                match before {
-                    Some(cells) => drop(self.entities.insert(key, cells)),
-                    None => drop(self.entities.remove(&key)),
-                }
+                self.entities.put(&key, before);
             }
         }
     }
@@ -255,10 +242,7 @@ impl Statistics {
     /// Applies a record of `item-state`.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Damage> {
         Entity::of_key(key)?;
-        match value {
-            Some(value) => drop(self.entities.insert(key.into(), read_cells(value)?)),
-            None => drop(self.entities.remove(key)),
-        }
+        self.entities.put(key, value.map(read_cells).transpose()?);
         Ok(())
     }
 
@@ -270,6 +254,11 @@ impl Statistics {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entities.is_empty()
+    }
+
+    /// Bytes in memory, about.
+    pub fn memory(&self) -> usize {
+        self.entities.bytes()
     }
 
     /// The cells of an entity.

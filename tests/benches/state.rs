@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p headwater-tests --bench state -- history                            an update and a score, at 100 to 1,000,000 events of one user
 //! cargo bench -p headwater-tests --bench state -- memory BACKEND [USERS] [EVENTS] [MEMORY]     many users over a store on disk
+//! cargo bench -p headwater-tests --bench state -- beside [COUNT]                      what lies in memory beside users
 //! ```
 //!
 //! `memory` fills the store directly, not through a log: user by user, in two rounds, with the program's settings otherwise. Its folder is
@@ -255,6 +256,85 @@ fn many(backend: Backend, users: u64, events: u64, memory_setting: Bytes) {
     );
 }
 
+/// What lies in memory beside users: so many items, names, statistics and standing requests, and what is said of each.
+fn beside(count: u64) {
+    let mut before = memory("VmRSS");
+    let mut tell = |what: &str, said: usize| {
+        let now = memory("VmRSS");
+        let each = |bytes: f64| bytes / count as f64;
+        let measured = each((now - before) * f64::from(1 << 20));
+        println!(
+            "{what}: {measured:.0} bytes each, said {:.0}",
+            each(said as f64)
+        );
+        before = now;
+    };
+    let mut table = ItemTable::default();
+    for number in 0..count {
+        let fields = [("title", "some words of a title"), ("author", "author-123")];
+        let item = headwater_state::Item {
+            fields: fields.map(|(name, text)| (name.into(), text.into())).into(),
+            categories: [1, 2].into(),
+            attributes: [3].into(),
+            numeric: [("price".into(), 1.5)].into(),
+            ..headwater_state::Item::default()
+        };
+        table.set_item(&format!("item-{number:08}"), Some(item));
+    }
+    tell("items of three fields", table.bytes().items);
+    for number in 0..count {
+        table.number_of(&format!("category-{number:08}"));
+    }
+    tell("names", table.bytes().names);
+    let mut held = Vec::new();
+    for cells in [1, 30] {
+        let mut table = ItemTable::default();
+        let (kind, scenario) = (KindId::of("view"), ScenarioId::of("feed"));
+        let mut delta = headwater_state::Delta::default();
+        for hour in 0..cells {
+            let time = Timestamp(START + hour * 3_600_000);
+            delta.add(scenario, kind, time, headwater_state::FixedSum(0));
+        }
+        for number in 0..count {
+            let item = format!("item-{number:08}");
+            table.fold(headwater_state::Entity::Item(&item), &delta);
+        }
+        tell(
+            &format!("statistics of {cells} cells"),
+            table.bytes().statistics,
+        );
+        // What is given back would be taken again.
+        held.push(table);
+    }
+    let mut settings = settings_of(&Config::default_config(), 1);
+    settings.memory = 1;
+    let stores = MemoryStores::default();
+    let stores: &dyn Stores = &stores;
+    let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let mut name = String::new();
+    for user in 0..count {
+        user_name(user, &mut name);
+        let standing = headwater_state::Standing {
+            request: "request-1".to_owned(),
+            expires: Timestamp(START),
+            due: None,
+            body: Vec::new(),
+        };
+        partition
+            .set_standing(&name, "request-1", Some(standing), &mut || [7; 16])
+            .unwrap();
+    }
+    partition.changes(&mut |_, _| {});
+    partition.committed(1);
+    let written = partition.write_back(Timestamp(START)).run();
+    partition.written(written).unwrap();
+    // The first takes what the write-back has given back.
+    let first = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    tell("(timers)", first.timers_memory());
+    let second = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    tell("timers", second.timers_memory());
+}
+
 fn user_name(user: u64, to: &mut String) {
     use std::fmt::Write as _;
     to.clear();
@@ -298,7 +378,8 @@ fn main() {
             let memory: Bytes = memory.parse().unwrap();
             many(backend, number(2, 1_000_000), number(3, 100), memory);
         }
+        Some("beside") => beside(number(1, 200_000)),
         // `cargo test --benches` and a call without arguments: nothing to do.
-        _ => println!("state history|memory; see the head of tests/benches/state.rs"),
+        _ => println!("state history|memory|beside; see the head of tests/benches/state.rs"),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ChangelogKey, Damage, Error, Page, Partition, Resident, STORE_VERSION, SlotId, Standing, Store,
-    Timestamp, Touched, User, changelog, format, pinned_hash,
+    Touched, User, changelog, format, pinned_hash,
 };
 
 impl Partition {
@@ -160,10 +160,10 @@ impl Partition {
             .iter()
             .find(|held| held.request == request)
         {
-            self.timers.remove(&timer(&resident.id, held));
+            self.timers.remove(&resident.id, held);
         }
         if let Some(standing) = &standing {
-            self.timers.insert(timer(&resident.id, standing));
+            self.timers.insert(&resident.id, standing);
         }
         resident.user.set_standing(request, standing);
     }
@@ -193,7 +193,7 @@ impl Partition {
         self.store
             .scan(&changelog::standing_prefix(None), &mut |key, value| {
                 match stored_standing(key, value) {
-                    Ok((user, standing)) => drop(timers.insert(timer(user, &standing))),
+                    Ok((user, standing)) => timers.insert(user, &standing),
                     Err(damage) => bad = Some(damage),
                 }
                 bad.is_none()
@@ -214,13 +214,6 @@ fn stored_standing<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a str, Standing
     };
     let take = format::open(STORE_VERSION, value)?;
     Ok((user, Standing::read(take, request)?))
-}
-
-fn timer(user: &str, standing: &Standing) -> (Timestamp, Box<str>, Box<str>) {
-    let at = standing
-        .due
-        .map_or(standing.expires, |due| due.min(standing.expires));
-    (at, user.into(), standing.request.as_str().into())
 }
 
 pub(super) fn fetch_page(
