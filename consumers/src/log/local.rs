@@ -7,10 +7,10 @@
 //!
 //! - A committed transaction survives `kill -9` of the process; with [`Options::fsync`], a loss of power. A transaction is one frame
 //!   under a checksum: at the next start it is there whole or not at all ([`LocalLog::torn_bytes`] counts what was cut off). Bytes
-//!   that are damaged otherwise are [`LogError::Damaged`], never skipped.
+//!   that are damaged otherwise are [`LogError::Damaged`], never skipped; records are checked again each time they are read back.
 //! - Two processes never share a folder: the second one is refused.
 //! - Disk is bounded: [`Options::retention_bytes`] for each partition that deletes, the newest record of each key for those that
-//!   compact, and at most as much again that awaits cleaning. Memory is 32 bytes for each partition's part of a transaction
+//!   compact, and at most as much again that awaits cleaning. Memory is 40 bytes for each partition's part of a transaction
 //!   (those up to 256 KiB), and the chunks that readers stand in. Records are read back from their file.
 //! - Nothing is random. In memory, nothing runs but in the caller's thread, and the clock is an argument: the simulation's runs
 //!   are repeatable. See [`faults`]. On disk, a thread cleans; it ends with the [`LocalLog`].
@@ -131,7 +131,7 @@ pub struct Usage {
     pub segments: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Chunks that are indexed, of 32 bytes each.
+    /// Chunks that are indexed, of 40 bytes each.
     pub chunks: usize,
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use headwater_config::Cleanup;
 
-use super::format::{self, CHUNK_BYTES, Frame, Span};
+use super::format::{self, CHUNK_BYTES, Frame, Packed, Span};
 use super::partitions::{ChunkRef, State};
 use super::segment::Segment;
 use super::{Broker, Options};
@@ -64,7 +64,7 @@ impl Broker {
                 ..Rewrite::default()
             };
             for (of, chunk) in group.iter().flat_map(|(_, chunks)| chunks) {
-                chunk.segment.read(chunk.at, chunk.length, &mut buffer)?;
+                chunk.read(&mut buffer)?;
                 rewrite.chunk(*of, chunk, &buffer, newest.get(of), horizon)?;
             }
             rewrite.flush();
@@ -104,16 +104,10 @@ impl Broker {
             touched.entry(*of).or_default();
         }
         if let Some(segment) = &segment {
-            for (of, span, at, length) in rewrite.chunks {
-                let at = (at + format::HEADER_BYTES) as u32;
-                let (length, base, last) = (length as u32, span.base, span.last);
-                touched.entry(of).or_default().push(ChunkRef {
-                    segment: Arc::clone(segment),
-                    at,
-                    length,
-                    base,
-                    last,
-                });
+            for (of, span, begins, records) in rewrite.chunks {
+                let begins = (begins + format::HEADER_BYTES) as u64;
+                let chunk = ChunkRef::new(segment, begins, span, records);
+                touched.entry(of).or_default().push(chunk);
             }
         }
         for (of, chunks) in touched {
@@ -249,7 +243,7 @@ fn plan(state: &State, options: &Options, all: bool) -> Plan {
 fn newest_of(chunks: &[ChunkRef], buffer: &mut Vec<u8>) -> Result<Newest, LogError> {
     let mut newest = Newest::new();
     for chunk in chunks {
-        chunk.segment.read(chunk.at, chunk.length, buffer)?;
+        chunk.read(buffer)?;
         let mut rest = &buffer[..];
         while !rest.is_empty() {
             let entry =
@@ -269,8 +263,8 @@ fn hash(key: Option<&[u8]>) -> u128 {
 #[derive(Default)]
 struct Rewrite {
     bytes: Vec<u8>,
-    /// Where each chunk lies behind the segment's header.
-    chunks: Vec<(TopicPartition, Span, usize, usize)>,
+    /// Where each chunk's frame begins behind the segment's header, and the records in the frame.
+    chunks: Vec<(TopicPartition, Span, usize, Packed)>,
     /// The frame that is being filled.
     open: BTreeMap<TopicPartition, (Span, Vec<u8>)>,
     filled: usize,
@@ -332,8 +326,8 @@ impl Rewrite {
         frame.records([].into_iter(), self.open.len());
         let begins = self.bytes.len();
         for (of, (span, records)) in std::mem::take(&mut self.open) {
-            let at = frame.chunk(of, span, &records);
-            self.chunks.push((of, span, begins + at, records.len()));
+            let records = frame.chunk(of, span, &records);
+            self.chunks.push((of, span, begins, records));
         }
         self.bytes.extend_from_slice(frame.finish());
         self.filled = 0;

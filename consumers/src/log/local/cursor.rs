@@ -110,9 +110,11 @@ impl Cursor {
             };
             self.read = 0;
             self.base = chunk.base;
-            chunk
-                .segment
-                .read(chunk.at, chunk.length, &mut self.block)?;
+            if let Err(error) = chunk.read(&mut self.block) {
+                // Nothing of it is passed on, now or by the next poll.
+                self.block.clear();
+                return Err(error);
+            }
             self.from = Some((chunk.segment, chunk.at));
         }
     }

@@ -171,8 +171,8 @@ impl Frame {
         self.u32(chunks);
     }
 
-    /// Adds a chunk; the answer is where its records begin in the frame.
-    pub(super) fn chunk(&mut self, of: TopicPartition, span: Span, records: &[u8]) -> usize {
+    /// Adds a chunk; the answer is where its records lie in the frame.
+    pub(super) fn chunk(&mut self, of: TopicPartition, span: Span, records: &[u8]) -> Packed {
         self.place(of);
         self.i64(span.base);
         self.i64(span.last);
@@ -180,7 +180,7 @@ impl Frame {
         self.u32(records.len());
         let at = self.0.len();
         self.0.extend_from_slice(records);
-        at
+        Packed::of(at, records)
     }
 
     /// Seals the frame: these are its bytes.
@@ -274,15 +274,30 @@ pub(super) enum Body {
     },
 }
 
-/// A chunk that was found in a frame.
+/// Where the records of a chunk lie, and their checksum. It is in no file: frames have theirs, which covers more than is read back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packed {
+    pub at: usize,
+    pub length: usize,
+    pub crc: u32,
+}
+
+impl Packed {
+    fn of(at: usize, records: &[u8]) -> Self {
+        Self {
+            at,
+            length: records.len(),
+            crc: crc32fast::hash(records),
+        }
+    }
+}
+
+/// A chunk that was found in a frame; its records lie in the body.
 #[derive(Debug)]
 pub(super) struct ChunkAt {
     pub of: TopicPartition,
     pub span: Span,
-    /// Where its records begin, in the body.
-    pub at: usize,
-    /// Their length.
-    pub length: usize,
+    pub records: Packed,
 }
 
 /// Reads a frame's body; `None` if it does not say what a frame can say.
@@ -320,13 +335,8 @@ pub(super) fn parse_body(body: &[u8]) -> Option<Body> {
                 };
                 let length = cut.u32()? as usize;
                 let at = body.len() - cut.0.len();
-                cut.take(length)?;
-                chunks.push(ChunkAt {
-                    of,
-                    span,
-                    at,
-                    length,
-                });
+                let records = Packed::of(at, cut.take(length)?);
+                chunks.push(ChunkAt { of, span, records });
             }
             Body::Records { positions, chunks }
         }

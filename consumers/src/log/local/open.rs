@@ -131,7 +131,7 @@ fn apply(state: &mut State, segment: &Arc<Segment>, at: usize, body: Body) -> Re
         Body::Topic { topic, partitions } => state.add_topic(topic, partitions),
         Body::Records { positions, chunks } => {
             for chunk in chunks {
-                let place = at + chunk.at;
+                let place = at + chunk.records.at;
                 let known = known(state, chunk.of).ok_or_else(|| segment.damaged(place as u64))?;
                 if known
                     .chunks
@@ -141,13 +141,7 @@ fn apply(state: &mut State, segment: &Arc<Segment>, at: usize, body: Body) -> Re
                     return Err(segment.damaged(place as u64));
                 }
                 known.next = known.next.max(chunk.span.next);
-                known.push(ChunkRef {
-                    segment: Arc::clone(segment),
-                    at: place as u32,
-                    length: chunk.length as u32,
-                    base: chunk.span.base,
-                    last: chunk.span.last,
-                });
+                known.push(ChunkRef::new(segment, at as u64, chunk.span, chunk.records));
             }
             state.positions.extend(positions);
         }

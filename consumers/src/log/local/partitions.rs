@@ -3,7 +3,7 @@
 //! Before it, `pending` holds what was sent; after it, `cursor` looks chunks up and reads them. An append is one frame: all its
 //! records and positions are there from one moment on, or none of them ever.
 //!
-//! Memory: 32 bytes a chunk (a partition's part of one transaction, at most 256 KiB) and nothing a record. Retention and
+//! Memory: 40 bytes a chunk (a partition's part of one transaction, at most 256 KiB) and nothing a record. Retention and
 //! compaction bound how many chunks there are.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use headwater_config::{Cleanup, Topic};
 
-use super::format::{CHUNK_HEAD_BYTES, Frame, HEADER_BYTES, Span, TopicExtents};
+use super::format::{CHUNK_HEAD_BYTES, Frame, HEADER_BYTES, Packed, Span, TopicExtents};
 use super::group::Group;
 use super::pending::Pending;
 use super::segment::Segment;
@@ -25,11 +25,35 @@ pub(super) struct ChunkRef {
     pub segment: Arc<Segment>,
     pub at: u32,
     pub length: u32,
+    pub crc: u32,
     pub base: i64,
     pub last: i64,
 }
 
 impl ChunkRef {
+    /// A chunk of a segment; `records` lie in it from `begins` on.
+    pub(super) fn new(segment: &Arc<Segment>, begins: u64, span: Span, records: Packed) -> Self {
+        Self {
+            segment: Arc::clone(segment),
+            at: (begins + records.at as u64) as u32,
+            length: records.length as u32,
+            crc: records.crc,
+            base: span.base,
+            last: span.last,
+        }
+    }
+
+    /// Reads its records into `into`, which is cleared first. Bytes that changed since they were written, or since the start, are an
+    /// error and never passed on.
+    pub(super) fn read(&self, into: &mut Vec<u8>) -> Result<(), LogError> {
+        self.segment.read(self.at, self.length, into)?;
+        if crc32fast::hash(into) == self.crc {
+            Ok(())
+        } else {
+            Err(self.segment.damaged(u64::from(self.at)))
+        }
+    }
+
     /// What retention counts it for.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.length) + CHUNK_HEAD_BYTES as u64
@@ -275,8 +299,8 @@ impl State {
                 let last = base + i64::from(chunk.count) - 1;
                 let ends = index + 1 == chunks.len();
                 let next = last + 1 + i64::from(marker && ends);
-                let at = frame.chunk(of, Span { base, last, next }, &chunk.bytes);
-                placed.push((of, Span { base, last, next }, at, chunk.bytes.len()));
+                let span = Span { base, last, next };
+                placed.push((of, span, frame.chunk(of, span, &chunk.bytes)));
                 if ends {
                     appended.next.push((of, last + 1));
                 }
@@ -288,17 +312,10 @@ impl State {
         let begins = written?;
         let segment = Arc::clone(&self.active);
         let mut popped = false;
-        for (of, Span { base, last, next }, at, length) in placed {
+        for (of, span, records) in placed {
             let partition = self.partition_mut(of);
-            let (at, length) = ((begins + at as u64) as u32, length as u32);
-            partition.push(ChunkRef {
-                segment: Arc::clone(&segment),
-                at,
-                length,
-                base,
-                last,
-            });
-            partition.next = next;
+            partition.push(ChunkRef::new(&segment, begins, span, records));
+            partition.next = span.next;
             if of.topic.cleanup() == Cleanup::Delete {
                 popped |= partition.retain_bytes(options.retention_bytes);
             }

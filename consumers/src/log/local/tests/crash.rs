@@ -201,6 +201,73 @@ fn a_changed_byte_is_an_error_that_names_the_file() {
     }
 }
 
+/// Goal: what changes on the disk while the log runs is told, and not passed on. Method: a byte of each record changed behind an open log's
+/// back; all readers, again and again.
+#[test]
+fn a_byte_changed_while_it_runs_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = LocalLog::open(folder.path(), options()).unwrap();
+    fill(&log);
+    let path = segments(folder.path()).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let read = || {
+        let mut reader = log.reader().unwrap();
+        let topics = [Topic::Behaviors, Topic::Changelog];
+        for of in topics
+            .into_iter()
+            .flat_map(|topic| [at(topic, 0), at(topic, 1)])
+        {
+            drop(reader.assign(of, Start::Beginning));
+        }
+        let mut batch = RecordBatch::default();
+        let mut records = Vec::new();
+        loop {
+            match reader.poll(NOW, &mut batch) {
+                Ok(()) if batch.is_empty() => return (records, None),
+                Ok(()) => {}
+                Err(error) => {
+                    let again = reader.poll(NOW, &mut batch).unwrap_err();
+                    assert_eq!(again.to_string(), error.to_string());
+                    return (records, Some(error));
+                }
+            }
+            let all = batch.iter();
+            records.extend(all.map(|record| {
+                let value = record.value.map(<[u8]>::to_vec);
+                (
+                    record.at,
+                    record.offset,
+                    record.key.map(<[u8]>::to_vec),
+                    value,
+                )
+            }));
+        }
+    };
+    let (whole, error) = read();
+    assert!(error.is_none() && whole.len() > 3, "{error:?}");
+    let mut found = 0;
+    for index in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[index] ^= 0x40;
+        fs::write(&path, &bytes).unwrap();
+        let (records, error) = read();
+        assert!(
+            records.iter().all(|record| whole.contains(record)),
+            "byte {index}"
+        );
+        match error {
+            None => assert_eq!(records.len(), whole.len(), "byte {index} is of no record"),
+            Some(LogError::Damaged { path: told, at }) => {
+                assert_eq!(told, path);
+                assert!(at <= index as u64, "byte {index} told as {at}");
+                found += 1;
+            }
+            Some(error) => panic!("{error}"),
+        }
+    }
+    assert!(found > 20 * whole.len(), "{found}");
+}
+
 /// Goal: two processes never write to one folder. Method: open it twice; after the first one is dropped, the second one may.
 #[test]
 fn a_folder_is_open_once() {
