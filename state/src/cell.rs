@@ -193,6 +193,28 @@ impl Cells {
         self.cells.iter()
     }
 
+    /// The cells of a series.
+    pub(crate) fn series(&self, series: u64) -> &[Cell] {
+        let begins = self.cells.partition_point(|cell| cell.series < series);
+        let ends = self.cells.partition_point(|cell| cell.series <= series);
+        &self.cells[begins..ends]
+    }
+
+    /// Each series and its cells.
+    pub(crate) fn by_series(&self) -> impl Iterator<Item = (u64, &[Cell])> {
+        let all = self.cells.chunk_by(|one, next| one.series == next.series);
+        all.map(|cells| (cells[0].series, cells))
+    }
+
+    /// Puts other cells of a series, with the times that go with them.
+    pub(crate) fn set_series(&mut self, series: u64, other: Self) {
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        let begins = self.cells.partition_point(|cell| cell.series < series);
+        let ends = self.cells.partition_point(|cell| cell.series <= series);
+        self.cells.splice(begins..ends, other.cells);
+    }
+
     /// Number of cells.
     pub fn len(&self) -> usize {
         self.cells.len()

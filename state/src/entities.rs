@@ -56,6 +56,10 @@ impl Entities {
         self.bytes -= held.map_or(0, |cells| weight(key, &cells));
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Cells)> {
+        self.cells.iter().map(|(key, cells)| (&**key, cells))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.cells.len()
     }

@@ -14,7 +14,7 @@ use crate::behavior::{Behavior, Coordinates, FixedSum, KindId, ScenarioId, SlotI
 use crate::changelog::ChangelogKey;
 use crate::error::{Damage, Error};
 use crate::partition::{CHANGELOG_VERSION, Folded, Partition, STORE_VERSION, Settings};
-use crate::statistics::{Delta, Entity, STATISTICS_VERSION, Statistics, read_cells};
+use crate::statistics::{Delta, Entity, STATISTICS_VERSION, Statistics};
 use crate::store::{MemoryStores, Stores};
 use crate::user::Standing;
 
@@ -326,15 +326,20 @@ fn every_version_is_read() {
         let (_, delta) = statistics();
         let mut cells = crate::cell::Cells::default();
         delta.apply(&mut cells);
+        let mut read = Statistics::default();
         for (name, key, value) in held("statistics", version) {
-            Entity::of_key(&key).unwrap();
             let value = value.unwrap();
             if name == "state" {
-                assert_eq!(read_cells(&value).unwrap(), cells, "{version}");
+                read.apply(&key, Some(&value)).unwrap();
             } else {
+                Entity::of_key(&key).unwrap();
                 assert_eq!(Delta::read(&value).unwrap(), delta, "{version}");
             }
         }
+        for entity in [Entity::Total, Entity::Item("i\0"), Entity::Category("c")] {
+            assert_eq!(read.get(entity), Some(&cells), "{version}");
+        }
+        assert_eq!(read.len(), 3, "{version}");
     }
 }
 
@@ -406,7 +411,7 @@ fn newer_and_damaged_values_are_told() {
         let short = words(&partition.apply(&key, Some(&[])).unwrap_err());
         assert!(short.ends_with("bytes end too early"), "{name}: {short}");
     }
-    for (name, _, value) in held("statistics", STATISTICS_VERSION) {
+    for (name, key, value) in held("statistics", STATISTICS_VERSION) {
         let mut value = value.unwrap();
         value[0] = STATISTICS_VERSION + 1;
         let newer = Damage::Version {
@@ -414,7 +419,8 @@ fn newer_and_damaged_values_are_told() {
             known: STATISTICS_VERSION,
         };
         assert_eq!(Delta::read(&value), Err(newer), "{name}");
-        assert_eq!(read_cells(&value), Err(newer), "{name}");
+        let applied = Statistics::default().apply(&key, Some(&value));
+        assert_eq!(applied, Err(newer), "{name}");
     }
 }
 

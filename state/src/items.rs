@@ -10,7 +10,8 @@ use hashbrown::HashMap;
 use crate::cell::Cells;
 use crate::entities::{Entities, PinnedHasher};
 use crate::error::Damage;
-use crate::statistics::{Entity, read_cells};
+use crate::item_state;
+use crate::statistics::Entity;
 
 /// What is known of an item, as its newest record says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -161,8 +162,7 @@ impl ItemTable {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), Damage> {
-        Entity::of_key(key)?;
-        self.statistics.put(key, value.map(read_cells).transpose()?);
+        item_state::apply(&mut self.statistics, key, value)?;
         self.positions.insert(partition, offset + 1);
         Ok(())
     }

@@ -16,6 +16,7 @@ mod error;
 mod format;
 #[cfg(test)]
 mod golden;
+mod item_state;
 mod items;
 mod page;
 mod partition;
@@ -34,8 +35,6 @@ pub use items::{Item, ItemTable, ItemTableBytes};
 pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
-pub use statistics::{
-    Delta, Entity, Statistics, category_id, of_series, read_cells, series, write_cells,
-};
+pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
 pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, open};
 pub use user::{Position, Standing, User};

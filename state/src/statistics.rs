@@ -5,16 +5,17 @@
 //! in the transaction of the deltas' positions. Every instance follows `item-state` into its [`crate::ItemTable`]. All sums are of
 //! integers, so they come out the same to the bit in whatever order instances deliver them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::behavior::{FixedSum, KindId, ScenarioId, Timestamp, pinned_hash};
-use crate::cell::{Cell, Cells, Grain, Length};
+use crate::cell::{Cells, Grain, Length};
 use crate::entities::Entities;
 use crate::error::Damage;
 use crate::format::{Put, versioned};
+use crate::item_state;
 
-/// Version of the values of `item-deltas` and `item-state`: their first byte.
-pub(crate) const STATISTICS_VERSION: u8 = 1;
+/// Version of the values of `item-deltas` and `item-state`: their first byte. 1: a record of `item-state` was a whole entity.
+pub(crate) const STATISTICS_VERSION: u8 = 2;
 
 /// What statistics are kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +106,13 @@ impl Delta {
         }
     }
 
+    /// The series that it counts into.
+    fn series(&self) -> impl Iterator<Item = u64> {
+        let mut before = None;
+        let all = self.0.keys().map(|(series, _)| *series);
+        all.filter(move |series| before.replace(*series) != Some(*series))
+    }
+
     /// Keeps the first `counts` of its counts and gives the others, if there are more: one after the other they are folded as the whole is.
     pub fn split(&mut self, counts: usize) -> Option<Self> {
         let at = *self.0.keys().nth(counts)?;
@@ -149,20 +157,6 @@ impl Delta {
     }
 }
 
-/// The bytes of an entity's cells, as `item-state` holds them.
-pub fn write_cells(cells: &Cells, to: &mut Vec<u8>) {
-    to.put_u8(STATISTICS_VERSION);
-    cells.write(to);
-}
-
-/// Reads what [`write_cells`] wrote.
-pub fn read_cells(bytes: &[u8]) -> Result<Cells, Damage> {
-    let mut take = versioned(STATISTICS_VERSION, bytes)?;
-    let cells = Cells::read(&mut take)?;
-    take.end()?;
-    Ok(cells)
-}
-
 /// The statistics of the entities of one partition, as its owner holds them.
 #[derive(Debug, Default)]
 pub struct Statistics {
@@ -170,6 +164,8 @@ pub struct Statistics {
     /// For each step that is not committed yet, oldest first: the entities it changed, as they were before it.
     undo: Vec<BTreeMap<Box<[u8]>, Option<Cells>>>,
     open: BTreeMap<Box<[u8]>, Option<Cells>>,
+    /// Entities and series that the step counted into.
+    counted: BTreeSet<(Box<[u8]>, u64)>,
     /// Bytes of the records that [`Statistics::changes`] is to give.
     open_bytes: usize,
     /// `item-state` is reflected up to here (exclusive).
@@ -179,20 +175,19 @@ pub struct Statistics {
 impl Statistics {
     /// Folds a delta.
     pub fn fold(&mut self, key: &[u8], delta: &Delta) {
-        let bytes = |cells: &Cells| key.len() + cells.len() * Cell::BYTES;
-        if let Some(known) = self
-            .entities
-            .get(key)
-            .filter(|_| self.open.contains_key(key))
-        {
-            self.open_bytes -= bytes(known);
-        } else {
-            self.open
-                .insert(key.into(), self.entities.get(key).cloned());
+        if !self.open.contains_key(key) {
+            let before = self.entities.get(key).cloned();
+            self.open.insert(key.into(), before);
         }
-        self.open_bytes += self.entities.change(key, |cells| {
+        let (counted, open_bytes) = (&mut self.counted, &mut self.open_bytes);
+        self.entities.change(key, |cells| {
             delta.apply(cells);
-            bytes(cells)
+            for series in delta.series() {
+                if counted.insert((key.into(), series)) {
+                    let cells = cells.series(series).len();
+                    *open_bytes += key.len() + 25 + cells * item_state::CELL_BYTES;
+                }
+            }
         });
     }
 
@@ -201,19 +196,25 @@ impl Statistics {
         self.open_bytes
     }
 
-    /// The records of the step: each changed entity and its cells, in order of keys. Gives their number.
+    /// The records of the step: each changed series of an entity and its cells, in order of entities and series. Gives their number.
     pub fn changes(&mut self, emit: &mut dyn FnMut(&[u8], &[u8])) -> usize {
         self.open_bytes = 0;
+        self.counted.clear();
         let open = std::mem::take(&mut self.open);
-        let mut value = Vec::new();
-        for key in open.keys() {
-            value.clear();
-            if let Some(cells) = self.entities.get(key) {
-                write_cells(cells, &mut value);
-                emit(key, &value);
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let mut count = 0;
+        let none = Cells::default();
+        for (entity, before) in &open {
+            let Some(now) = self.entities.get(entity) else {
+                continue;
+            };
+            for (series, cells) in item_state::changed(before.as_ref().unwrap_or(&none), now) {
+                item_state::key(entity, series, &mut key);
+                item_state::write(now, cells, &mut value);
+                emit(&key, &value);
+                count += 1;
             }
         }
-        let count = open.len();
         self.undo.push(open);
         count
     }
@@ -231,6 +232,7 @@ impl Statistics {
     /// Takes back everything that is not committed. After it `item-state` is applied from `position` on.
     pub fn discard(&mut self) {
         self.open_bytes = 0;
+        self.counted.clear();
         self.undo.push(std::mem::take(&mut self.open));
         for layer in std::mem::take(&mut self.undo).into_iter().rev() {
             for (key, before) in layer {
@@ -241,9 +243,12 @@ impl Statistics {
 
     /// Applies a record of `item-state`.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Damage> {
-        Entity::of_key(key)?;
-        self.entities.put(key, value.map(read_cells).transpose()?);
-        Ok(())
+        item_state::apply(&mut self.entities, key, value)
+    }
+
+    /// Each entity's key and cells, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Cells)> {
+        self.entities.iter()
     }
 
     /// How many entities.
@@ -303,7 +308,7 @@ mod tests {
         }
     }
 
-    /// Goal: what is written is read. Method: a delta and cells of two scenarios.
+    /// Goal: what is written is read. Method: a delta of two scenarios.
     #[test]
     fn bytes_come_back() {
         let mut delta = Delta::default();
@@ -318,11 +323,6 @@ mod tests {
         delta.write(&mut bytes);
         assert_eq!(Delta::read(&bytes), Ok(delta.clone()));
         assert!(Delta::read(&bytes[..bytes.len() - 1]).is_err());
-        let mut cells = Cells::default();
-        delta.apply(&mut cells);
-        let mut bytes = Vec::new();
-        write_cells(&cells, &mut bytes);
-        assert_eq!(read_cells(&bytes), Ok(cells));
         assert_eq!(
             of_series(series(ScenarioId(9), KindId(8))),
             (ScenarioId(9), KindId(8))

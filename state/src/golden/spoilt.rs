@@ -111,11 +111,13 @@ proptest! {
         let value = spoilt(value.as_ref().unwrap(), &changes);
         let mut statistics = Statistics::default();
         if statistics.apply(key, Some(&value)).is_ok() {
-            statistics.fold(key, &good);
+            for entity in [Entity::Total, Entity::Item("i\0"), Entity::Category("c")] {
+                statistics.fold(&entity.key(), &good);
+            }
         }
         if let Ok(delta) = Delta::read(&value) {
-            statistics.fold(key, &delta);
-            statistics.fold(key, &good);
+            statistics.fold(&Entity::Total.key(), &delta);
+            statistics.fold(&Entity::Total.key(), &good);
         }
         let mut written = Vec::new();
         statistics.changes(&mut |key, value| written.push((key.to_vec(), value.to_vec())));

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use headwater::inspect::UserView;
 use headwater_config::{Config, Topic};
-use headwater_state::{Cells, Delta, Entity, KindId, ScenarioId, of_series, read_cells};
+use headwater_state::{Cells, Delta, Entity, KindId, ScenarioId, of_series};
 use rdkafka::Message as _;
 use serde_json::Value;
 
@@ -213,18 +213,21 @@ fn deltas(onlooker: &Onlooker, topic: &str) -> Statistics {
 }
 
 fn item_state(onlooker: &Onlooker, topic: &str) -> Statistics {
-    let mut newest: BTreeMap<Vec<u8>, (i64, Cells)> = BTreeMap::new();
+    let mut records = BTreeMap::new();
     onlooker.each(Sees::Committed, &onlooker.whole(topic), |message| {
-        let cells = read_cells(message.payload().unwrap()).unwrap();
-        let key = message.key().unwrap().to_vec();
-        let held = newest.entry(key).or_insert((-1, Cells::default()));
-        if message.offset() > held.0 {
-            *held = (message.offset(), cells);
-        }
+        let record = (
+            message.key().unwrap().to_vec(),
+            message.payload().unwrap().to_vec(),
+        );
+        records.insert((message.partition(), message.offset()), record);
     });
+    let mut state = headwater_state::Statistics::default();
+    for (key, value) in records.into_values() {
+        state.apply(&key, Some(&value)).unwrap();
+    }
     let mut found = Statistics::new();
-    for (key, (_, cells)) in newest {
-        add_cells(found.entry(key).or_default(), &cells);
+    for (key, cells) in state.iter() {
+        add_cells(found.entry(key.to_vec()).or_default(), cells);
     }
     found
 }

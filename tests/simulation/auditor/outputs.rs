@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_config::{Config, Delivery, OnBehavior, Topic};
 use headwater_consumers::log::{Log, TopicPartition};
-use headwater_state::{Entity, KindId, ScenarioId, of_series, read_cells};
+use headwater_state::{Entity, KindId, ScenarioId, Statistics, of_series};
 use serde_json::Value;
 
 use super::naive::{Request, World};
@@ -479,10 +479,13 @@ fn statistics(log: &dyn Log, config: &Config, world: &World) -> Result<(), Strin
             *sum += counted.value.unwrap_or_default();
         }
     }
-    let mut found: BTreeMap<Vec<u8>, Counts> = BTreeMap::new();
+    let mut state = Statistics::default();
     for seen in read_all(log, Topic::ItemState)? {
-        let cells = read_cells(seen.value.as_deref().unwrap_or_default());
-        let cells = cells.map_err(|damage| format!("item state {seen:?}: {damage}"))?;
+        let applied = state.apply(&seen.key, seen.value.as_deref());
+        applied.map_err(|damage| format!("item state {seen:?}: {damage}"))?;
+    }
+    let mut found: BTreeMap<Vec<u8>, Counts> = BTreeMap::new();
+    for (key, cells) in state.iter() {
         let mut counts = Counts::new();
         for cell in cells.iter() {
             let (scenario, kind) = of_series(cell.series);
@@ -490,7 +493,7 @@ fn statistics(log: &dyn Log, config: &Config, world: &World) -> Result<(), Strin
             *count += u64::from(cell.count);
             *sum += cell.sum.0;
         }
-        found.insert(seen.key, counts);
+        found.insert(key.to_vec(), counts);
     }
     let keys: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     for key in keys {
