@@ -27,7 +27,7 @@ plant() { # plant NAME FILE FROM TO
 
 only=${1:-}
 plant position-one-too-far consumers/src/step/publish.rs '.push((TopicPartition::new(*topic, number), *next));' '.push((TopicPartition::new(*topic, number), *next + 1));'
-plant read-position-short consumers/src/step/inputs.rs 'None => self.next.push((topic, offset + 1)),' 'None => self.next.push((topic, offset)),'
+plant read-position-short consumers/src/step/inputs.rs 'Some(batch.place(*last as usize).1 + 1)' 'Some(batch.place(*last as usize).1)'
 plant statistics-not-undone consumers/src/worker.rs 'owned.statistics.discard();' ''
 plant equal-times-visible consumers/src/assemble/entries.rs 'behavior.time < time)' 'behavior.time <= time)'
 plant cell-not-ended consumers/src/assemble/memo.rs 'end(cell) <= until' 'cell.start().0 <= until'

@@ -267,3 +267,27 @@ fn damaged_records_are_named() {
         assert_eq!(error.reaction(), crate::Reaction::Stop);
     }
 }
+
+/// Goal: a partition does not come among the records of an old poll. Method: one that is restored, while it may not join and when it may.
+#[test]
+fn a_restored_partition_waits_until_it_may_join() {
+    let log = log(0, 1 << 20);
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let mut member = log.member("one", 0).unwrap();
+    let limit = PollLimit::NOTHING;
+    member.poll(limit, &mut RecordBatch::default()).unwrap();
+    let mut restorer = Restorer::new(log.reader().unwrap());
+    let mut statistics = Statistics::default();
+    statistics.position = 1;
+    restorer.add(Owned {
+        number: 0,
+        users: users(),
+        statistics,
+    });
+    for joins in [false, false, true] {
+        let now = Timestamp(0);
+        let ready = restorer.advance(&log, &mut *member, now, joins, &metrics);
+        assert_eq!(ready.unwrap().len(), usize::from(joins));
+    }
+    assert!(restorer.is_idle());
+}
