@@ -72,10 +72,10 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The changelog and the group's committed position disagree: one of them is not ours.
+    /// The group's committed position is beyond what the changelog reflects: one of them is not ours.
     #[error(
         "partition {partition} of {topic:?}: the changelog reflects the input up to {changelog}, the group has committed {group}; \
-         one of them was changed by somebody else (offsets reset? changelog or topic made anew?)"
+         one of them was changed by somebody else (offsets set forward? changelog made anew?)"
     )]
     Disagreement {
         /// The input topic.

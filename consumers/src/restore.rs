@@ -1,8 +1,8 @@
 //! Restoring: making partitions what the log says they are, beside those that work.
 //!
 //! For each partition: the group's stable committed positions first, then the end of its changelog and of its item state, then all records
-//! between what the store reflects and those ends. Then reading begins at the position that the changelog carries, and it must be the
-//! group's. The store tells how far it has come, so only the difference is read.
+//! between what the store reflects and those ends. Then reading begins at the position that the changelog carries; the group's must not be beyond
+//! it, for then the state would lack what lies between. The store tells how far it has come, so only the difference is read.
 //!
 //! The ends are those of all records, stable or not, and are waited for. The brokers mark a committed transaction in one partition after
 //! the other, so the group's positions may tell of one that the changelog's readers, or only those of the item state, do not see yet.
@@ -309,7 +309,19 @@ fn start(
             }
             // Expired offsets of the group never fall back to a reset: the changelog's position rules.
             (Some(ours), None) => Some(ours),
-            (Some(changelog), Some(group)) if changelog != group => {
+            // Set back, by an operator or by brokers that forgot: the changelog tells what the state has counted, and that was one transaction
+            // with the position. The next commit tells the group.
+            (Some(changelog), Some(group)) if group < changelog => {
+                tracing::warn!(
+                    topic = topic.key(),
+                    partition = number,
+                    changelog,
+                    group,
+                    "the group's position is behind what the state has counted: going on at the changelog's"
+                );
+                Some(changelog)
+            }
+            (Some(changelog), Some(group)) if changelog < group => {
                 return Err(Error::Disagreement {
                     topic,
                     partition: number,

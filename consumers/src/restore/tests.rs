@@ -99,6 +99,17 @@ fn begin(log: &LocalLog, ours: Positions, group: Positions) -> Result<u64, Error
     };
     member.poll(limit, &mut RecordBatch::default()).unwrap();
     start(&mut waiting, log, &mut *member, &metrics)?;
+    let mut read = RecordBatch::default();
+    let limit = PollLimit {
+        records: 1_000,
+        bytes: 1 << 20,
+        wait: Duration::ZERO,
+    };
+    member.poll(limit, &mut read).unwrap();
+    for record in read.iter() {
+        let counted = waiting.owned.users.position().input(record.at.topic);
+        assert!(counted.is_none_or(|next| record.offset >= next));
+    }
     let gone = INPUTS.map(|topic| metrics.gap.with_label_values(&[topic.key()]).get());
     Ok(gone.iter().sum())
 }
@@ -117,6 +128,8 @@ fn positions_that_disagree_are_refused() {
         ([read; 3], [read, none, none]),
         ([read, none, none], [none; 3]),
         ([Some(10); 3], [Some(10); 3]),
+        // Set back: nothing is read again.
+        ([Some(10); 3], [Some(4), Some(0), Some(10)]),
     ] {
         assert_eq!(begin(&log, ours, group).unwrap(), 0, "{ours:?} {group:?}");
     }
@@ -153,8 +166,8 @@ fn positions_that_disagree_are_refused() {
         ),
         (
             [read; 3],
-            [Some(4), read, read],
-            "the changelog reflects the input up to 5, the group has committed 4",
+            [Some(6), read, read],
+            "the changelog reflects the input up to 5, the group has committed 6",
         ),
         (
             [none; 3],
