@@ -7,6 +7,7 @@
 mod baseline;
 mod feature;
 mod feature_log;
+pub mod language;
 
 pub use baseline::{
     Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,

@@ -42,7 +42,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Libraries that have one home: the crates that may depend on them, and where in the sources they may be named.
-const HOMES: [(&str, &[&str], &[&str]); 6] = [
+const HOMES: [(&str, &[&str], &[&str]); 8] = [
     (
         "rdkafka",
         &["consumers", "tests"],
@@ -61,6 +61,16 @@ const HOMES: [(&str, &[&str], &[&str]); 6] = [
         "fjall",
         &["state"],
         &["state/src/store.rs", "state/src/store/"],
+    ),
+    (
+        "tokenizers",
+        &["model"],
+        &["model/src/language.rs", "model/src/language/"],
+    ),
+    (
+        "safetensors",
+        &["model"],
+        &["model/src/language.rs", "model/src/language/"],
     ),
     ("tokio", &["daemon"], &["daemon/"]),
     ("axum", &["daemon"], &["daemon/"]),

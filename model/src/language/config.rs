@@ -1,0 +1,299 @@
+//! The shape of a decoder, from `config.json` or from a GGUF file's metadata. What we do not compute is refused by its key: a model that runs with a
+//! setting ignored gives plausible numbers that are wrong.
+
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use serde_json::Map;
+
+use super::error::LanguageError;
+
+/// Which family of decoders: they differ in names and in what has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama, and `SmolLM2`, which is one.
+    Llama,
+    /// Qwen2: queries, keys and values have a bias.
+    Qwen2,
+}
+
+/// The shape of a decoder with rotary positions, grouped queries and gated feed-forward parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// The family.
+    pub family: Family,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of hidden states.
+    pub width: usize,
+    /// Width inside the feed-forward part.
+    pub inner: usize,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_width: usize,
+    /// Token ids.
+    pub vocabulary: usize,
+    /// Positions that it was trained for.
+    pub positions_max: usize,
+    /// Base of the rotary frequencies.
+    pub rope_base: f64,
+    /// Added to the mean square before its root.
+    pub norm_epsilon: f64,
+    /// Whether the head that gives token logits is the embedding itself.
+    pub tied: bool,
+}
+
+/// Keys and values of one file.
+struct Fields<'a> {
+    path: &'a Path,
+    map: &'a Map<String, serde_json::Value>,
+}
+
+impl Fields<'_> {
+    fn wrong(&self, key: &str, problem: impl Into<String>) -> LanguageError {
+        LanguageError::Key {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&serde_json::Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, key: &str) -> Result<Option<usize>, LanguageError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let count = value
+            .as_u64()
+            .filter(|count| (1..=1 << 30).contains(count))
+            .ok_or_else(|| self.wrong(key, format!("is {value}, not a count")))?;
+        Ok(Some(count as usize))
+    }
+
+    fn needed(&self, key: &str) -> Result<usize, LanguageError> {
+        self.count(key)?
+            .ok_or_else(|| self.wrong(key, "is missing"))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, LanguageError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let number = value
+            .as_f64()
+            .filter(|number| number.is_finite() && *number > 0.0)
+            .ok_or_else(|| self.wrong(key, format!("is {value}, not a positive number")))?;
+        Ok(Some(number))
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, LanguageError> {
+        match self.get(key) {
+            None => Ok(false),
+            Some(serde_json::Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, format!("is {other}, not true or false"))),
+        }
+    }
+
+    /// Refuses a setting that would change what is computed.
+    fn only(&self, key: &str, supported: &[&str]) -> Result<(), LanguageError> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(serde_json::Value::String(value)) if supported.contains(&value.as_str()) => Ok(()),
+            Some(other) => {
+                Err(self.wrong(key, format!("is {other}; supported is {supported:?} alone")))
+            }
+        }
+    }
+
+    fn never(&self, key: &str) -> Result<(), LanguageError> {
+        if self.flag(key)? {
+            return Err(self.wrong(key, "is true, which is not supported"));
+        }
+        Ok(())
+    }
+}
+
+impl DecoderConfig {
+    /// Reads `config.json` of a folder in Hugging Face's layout.
+    pub(super) fn from_json(path: &Path, text: &[u8]) -> Result<Self, LanguageError> {
+        let parsed: serde_json::Value =
+            serde_json::from_slice(text).map_err(|error| LanguageError::File {
+                path: path.to_owned(),
+                problem: format!("is not JSON: {error}"),
+            })?;
+        let Some(map) = parsed.as_object() else {
+            return Err(LanguageError::File {
+                path: path.to_owned(),
+                problem: "is not a JSON object".to_owned(),
+            });
+        };
+        let fields = Fields { path, map };
+        let family = match fields.get("model_type").and_then(|value| value.as_str()) {
+            Some("llama") => Family::Llama,
+            Some("qwen2") => Family::Qwen2,
+            Some(other) => {
+                let problem = format!("is \"{other}\"; supported are \"llama\" and \"qwen2\"");
+                return Err(fields.wrong("model_type", problem));
+            }
+            None => return Err(fields.wrong("model_type", "is missing")),
+        };
+        fields.only("hidden_act", &["silu", "swish"])?;
+        for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+            fields.never(key)?;
+        }
+        let mut rope_base = fields.number("rope_theta")?;
+        // Newer files hold both in one object.
+        for key in ["rope_scaling", "rope_parameters"] {
+            let Some(value) = fields.get(key) else {
+                continue;
+            };
+            let Some(map) = value.as_object() else {
+                return Err(fields.wrong(key, format!("is {value}, not an object")));
+            };
+            let inner = Fields { path, map };
+            for kind in ["rope_type", "type"] {
+                inner
+                    .only(kind, &["default"])
+                    .map_err(|error| match error {
+                        LanguageError::Key { problem, .. } => {
+                            fields.wrong(&format!("{key}.{kind}"), problem)
+                        }
+                        other => other,
+                    })?;
+            }
+            rope_base = inner.number("rope_theta")?.or(rope_base);
+        }
+        let heads = fields.needed("num_attention_heads")?;
+        let width = fields.needed("hidden_size")?;
+        Self {
+            family,
+            layers: fields.needed("num_hidden_layers")?,
+            width,
+            inner: fields.needed("intermediate_size")?,
+            heads,
+            kv_heads: fields.count("num_key_value_heads")?.unwrap_or(heads),
+            head_width: fields.count("head_dim")?.unwrap_or(width / heads),
+            vocabulary: fields.needed("vocab_size")?,
+            positions_max: fields.count("max_position_embeddings")?.unwrap_or(2048),
+            rope_base: rope_base.unwrap_or(10_000.0),
+            norm_epsilon: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+            tied: fields.flag("tie_word_embeddings")?,
+        }
+        .checked(path)
+    }
+
+    /// Reads the metadata of a GGUF file.
+    pub(super) fn from_gguf(path: &Path, content: &Content) -> Result<Self, LanguageError> {
+        let wrong = |key: &str, problem: String| LanguageError::Key {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            problem,
+        };
+        let text = |key: &str| match content.metadata.get(key) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(_) => Err(wrong(key, "is not a text".to_owned())),
+            None => Err(wrong(key, "is missing".to_owned())),
+        };
+        let architecture = text("general.architecture")?;
+        let family = match architecture.as_str() {
+            "llama" => Family::Llama,
+            "qwen2" => Family::Qwen2,
+            other => {
+                let problem = format!("is \"{other}\"; supported are \"llama\" and \"qwen2\"");
+                return Err(wrong("general.architecture", problem));
+            }
+        };
+        let find = |key: &str| content.metadata.get(&format!("{architecture}.{key}"));
+        let count = |key: &str| {
+            let full = format!("{architecture}.{key}");
+            match find(key) {
+                None => Ok(None),
+                Some(Value::U32(value)) => Ok(Some(*value as usize)),
+                Some(value) => value
+                    .to_u64()
+                    .map(|value| Some(value as usize))
+                    .map_err(|_| wrong(&full, "is not a count".to_owned())),
+            }
+        };
+        let needed = |key: &str| {
+            count(key)?
+                .ok_or_else(|| wrong(&format!("{architecture}.{key}"), "is missing".to_owned()))
+        };
+        let number = |key: &str| {
+            let full = format!("{architecture}.{key}");
+            find(key)
+                .map(|value| {
+                    value
+                        .to_f32()
+                        .map(f64::from)
+                        .or_else(|_| value.to_f64())
+                        .map_err(|_| wrong(&full, "is not a number".to_owned()))
+                })
+                .transpose()
+        };
+        if let Some(Value::String(kind)) = find("rope.scaling.type")
+            && kind != "none"
+        {
+            let key = format!("{architecture}.rope.scaling.type");
+            return Err(wrong(
+                &key,
+                format!("is \"{kind}\", which is not supported"),
+            ));
+        }
+        let heads = needed("attention.head_count")?;
+        let width = needed("embedding_length")?;
+        let embedding = content.tensor_infos.get("token_embd.weight");
+        Self {
+            family,
+            layers: needed("block_count")?,
+            width,
+            inner: needed("feed_forward_length")?,
+            heads,
+            kv_heads: count("attention.head_count_kv")?.unwrap_or(heads),
+            head_width: count("attention.key_length")?
+                .or(count("rope.dimension_count")?)
+                .unwrap_or(width / heads.max(1)),
+            vocabulary: embedding
+                .and_then(|info| info.shape.dims().first().copied())
+                .ok_or_else(|| LanguageError::Tensor {
+                    path: path.to_owned(),
+                    tensor: "token_embd.weight".to_owned(),
+                    problem: "is missing".to_owned(),
+                })?,
+            positions_max: needed("context_length")?,
+            rope_base: number("rope.freq_base")?.unwrap_or(10_000.0),
+            norm_epsilon: number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            tied: !content.tensor_infos.contains_key("output.weight"),
+        }
+        .checked(path)
+    }
+
+    /// Refuses what contradicts itself.
+    fn checked(self, path: &Path) -> Result<Self, LanguageError> {
+        let problem = if self.heads == 0 || self.kv_heads == 0 || self.layers == 0 {
+            "layers and heads must be at least 1".to_owned()
+        } else if !self.heads.is_multiple_of(self.kv_heads) {
+            format!(
+                "{} query heads cannot share {} heads of keys and values",
+                self.heads, self.kv_heads
+            )
+        } else if self.head_width == 0 || !self.head_width.is_multiple_of(2) {
+            format!(
+                "heads of width {} cannot be turned by rotary positions",
+                self.head_width
+            )
+        } else {
+            return Ok(self);
+        };
+        Err(LanguageError::File {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+}

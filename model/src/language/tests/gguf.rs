@@ -1,0 +1,132 @@
+//! GGUF files, written here from the same random model.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::*;
+
+/// A file as llama.cpp's converter writes it: other names, and the rows of queries and keys in pairs.
+fn write(file: &Path, tensors: &BTreeMap<String, Tensor>, architecture: &str) {
+    let paired = |tensor: &Tensor, heads: usize| {
+        let (rows, columns) = tensor.dims2().unwrap();
+        let halves = tensor
+            .reshape((heads, 2, rows / heads / 2, columns))
+            .unwrap();
+        let pairs = halves.transpose(1, 2).unwrap().contiguous().unwrap();
+        pairs.reshape((rows, columns)).unwrap()
+    };
+    let mut written = Vec::new();
+    for (name, tensor) in tensors {
+        let name = match name.as_str() {
+            "model.embed_tokens.weight" => "token_embd.weight".to_owned(),
+            "model.norm.weight" => "output_norm.weight".to_owned(),
+            "lm_head.weight" => "output.weight".to_owned(),
+            layer => layer
+                .replace("model.layers.", "blk.")
+                .replace("input_layernorm", "attn_norm")
+                .replace("post_attention_layernorm", "ffn_norm")
+                .replace("self_attn.o_proj", "attn_output")
+                .replace("self_attn.", "attn_")
+                .replace("mlp.", "ffn_")
+                .replace("_proj", ""),
+        };
+        let tensor = match (
+            architecture,
+            name.rsplit_once('.').unwrap().0.rsplit_once('.'),
+        ) {
+            ("llama", Some((_, "attn_q"))) => paired(tensor, 4),
+            ("llama", Some((_, "attn_k"))) => paired(tensor, 2),
+            _ => tensor.clone(),
+        };
+        written.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
+    }
+    written.sort_by(|one, other| one.0.cmp(&other.0));
+    let key = |key: &str| format!("{architecture}.{key}");
+    let metadata = [
+        (
+            "general.architecture".to_owned(),
+            Value::String(architecture.to_owned()),
+        ),
+        (key("block_count"), Value::U32(3)),
+        (key("embedding_length"), Value::U32(32)),
+        (key("feed_forward_length"), Value::U32(48)),
+        (key("attention.head_count"), Value::U32(4)),
+        (key("attention.head_count_kv"), Value::U32(2)),
+        (key("context_length"), Value::U32(64)),
+        (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
+        (key("rope.freq_base"), Value::F32(10_000.0)),
+    ];
+    let metadata: Vec<_> = metadata
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect();
+    let tensors: Vec<_> = written
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    gguf_file::write(&mut File::create(file).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// Goal: a GGUF file is the model that it was converted from. Method: a folder and the same model as a file, both families: the same states.
+#[test]
+fn a_file_equals_its_folder() {
+    for (family, architecture) in [(Family::Llama, "llama"), (Family::Qwen2, "qwen2")] {
+        let folder = tempfile::tempdir().unwrap();
+        let tensors = write_model(folder.path(), family, false);
+        let file = folder.path().join("model.gguf");
+        write(&file, &tensors, architecture);
+        let states = |path: &Path| {
+            let weights = Weights::open(path).unwrap();
+            let decoder = Decoder::load(&weights, 0..3, &Device::Cpu).unwrap();
+            let states = decoder.embed(&ids()).unwrap();
+            let states = decoder.run(&states, 0..3, Kernels::Fused).unwrap();
+            (decoder.config().clone(), states)
+        };
+        let (whole, one) = states(folder.path());
+        let (read, other) = states(&file);
+        assert_eq!(read.kv_heads, whole.kv_heads);
+        assert!(
+            largest_difference(&one, &other) < 1e-6,
+            "{family:?}: {}",
+            largest_difference(&one, &other)
+        );
+    }
+}
+
+/// Goal: a file that is cut off, or of another kind, is found before it is used. Method: a file shortened everywhere, an unknown architecture, and no file at
+/// all.
+#[test]
+fn a_spoilt_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = write_model(folder.path(), Family::Llama, true);
+    let file = folder.path().join("model.gguf");
+    write(&file, &tensors, "llama");
+    let bytes = fs::read(&file).unwrap();
+    let open = || {
+        let weights = Weights::open(&file)?;
+        Decoder::load(&weights, 0..3, &Device::Cpu)
+    };
+    assert!(open().is_ok());
+    for length in [0, 3, 20, 200, 1000, bytes.len() / 2, bytes.len() - 200] {
+        fs::write(&file, &bytes[..length]).unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("model.gguf"), "{error}");
+        assert!(
+            error.contains("cut off") || error.contains("missing"),
+            "{length}: {error}"
+        );
+    }
+    write(&file, &tensors, "gemma3");
+    let error = open().unwrap_err().to_string();
+    assert!(
+        error.contains("`general.architecture` is \"gemma3\""),
+        "{error}"
+    );
+    fs::remove_file(&file).unwrap();
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("model.gguf: cannot be read"), "{error}");
+}

@@ -1,0 +1,100 @@
+//! Text to token ids, as the model's own tokenizer has it: `tokenizer.json` of a folder, or a GGUF file's metadata.
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::tokenizer::TokenizerFromGguf as _;
+use tokenizers::Tokenizer;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+
+use super::error::LanguageError;
+use super::weights::Weights;
+
+/// A model's tokenizer.
+#[derive(Debug)]
+pub struct LanguageTokenizer {
+    tokenizer: Tokenizer,
+}
+
+impl LanguageTokenizer {
+    /// The tokenizer that lies beside a model's weights. Its own padding and truncation are off: an operator's file must not cut texts unseen.
+    pub fn of(weights: &Weights) -> Result<Self, LanguageError> {
+        let mut tokenizer = if let Some(file) = weights.gguf() {
+            from_gguf(file.content()).map_err(|problem| LanguageError::File {
+                path: weights.path().to_owned(),
+                problem: format!("holds no tokenizer that is supported: {problem}"),
+            })?
+        } else {
+            let path = weights.path().join("tokenizer.json");
+            let bytes = std::fs::read(&path).map_err(|source| LanguageError::Read {
+                path: path.clone(),
+                source,
+            })?;
+            Tokenizer::from_bytes(bytes).map_err(|error| LanguageError::File {
+                path,
+                problem: format!("is no tokenizer: {error}"),
+            })?
+        };
+        let wrong = |error: tokenizers::Error| LanguageError::File {
+            path: weights.path().to_owned(),
+            problem: format!("has a tokenizer that cannot be set up: {error}"),
+        };
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(wrong)?;
+        tokenizer.set_encode_special_tokens(true);
+        let ids = tokenizer.get_vocab_size(true);
+        if ids > weights.config().vocabulary {
+            return Err(LanguageError::File {
+                path: weights.path().to_owned(),
+                problem: format!(
+                    "has a tokenizer of {ids} ids over embeddings of {}",
+                    weights.config().vocabulary
+                ),
+            });
+        }
+        Ok(Self { tokenizer })
+    }
+
+    /// The ids of a text, none put before or behind. What looks like one of the model's control tokens is text: whoever writes `<|im_end|>` into a
+    /// title ends nothing.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
+        self.tokenizer
+            .encode_fast(text, false)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| LanguageError::Input(format!("a text has no tokens: {error}")))
+    }
+
+    /// The id of a token by its name, control tokens included.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The text of ids, control tokens left out.
+    pub fn text(&self, ids: &[u32]) -> Result<String, LanguageError> {
+        self.tokenizer
+            .decode(ids, true)
+            .map_err(|error| LanguageError::Input(format!("ids that are no text: {error}")))
+    }
+}
+
+/// The library reads most of it; what `smollm` means it does not know, and puts a space before every text.
+fn from_gguf(content: &Content) -> Result<Tokenizer, String> {
+    let mut tokenizer = Tokenizer::from_gguf(content).map_err(|error| error.to_string())?;
+    match content.metadata.get("tokenizer.ggml.pre") {
+        Some(Value::String(pre)) if pre == "smollm" => {
+            let single_digits = PreTokenizerWrapper::Digits(Digits::new(true));
+            let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
+            let sequence = Sequence::new(vec![single_digits, bytes]);
+            tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(sequence)));
+            Ok(tokenizer)
+        }
+        Some(Value::String(pre))
+            if ["qwen2", "llama3", "llama-bpe", "gpt-2", "gpt2"].contains(&pre.as_str()) =>
+        {
+            Ok(tokenizer)
+        }
+        Some(Value::String(pre)) => Err(format!("`tokenizer.ggml.pre` is \"{pre}\"")),
+        _ => Err("`tokenizer.ggml.pre` is missing".to_owned()),
+    }
+}

@@ -1,0 +1,116 @@
+//! Tensors of a model, by their Hugging Face names, from a folder of safetensors (sharded or not) or from a GGUF file.
+//!
+//! Only what is asked for is read, and each tensor is checked when it is: there, of the shape that the configuration promises, whole, and finite. All
+//! come as f32.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use super::config::DecoderConfig;
+use super::error::{LanguageError, computing};
+
+mod folder;
+mod gguf;
+
+use folder::Folder;
+use gguf::GgufFile;
+
+/// The tensors of a model.
+#[derive(Debug)]
+pub struct Weights {
+    config: DecoderConfig,
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    Folder(Folder),
+    Gguf(Box<GgufFile>),
+}
+
+impl Weights {
+    /// Opens a model folder, or a GGUF file: reads its configuration and its list of tensors, no values yet.
+    pub fn open(path: &Path) -> Result<Self, LanguageError> {
+        if path.is_dir() {
+            let file = path.join("config.json");
+            let config = DecoderConfig::from_json(&file, &read(&file)?)?;
+            let files = Files::Folder(Folder::open(path)?);
+            return Ok(Self { config, files });
+        }
+        let file = GgufFile::open(path)?;
+        let config = DecoderConfig::from_gguf(path, file.content())?;
+        let files = Files::Gguf(Box::new(file));
+        Ok(Self { config, files })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The GGUF file's metadata, which hold its tokenizer.
+    pub(super) fn gguf(&self) -> Option<&GgufFile> {
+        match &self.files {
+            Files::Gguf(file) => Some(file),
+            Files::Folder(_) => None,
+        }
+    }
+
+    /// The folder or the file.
+    pub fn path(&self) -> &Path {
+        match &self.files {
+            Files::Folder(folder) => folder.path(),
+            Files::Gguf(file) => file.path(),
+        }
+    }
+
+    /// A tensor of that shape, as f32.
+    pub fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<Tensor, LanguageError> {
+        let (path, tensor) = match &self.files {
+            Files::Folder(folder) => folder.tensor(name, shape)?,
+            Files::Gguf(file) => file.tensor(name, shape, &self.config)?,
+        };
+        let finite = tensor
+            .abs()
+            .and_then(|tensor| tensor.max_all())
+            .and_then(|largest| largest.to_scalar::<f32>())
+            .map_err(computing("looking at a tensor"))?;
+        // A maximum passes over NaN: the sum does not.
+        let sum = tensor
+            .sum_all()
+            .and_then(|sum| sum.to_scalar::<f32>())
+            .map_err(computing("looking at a tensor"))?;
+        if !finite.is_finite() || sum.is_nan() {
+            return Err(LanguageError::Tensor {
+                path,
+                tensor: name.to_owned(),
+                problem: "holds values that are no numbers".to_owned(),
+            });
+        }
+        tensor
+            .to_device(device)
+            .map_err(computing("moving a tensor"))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LanguageError> {
+    std::fs::read(path).map_err(|source| LanguageError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Says that a tensor is not as it should be.
+fn wrong(path: &Path, tensor: &str, problem: impl Into<String>) -> LanguageError {
+    LanguageError::Tensor {
+        path: PathBuf::from(path),
+        tensor: tensor.to_owned(),
+        problem: problem.into(),
+    }
+}
