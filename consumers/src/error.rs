@@ -113,14 +113,14 @@ pub enum Error {
         position: i64,
     },
     /// The behaviors topic has more partitions than when we began.
-    #[error(
-        "partition {partition} of behaviors came, and there were {partitions} partitions when this daemon started"
-    )]
+    #[error("behaviors has {found} partitions, and had {partitions} when this daemon started")]
     Widened {
-        /// The partition.
+        /// A partition in which that was seen.
         partition: i32,
         /// How many there were.
         partitions: i32,
+        /// How many there are, at least.
+        found: i32,
     },
     /// A record of an internal topic is not what was written.
     #[error("{:?} partition {} offset {offset}: {reason}", at.topic, at.partition)]

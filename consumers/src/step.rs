@@ -60,6 +60,8 @@ pub struct StepOutput {
     pub changed: Vec<(i32, bool)>,
     /// Newest event time among the causes of its scores, and of which scenario: for the freshness metric.
     pub causes: Vec<(ScenarioId, Timestamp)>,
+    /// A partition with a record that does not belong there, if there was any.
+    pub misplaced: Option<i32>,
     /// Whether records were left: the next step is to be given the same batch again, and takes them.
     pub rest: bool,
 }
@@ -72,6 +74,7 @@ impl StepOutput {
         self.positions.clear();
         self.changed.clear();
         self.causes.clear();
+        self.misplaced = None;
         self.rest = false;
     }
 
@@ -274,7 +277,7 @@ impl Pipeline {
         salt: &mut dyn FnMut() -> [u8; 16],
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
-        self.check_place(record, &decoded.user);
+        self.check_place(record, &decoded.user, output);
         let attributes: Vec<_> = decoded
             .attributes
             .iter()

@@ -33,6 +33,10 @@ use crate::explain::Selection;
 use crate::fleet;
 use crate::supervisor::{Phase, Stopping};
 
+mod connections;
+
+use connections::Bounded;
+
 /// How long a question may wait for its worker, which may be waiting for the brokers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long open requests may go on when everything else has ended.
@@ -57,6 +61,7 @@ pub(crate) fn serve(
     let served = runtime.block_on(async {
         let listener = listener.try_clone().map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let listener = Bounded::new(listener);
         let mut ended = phase.clone();
         let closing = async move {
             // The supervisor outlives its threads; were it gone, it would be time to end.

@@ -64,7 +64,8 @@ pub enum IdentityError {
     },
     /// A newer build wrote it.
     #[error(
-        "{path}: written in format {found}, this build reads up to {known}; start the newer build, or give `state.path` an empty folder (it is restored from the changelog)"
+        "{path}: written in format {found}, this build reads up to {known}; start the newer build, or give `state.path` an empty folder (it is restored from the changelog; with the embedded log, whose folder \
+         may lie within it, there is no other copy)"
     )]
     Newer {
         /// The file.
@@ -90,7 +91,7 @@ pub enum IdentityError {
     },
     /// The file is not what was written.
     #[error(
-        "{path}: not an identity file; if the folder is Headwater's, empty it (it is restored from the changelog)"
+        "{path}: not an identity file; if the folder is Headwater's, empty it (it is restored from the changelog; keep the embedded log's folder, if one lies within)"
     )]
     Damaged {
         /// The file.

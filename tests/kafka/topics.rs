@@ -7,7 +7,8 @@ use headwater_config::{Config, Topic};
 use crate::admin;
 use crate::broker::{bootstrap, until, values};
 use crate::daemon::{PARTITIONS, behave, clicks, config, counter, log, wait_counted, words};
-use headwater_consumers::log::{Log, TopicPartition};
+use headwater_consumers::log::{Log, Outgoing, TopicPartition};
+use headwater_consumers::partitioner::partition_of;
 
 /// How a daemon ends that is started with this configuration; it must, and by itself.
 fn refusal(config: &Config) -> (u8, String) {
@@ -95,15 +96,33 @@ fn a_topic_made_anew_is_refused() {
 #[test]
 fn another_number_of_partitions_is_refused() {
     let state = tempfile::tempdir().unwrap();
-    let quick = "kafka.client.\"topic.metadata.refresh.interval.ms\" = \"500\"";
-    let config = config(&bootstrap(), "wider", &state.path().join("state"), quick);
+    let config = config(&bootstrap(), "wider", &state.path().join("state"), "");
     let log = log(&config);
     behave(&*log, &clicks(0, 200));
     let handle = Daemon::start(config.clone()).unwrap();
     wait_counted(&handle, 200);
     let behaviors = config.topic_name(Topic::Behaviors);
     admin::widen(&bootstrap(), &behaviors, 6);
+    // Of producers that know of the six: users' records go elsewhere.
+    let mut producer = log.producer().unwrap();
+    for (user, value) in clicks(200, 300) {
+        let partition = partition_of(user.as_bytes(), 6);
+        if partition < PARTITIONS && partition != partition_of(user.as_bytes(), PARTITIONS) {
+            let record = Outgoing {
+                to: TopicPartition::new(Topic::Behaviors, partition),
+                key: Some(user.as_bytes()),
+                value: Some(&value),
+                headers: &[],
+            };
+            producer.send(record).unwrap();
+        }
+    }
+    producer.flush().unwrap();
     until("the daemon's end", || (!handle.is_running()).then_some(()));
+    assert_eq!(
+        counter(&handle, "headwater_state_behaviors_folded_total"),
+        200
+    );
     let error = handle.wait().unwrap_err();
     assert!(
         matches!(error, StopError::PartitionsChanged { pinned: 4, .. }),

@@ -156,3 +156,39 @@ fn secrets_are_never_said() {
         "{ran:?}"
     );
 }
+
+/// Goal: clients that connect and say nothing do not keep the others out: they are few at a time, and shown out. Method: a hundred connections with half
+/// a request each; then `/livez` answers, and the first of them is at its end.
+#[test]
+fn silent_clients_are_shown_out() {
+    use std::io::{Read as _, Write as _};
+
+    let place = Place::new("");
+    let daemon = place.start(&[]);
+    daemon.wait_ready();
+    let mut silent: Vec<std::net::TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(&daemon.address).unwrap();
+            stream.write_all(b"GET /livez HT").unwrap();
+            stream
+        })
+        .collect();
+    until("an answer beside them", || {
+        daemon
+            .get("/livez")
+            .ok()
+            .filter(|(status, _)| *status == 200)
+    });
+    let first = &mut silent[0];
+    first
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .unwrap();
+    let ended = first.read_to_end(&mut Vec::new());
+    let waited = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        )
+    };
+    assert!(!ended.as_ref().is_err_and(waited), "{ended:?}");
+}

@@ -330,8 +330,10 @@ impl Pipeline {
         );
     }
 
-    pub(super) fn check_place(&self, record: &Record<'_>, user: &str) {
+    /// Counts a record that its key does not belong to, and notes it: the topic may have been widened.
+    pub(super) fn check_place(&self, record: &Record<'_>, user: &str, output: &mut StepOutput) {
         if partition_of(user.as_bytes(), self.settings.partitions) != record.at.partition {
+            output.misplaced.get_or_insert(record.at.partition);
             self.metrics
                 .misplaced
                 .with_label_values(&[record.at.topic.key()])

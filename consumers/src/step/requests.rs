@@ -44,7 +44,7 @@ impl Pipeline {
         salt: &mut dyn FnMut() -> [u8; 16],
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
-        self.check_place(record, &decoded.user);
+        self.check_place(record, &decoded.user, output);
         let config = &self.settings.config;
         let watermark = owned.users.position().watermark;
         let clock = taken(record, now);

@@ -36,6 +36,7 @@ impl Worker {
             Some(&partition) => Err(Error::Widened {
                 partition,
                 partitions,
+                found: partition + 1,
             }),
             None => Ok(()),
         }

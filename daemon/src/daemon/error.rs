@@ -108,7 +108,7 @@ pub enum StopError {
     /// State was made for another number of partitions.
     #[error(
         "partition {partition}: its state was made when topic `{name}` had {pinned} partitions, and the topic has {found}; users would be \
-         looked for in partitions that do not have their state. Give the topic {pinned} partitions again. To go over to {found}: stop \
+         looked for in partitions that do not have their state. No topic can be narrowed again. To go over to {found}: stop \
          all daemons, set another `instance.prefix`, make the topics by `headwater topics create --set topics.partitions={found}`, \
          copy the behaviors and items there by key, and start with an empty `state.path`"
     )]

@@ -96,7 +96,8 @@ impl Working {
             Failure::Worker(Error::Widened {
                 partition,
                 partitions,
-            }) => self.changed(partition, partitions, partition + 1),
+                found,
+            }) => self.changed(partition, partitions, found),
             Failure::Worker(source) => StopError::Worker {
                 number: self.number,
                 source,

@@ -83,6 +83,12 @@ const READING: [(&str, &str); 8] = [
     ("check.crcs", "true"),
 ];
 
+/// Our defaults for the client in the group, beside those.
+const GROUPED: [(&str, &str); 1] = [
+    // A topic that was widened or deleted is noticed by the group's leader when it looks (5 minutes by default).
+    ("topic.metadata.refresh.interval.ms", "3000"),
+];
+
 /// Our defaults for clients that write.
 const WRITING: [(&str, &str); 5] = [
     ("linger.ms", "1"),
@@ -199,7 +205,8 @@ pub(super) fn grouped<C: ConsumerContext>(
     identity: &str,
     context: C,
 ) -> Result<BaseConsumer<C>, LogError> {
-    let mut config = config(settings, &READING)?;
+    let defaults: Vec<_> = READING.into_iter().chain(GROUPED).collect();
+    let mut config = config(settings, &defaults)?;
     let heartbeat = (settings.session_timeout / 4).min(Duration::from_secs(3));
     config
         .set("client.id", identity)
