@@ -17,7 +17,7 @@ choice! {
     Delivery {
         /// In the transaction of the state that made them.
         ExactlyOnce = "exactly-once",
-        /// At once; they may repeat after a crash, with the same `headwater-id`.
+        /// At once; they may repeat after a crash or a rebalance, with the same `headwater-id`.
         AtLeastOnce = "at-least-once",
     }
 }
