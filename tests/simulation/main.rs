@@ -107,7 +107,7 @@ fn report(mut failures: Vec<Outcome>, of: u64) {
         println!("seed {}: {words}", outcome.seed);
     }
     panic!(
-        "{} of {of} seeds failed, the first with: {}\nagain: HEADWATER_SEEDS={} cargo test --test simulation",
+        "{} of {of} seeds failed, the first with: {}\nagain: HEADWATER_SEEDS={} cargo test -p headwater-tests --test simulation",
         failures.len(),
         first.wrong.clone().unwrap_or_default(),
         first.seed,
