@@ -178,13 +178,17 @@ struct RequestRecord<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object for `standing`")]
 struct StandingRecord {
     ttl: Ttl,
 }
 
 /// Milliseconds, or a span such as "10m".
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "standing.ttl is neither a number of milliseconds nor a span such as \"10m\""
+)]
 enum Ttl {
     Milliseconds(i64),
     Span(headwater_config::Span),
@@ -345,8 +349,8 @@ impl Decoder {
         id("request_id", &record.request_id)?;
         id("user_id", &record.user_id)?;
         id("scenario", &record.scenario)?;
-        for candidate in &record.candidates {
-            id("candidates", &candidate.0)?;
+        for (place, candidate) in record.candidates.iter().enumerate() {
+            id(format_args!("candidates[{place}]"), &candidate.0)?;
         }
         let time = plausible(record.time)?;
         if let Some(ms) = record.deadline_ms.filter(|ms| *ms < 0) {
@@ -407,14 +411,14 @@ impl Decoder {
                 ),
             ));
         }
-        for category in &record.categories {
-            id("categories", &category.0)?;
+        for (place, category) in record.categories.iter().enumerate() {
+            id(format_args!("categories[{place}]"), &category.0)?;
         }
         for name in &self.item_attributes {
             // An empty one is none, as where it is missing.
             let text = record.fields.get(name.as_str()).and_then(Option::as_ref);
             if let Some(text) = text.filter(|text| !text.0.is_empty()) {
-                id(&format!("fields.{name}"), &text.0)?;
+                id(format_args!("fields.{name}"), &text.0)?;
             }
         }
         if let Some((name, _)) = record
@@ -479,9 +483,12 @@ impl Decoder {
 
     /// A record of our own form. serde would read an array by the order of the fields, which is nobody's form.
     fn object<'a, T: Deserialize<'a>>(&self, value: Option<&'a [u8]>) -> Result<T, Reject> {
-        let read = self.json(value)?;
-        match value.map(<[u8]>::trim_ascii_start) {
-            Some([b'{', ..]) => Ok(read),
+        let read = self.json(value);
+        match (read, value.map(<[u8]>::trim_ascii_start)) {
+            (read, Some([b'{', ..])) => read,
+            (Err(reject), _) if !["missing_field", "wrong_type"].contains(&reject.code) => {
+                Err(reject)
+            }
             _ => Err(Reject::new("wrong_type", "the record is not an object")),
         }
     }
@@ -491,7 +498,16 @@ impl Decoder {
         if value.len() > self.record_max {
             return Err(Reject::too_large(value.len(), self.record_max));
         }
-        serde_json::from_slice(value).map_err(|error| Reject::of_json(&error))
+        serde_json::from_slice(value).map_err(|error| {
+            let reject = Reject::of_json(&error);
+            // A wrong type may stand before the place where the bytes cease to be JSON: then they are that first.
+            if reject.code != "unreadable"
+                && let Err(broken) = serde_json::from_slice::<serde::de::IgnoredAny>(value)
+            {
+                return Reject::of_json(&broken);
+            }
+            reject
+        })
     }
 
     fn attributes<'a>(
@@ -553,7 +569,7 @@ fn plausible(time: i64) -> Result<Timestamp, Reject> {
     ))
 }
 
-fn id(field: &str, text: &str) -> Result<(), Reject> {
+fn id(field: impl std::fmt::Display, text: &str) -> Result<(), Reject> {
     if text.is_empty() {
         return Err(Reject::new("bad_id", format!("{field} is empty")));
     }

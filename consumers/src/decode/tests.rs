@@ -150,6 +150,44 @@ fn what_cannot_be_read_is_said() {
     );
 }
 
+/// Goal: what is said names what is wrong, in the words of records and not of this code. Method: what is no object, an empty candidate and
+/// a bad span, one at a time.
+#[test]
+fn what_is_said_is_of_records() {
+    let decoder = decoder("");
+    let told = |fields: &str| {
+        let text =
+            format!(r#"{{"request_id":"r","user_id":"u","scenario":"s","time":{NOW},{fields}}}"#);
+        match decoder.request(Some(text.as_bytes())) {
+            Ok(_) => "read".to_owned(),
+            Err(reject) => said(&reject),
+        }
+    };
+    assert_eq!(
+        told(r#""candidates":["i",""]"#),
+        "bad_id: candidates[1] is empty"
+    );
+    for ttl in [r#""soon""#, "true", "1.5", r#""-1s""#, "[]"] {
+        let told = told(&format!(r#""candidates":["i"],"standing":{{"ttl":{ttl}}}"#));
+        let words = "wrong_type: standing.ttl is neither a number of milliseconds nor a span such as \"10m\"";
+        assert!(told.starts_with(words), "{ttl}: {told}");
+    }
+    for other in ["7", "null", "\"text\"", "[]", "[1]", "[\"e\",\"u\"]"] {
+        let bytes = other.as_bytes();
+        for reject in [
+            decoder.behaviors(Some(bytes), NOW).unwrap_err(),
+            decoder.request(Some(bytes)).unwrap_err(),
+            decoder.item(None, bytes, NOW).unwrap_err(),
+        ] {
+            assert_eq!(
+                said(&reject),
+                "wrong_type: the record is not an object",
+                "{other}"
+            );
+        }
+    }
+}
+
 /// Goal: PIPE-2: what JSON can hold that is no record is refused in words, and what only looks odd is read. Method: a good record with one
 /// thing put into it, by hand, since no library writes these; at every cut, and with every byte changed, it is read or refused.
 #[test]
@@ -241,6 +279,9 @@ fn odd_json_is_read_or_refused() {
         ("unreadable", &format!("{good}{good}")),
         ("unreadable", &format!("\u{feff}{good}")),
         ("wrong_type", &deep(100_000)),
+        ("unreadable", &"[".repeat(1000)),
+        ("unreadable", r#"{"user_id":7,"#),
+        ("unreadable", r#"{"user_id":[[[["#),
         ("read", &format!("\n\t {good}\r\n")),
     ] {
         assert_eq!(
@@ -300,7 +341,7 @@ fn odd_items_are_read_or_refused() {
     );
     assert_eq!(
         told(&|record| record["categories"] = [long.clone()][..].into()),
-        "bad_id: categories has 257 bytes, at most 256 are allowed"
+        "bad_id: categories[0] has 257 bytes, at most 256 are allowed"
     );
     assert_eq!(
         told(&|record| record["item_id"] = "j".into()),
