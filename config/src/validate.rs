@@ -263,6 +263,15 @@ fn state(rules: &mut Rules, config: &Config) {
     rules.require(!state.path.as_os_str().is_empty(), &["state.path"], || {
         "it is empty: the store must lie somewhere".to_owned()
     });
+    let no_nul = |path: &std::path::Path| !path.as_os_str().as_encoded_bytes().contains(&0);
+    rules.require(no_nul(&state.path), &["state.path"], || {
+        "a path cannot have the character U+0000 in it".to_owned()
+    });
+    rules.require(
+        config.log.path.as_deref().is_none_or(no_nul),
+        &["log.path"],
+        || "a path cannot have the character U+0000 in it".to_owned(),
+    );
     rules.range(
         "state.memory",
         state.memory,

@@ -87,6 +87,14 @@ const BROKEN: &[(&str, &str)] = &[
         "state.path (line 2): it is empty: the store must lie somewhere",
     ),
     (
+        "[state]\npath = \"a\\u0000b\"\n",
+        "state.path (line 2): a path cannot have the character U+0000 in it",
+    ),
+    (
+        "[log]\npath = \"a\\u0000b\"\n",
+        "log.path (line 2): a path cannot have the character U+0000 in it",
+    ),
+    (
         "[state]\nmemory = \"4KiB\"\n",
         "state.memory (line 2): 4KiB is not between 1MiB and 1024TiB",
     ),
