@@ -95,15 +95,55 @@ pub fn create(config: &Config, log: &dyn Log) -> Result<Vec<(TopicSpec, Created)
         .collect()
 }
 
+/// What keeps missing topics from being made: they would have another count than the behaviors topic that is there, and no daemon
+/// would start on both.
+///
+/// # Errors
+/// The log's.
+pub fn misfit(config: &Config, log: &dyn Log) -> Result<Option<Fault>, LogError> {
+    let Some(found) = log.describe(Topic::Behaviors)? else {
+        return Ok(None);
+    };
+    if found.partitions == config.topics.partitions {
+        return Ok(None);
+    }
+    let mut missing = Vec::new();
+    for spec in specs(config).filter(|spec| spec.topic.partitioning() == Partitioning::Aligned) {
+        if log.describe(spec.topic)?.is_none() {
+            missing.push(config.topic_name(spec.topic));
+        }
+    }
+    Ok((!missing.is_empty()).then(|| Fault {
+        key: Topic::Behaviors.key(),
+        name: config.topic_name(Topic::Behaviors),
+        reason: format!(
+            "has {} partitions and topics.partitions is {}: topics that are missing ({}) would not have as many as it. Set \
+             topics.partitions = {}; nothing was made",
+            found.partitions,
+            config.topics.partitions,
+            missing.join(", "),
+            found.partitions
+        ),
+    }))
+}
+
 /// What is wrong with a topic that is there; `partitions` is the count of the behaviors topic.
 #[must_use]
 pub fn judge(topic: Topic, name: &str, facts: &TopicFacts, partitions: i32) -> Vec<String> {
     let mut faults = Vec::new();
     if topic.partitioning() == Partitioning::Aligned && facts.partitions != partitions {
+        // Partitions are added, never taken away.
+        let remedy = if facts.partitions < partitions {
+            format!(
+                "; one with no keyed records can be widened: kafka-topics.sh --alter --topic {name} --partitions {partitions}"
+            )
+        } else {
+            "; one that holds something must stay, and another instance.prefix be used".to_owned()
+        };
         faults.push(format!(
             "has {} partitions and must have {partitions}, as many as the behaviors topic: partition n of each belongs to the same users. \
-             A topic that holds nothing yet can be deleted and made again by `headwater topics create`; one with fewer partitions and no \
-             keyed records can be widened: kafka-topics.sh --alter --topic {name} --partitions {partitions}",
+             A topic that holds nothing yet can be deleted and made again by `headwater topics create` with topics.partitions = \
+             {partitions}{remedy}",
             facts.partitions
         ));
     }
@@ -259,6 +299,12 @@ mod tests {
         let faults = judge(Topic::ScoreRequests, "t", &facts(5, "delete"), 4);
         assert!(
             faults[0].contains("has 5 partitions and must have 4"),
+            "{faults:?}"
+        );
+        assert!(!faults[0].contains("--alter"), "Kafka takes none away");
+        let faults = judge(Topic::ScoreRequests, "t", &facts(3, "delete"), 4);
+        assert!(
+            faults[0].contains("--alter --topic t --partitions 4"),
             "{faults:?}"
         );
         assert!(judge(Topic::DeadLetters, "t", &facts(5, "delete"), 4).is_empty());

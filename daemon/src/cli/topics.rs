@@ -1,7 +1,7 @@
 //! `headwater topics`: makes the topics as they must be, and says of those that are there whether they are right.
 
 use clap::Subcommand;
-use headwater::topics::{judge, specs};
+use headwater::topics::{Faults, judge, misfit, specs};
 use headwater_config::Cleanup;
 use headwater_consumers::log::{Created, Log, TopicSpec};
 use serde_json::json;
@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Make every topic that is missing, with the right partition count, replication and cleanup policy, and check the others.
     ///
-    /// Topics that are there are never changed. Exit code 2 if one of them is not as it must be. Names, partitions and replication
+    /// Topics that are there are never changed. Exit code 2 if one of them is not as it must be, or if those that are missing would have
+    /// another partition count than the behaviors topic: then nothing is made. Names, partitions and replication
     /// are in [topics]; partitions are for ever, since users would move to others' state.
     #[command(after_long_help = "\
 Examples:
@@ -48,6 +49,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     let config = global.load()?.config;
     headwater::telemetry::init(&config.telemetry);
     let log = headwater::daemon::open_log(&config)?;
+    if let Some(fault) = misfit(&config, &*log)? {
+        let words = Faults(vec![fault]).to_string();
+        return Err(Failure::new(Exit::Configuration, words));
+    }
     let mut lines = Vec::new();
     let mut aligned = None;
     for spec in specs(&config) {
