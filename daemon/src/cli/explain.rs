@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         Format::Json => print(
             &serde_json::to_string_pretty(&found).expect("invariant: an explanation is plain JSON"),
         ),
-        Format::Text => show(&found),
+        Format::Text => show(&found, arguments),
     }
     Ok(())
 }
@@ -108,14 +108,12 @@ fn ask(address: &str, arguments: &Arguments) -> Result<Explanation, Failure> {
     })
 }
 
-fn show(found: &Explanation) {
+fn show(found: &Explanation, arguments: &Arguments) {
     for answer in &found.answers {
-        show_answer(answer);
+        show_answer(answer, arguments);
     }
     if found.logged.is_empty() {
-        print(
-            "\nno rows: the feature log is off (scoring.feature_log), or older than what the topic keeps",
-        );
+        print(&format!("\nno rows: {}", why_no_rows(&found.answers)));
     }
     for logged in &found.logged {
         let at = &logged.at;
@@ -132,7 +130,38 @@ fn show(found: &Explanation) {
     }
 }
 
-fn show_answer(answer: &Answered) {
+/// Only what was scored has rows.
+fn why_no_rows(answers: &[Answered]) -> String {
+    let status = |answer: &Answered| answer.record.get("status").map_or_else(String::new, plain);
+    match answers.first().map(status) {
+        Some(first) if answers.iter().all(|answer| status(answer) != "ok") => {
+            format!("an answer with the status {first} has none")
+        }
+        Some(_) | None => {
+            "the feature log is off (scoring.feature_log), or older than what the topic keeps"
+                .to_owned()
+        }
+    }
+}
+
+/// The candidates of an answer that were asked for, and how many others it has.
+fn chosen<'a>(items: &'a [Value], item: Option<&str>, best: usize) -> (Vec<&'a Value>, usize) {
+    let mut chosen: Vec<&Value> = items.iter().collect();
+    match item {
+        Some(wanted) => {
+            chosen.retain(|item| item.get("item_id").and_then(Value::as_str) == Some(wanted));
+        }
+        None => {
+            let score = |item: &Value| item.get("score").and_then(Value::as_f64).unwrap_or(0.0);
+            chosen.sort_by(|one, other| score(other).total_cmp(&score(one)));
+            chosen.truncate(best);
+        }
+    }
+    let others = items.len() - chosen.len();
+    (chosen, others)
+}
+
+fn show_answer(answer: &Answered, arguments: &Arguments) {
     let text = |key: &str| answer.record.get(key).map_or_else(String::new, plain);
     let time = answer
         .record
@@ -160,12 +189,11 @@ fn show_answer(answer: &Answered) {
             .get("degraded")
             .map_or_else(String::new, |why| format!("; degraded {why}")),
     ));
-    let rows: Vec<Vec<String>> = answer
-        .record
-        .get("items")
-        .and_then(Value::as_array)
+    let items = answer.record.get("items").and_then(Value::as_array);
+    let items = items.map_or(&[][..], Vec::as_slice);
+    let (chosen, others) = chosen(items, arguments.item.as_deref(), arguments.best);
+    let rows: Vec<Vec<String>> = chosen
         .into_iter()
-        .flatten()
         .map(|item| {
             let part = |key: &str| item.get(key).map_or_else(String::new, plain);
             vec![part("item_id"), part("score"), part("tasks")]
@@ -173,6 +201,9 @@ fn show_answer(answer: &Answered) {
         .collect();
     if !rows.is_empty() {
         print(table(&["item", ">score", "tasks"], &rows).trim_end());
+    }
+    if others > 0 {
+        print(&format!("  (and {others} more)"));
     }
 }
 
