@@ -22,10 +22,10 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "SPAN", value_parser = span)]
     duration: Option<Span>,
     /// Users of the platform.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = users)]
     users: usize,
     /// Requests a second.
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, default_value_t = 200.0, value_parser = rate)]
     rate: f64,
     /// Seed of the platform and of its users' choices.
     #[arg(long, default_value_t = 1)]
@@ -42,6 +42,19 @@ fn span(text: &str) -> Result<Span, String> {
     text.parse::<Span>()
 }
 
+fn users(text: &str) -> Result<usize, String> {
+    let users = text.parse().ok();
+    users
+        .filter(|users| (1..=1_000_000).contains(users))
+        .ok_or_else(|| format!("`{text}` is not a number of users, 1 to 1000000"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok();
+    rate.filter(|rate| (1.0..=100_000.0).contains(rate))
+        .ok_or_else(|| format!("`{text}` is not a number of requests a second, 1 to 100000"))
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     super::run::on_signal(Arc::clone(&stop))
@@ -49,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let demo = Demo {
         duration: arguments.duration.map(Span::duration),
         users: arguments.users,
-        rate: arguments.rate.clamp(1.0, 100_000.0),
+        rate: arguments.rate,
         seed: arguments.seed,
         folder: arguments.dir.clone(),
     };
