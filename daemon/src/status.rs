@@ -3,6 +3,8 @@
 //! Before it, workers and the item follower write a few times a second; after it, `/readyz`, `/status`, the fleet's announcement and
 //! [`crate::Handle::status`].
 
+use std::fmt;
+
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -127,6 +129,45 @@ pub enum Reason {
     },
 }
 
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ready {
+            return f.write_str("the daemon is ready");
+        }
+        f.write_str("the daemon is not ready")?;
+        for (index, reason) in self.reasons.iter().enumerate() {
+            write!(f, "{}{reason}", if index == 0 { ": " } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ItemsNotCaughtUp { trouble: None } => {
+                f.write_str("the items are not read to their end")
+            }
+            Self::ItemsNotCaughtUp {
+                trouble: Some(what),
+            } => write!(f, "the items are not read to their end, for {what}"),
+            Self::NothingAssigned => f.write_str("no partition is assigned"),
+            Self::Restoring {
+                partition,
+                remaining,
+            } => write!(
+                f,
+                "partition {partition} is being restored, {remaining} records are left"
+            ),
+            Self::Trouble { worker, what } => write!(f, "worker {worker} waits: {what}"),
+            Self::Stopping { failure: None } => f.write_str("it is stopping"),
+            Self::Stopping {
+                failure: Some(failure),
+            } => write!(f, "it is stopping for {failure}"),
+        }
+    }
+}
+
 /// What the threads tell, each for itself.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -229,5 +270,28 @@ impl Status {
         self.workers
             .iter()
             .flat_map(|worker| worker.restoring.iter().map(|restoring| restoring.partition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: people read why a daemon is not ready. Method: two reasons, and none.
+    #[test]
+    fn readiness_is_said_in_words() {
+        let words = |reasons: Vec<Reason>| {
+            let ready = reasons.is_empty();
+            Readiness { ready, reasons }.to_string()
+        };
+        let what = "log: no space left on device".to_owned();
+        assert_eq!(
+            words(vec![
+                Reason::Trouble { worker: 0, what },
+                Reason::NothingAssigned
+            ]),
+            "the daemon is not ready: worker 0 waits: log: no space left on device; no partition is assigned"
+        );
+        assert_eq!(words(Vec::new()), "the daemon is ready");
     }
 }

@@ -287,7 +287,7 @@ impl<'a> Ride<'a> {
                 "does a daemon of the group `{}` run on these topics?",
                 self.config.group()
             ),
-            Some(daemon) => format!("the daemon's readiness: {:?}", daemon.ready()),
+            Some(daemon) => daemon.ready().to_string(),
         };
         Err(ReplayError::Stalled {
             waited: self.replay.patience,
