@@ -97,9 +97,23 @@ pub enum BacktestError {
 impl BacktestError {
     /// How the process ends for it.
     #[must_use]
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
+        use std::io::ErrorKind;
         match self {
             Self::Recording(_) | Self::Id { .. } => Exit::Configuration,
+            // A place where nothing can be made; all else, such as a full disk, may heal.
+            Self::Write { source, .. }
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound
+                        | ErrorKind::NotADirectory
+                        | ErrorKind::IsADirectory
+                        | ErrorKind::PermissionDenied
+                        | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Exit::Configuration
+            }
             Self::Write { .. } => Exit::TryAgain,
             Self::Engine(error) => match error {
                 EngineError::Config(_) | EngineError::Tasks(_) | EngineError::Refused(_) => {
