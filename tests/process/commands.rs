@@ -1,6 +1,9 @@
 //! The commands that look and mend: inspect, explain, dlq, topics.
 
 use headwater_config::Topic;
+use headwater_consumers::log::Log as _;
+use headwater_consumers::log::local::LocalLog;
+use serde_json::json;
 
 use crate::log::{click, open, records, request, send};
 use crate::program::{Place, until};
@@ -163,10 +166,14 @@ fn explain_finds_the_row_of_a_request() {
             "u1",
             &request("r1", "u1", &["i1", "i2"]),
         );
+        let late = json!({"request_id": "r0", "user_id": "u1", "scenario": "feed", "time": headwater::now_ms() - 10_000,
+            "candidates": ["i1"], "deadline_ms": 1});
+        let late = late.to_string().into_bytes();
+        send(&log, Topic::ScoreRequests, "u1", &late);
     }
     let daemon = place.start(&[]);
-    until("the answer", || {
-        (daemon.metric("headwater_consumers_requests_total") >= 1).then_some(())
+    until("the answers", || {
+        (daemon.metric("headwater_consumers_requests_total") >= 2).then_some(())
     });
     let explain = ["explain", "r1", "--format", "json"];
     let running = until("the answer to be there", || {
@@ -207,8 +214,55 @@ fn explain_finds_the_row_of_a_request() {
     );
     assert!(table.answer.contains("click.user.unmatched"), "{table:?}");
     assert!(table.answer.contains("the same to the bit"), "{table:?}");
+    for (option, there, left_out) in [("--best=1", "i1", "i2"), ("--item=i2", "i2", "i1")] {
+        let ran = place.run(&["explain", "r1", option]);
+        let of_answer = ran.answer.split("\nrows at").next().unwrap();
+        assert!(of_answer.contains(&format!("\n{there} ")), "{ran:?}");
+        assert!(!of_answer.contains(&format!("\n{left_out} ")), "{ran:?}");
+        assert!(of_answer.contains("(and 1 more)"), "{ran:?}");
+    }
+    let refused = place.run(&["explain", "r0"]);
+    assert!(
+        refused
+            .answer
+            .contains("no rows: an answer with the status expired has none"),
+        "{refused:?}"
+    );
     let unknown = place.run(&["explain", "r2"]);
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
+}
+
+/// Goal: no topic is made that a daemon would refuse. Method: the behaviors topic alone is there, with another count than is configured;
+/// nothing is made and the counts are named; with its count all are.
+#[test]
+fn topics_of_another_count_than_the_behaviors_topic_are_not_made() {
+    let place = Place::new("topics.partitions = 8");
+    let config = place.config();
+    let spec = headwater::topics::specs(&config).find(|spec| spec.topic == Topic::Behaviors);
+    let log = || {
+        let options = headwater::daemon::local_options(&config);
+        LocalLog::open(&config.log_path(), options).unwrap()
+    };
+    let mut spec = spec.unwrap();
+    spec.partitions = 4;
+    log().create(&spec).unwrap();
+    for arguments in [
+        &["topics", "create"][..],
+        &["topics", "create", "--dry-run"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains("`behaviors`"), "{ran:?}");
+        let counts = "has 4 partitions and topics.partitions is 8";
+        assert!(ran.beside.contains(counts), "{ran:?}");
+        assert!(ran.beside.contains("Set topics.partitions = 4"), "{ran:?}");
+    }
+    assert_eq!(log().describe(Topic::Items).unwrap(), None);
+    let right = ["topics", "create", "--set", "topics.partitions=4"];
+    assert_eq!(place.run(&right).code, Some(0));
+    // All are there: what is configured is for those to come.
+    let ran = place.run(&["topics", "create"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
 /// Goal: topics are made once, and then found right. Method: create twice, as JSON.

@@ -73,6 +73,29 @@ fn help_teaches_and_mistakes_end_with_2() {
     }
 }
 
+/// Goal: numbers that make no demo, and a place where no predictions can be, end with 2 and are named. Method: each.
+#[test]
+fn what_cannot_be_made_ends_with_2() {
+    let place = Place::new("");
+    for (option, named) in [
+        ("--users=0", "`0` is not a number of users"),
+        ("--rate=nan", "`nan` is not a number of requests"),
+        ("--rate=inf", "`inf` is not a number of requests"),
+    ] {
+        let ran = place.run(&["demo", "--for", "1s", option]);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains(named), "{ran:?}");
+    }
+    let empty = place.state().with_file_name("empty.jsonl");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    let mut arguments = vec!["backtest", "--items", empty, "--events", empty];
+    arguments.extend(["--predictions", "/nowhere/predictions.tsv"]);
+    let ran = place.run(&arguments);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.beside.contains("/nowhere/predictions.tsv"), "{ran:?}");
+}
+
 /// Goal: one process a folder. Method: a second daemon on the folder of a running one ends with 3 and names it.
 #[test]
 fn a_folder_in_use_ends_with_3() {
