@@ -35,6 +35,10 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>, StartError> {
                     "the embedded log ended in an unfinished transaction, which was cut off"
                 );
             }
+            if let Some(fault) = crate::topics::misfit(config, &log)? {
+                let faults = crate::topics::Faults(vec![fault]);
+                return Err(StartError::Topics(faults.into()));
+            }
             crate::topics::create(config, &log)?;
             Ok(Arc::new(log))
         }
