@@ -306,24 +306,6 @@ impl Worker {
         self.check_width()
     }
 
-    /// Whether a record that does not belong where it is came of a topic that was widened: told before the step goes out, since its users would
-    /// be counted where nobody looks for them.
-    fn check_width(&self) -> Result<(), Error> {
-        let Some(partition) = self.output.misplaced else {
-            return Ok(());
-        };
-        let partitions = self.pipeline.partitions();
-        let found = self.log.describe(Topic::Behaviors)?;
-        match found.map(|facts| facts.partitions) {
-            Some(found) if found != partitions => Err(Error::Widened {
-                partition,
-                partitions,
-                found,
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn send(&mut self) -> Result<(), Error> {
         if self.output.is_empty() {
             return Ok(());

@@ -1,10 +1,29 @@
 //! The partitions of a worker: how they come, are restored, and go.
 
 use super::{
-    Error, Owned, Partition, Reaction, Rebalance, Statistics, Worker, keep_going, settings_of_share,
+    Error, Owned, Partition, Reaction, Rebalance, Statistics, Topic, Worker, keep_going,
+    settings_of_share,
 };
 
 impl Worker {
+    /// Whether a record that does not belong where it is came of a topic that was widened: told before the step goes out, since its users would
+    /// be counted where nobody looks for them.
+    pub(super) fn check_width(&self) -> Result<(), Error> {
+        let Some(partition) = self.output.misplaced else {
+            return Ok(());
+        };
+        let partitions = self.pipeline.partitions();
+        let found = self.log.describe(Topic::Behaviors)?;
+        match found.map(|facts| facts.partitions) {
+            Some(found) if found != partitions => Err(Error::Widened {
+                partition,
+                partitions,
+                found,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Notes what a rebalance says. It is said once: so everything is noted before anything can fail.
     pub(super) fn rebalance(&mut self, rebalance: &Rebalance) -> Result<(), Error> {
         if rebalance.is_empty() {
