@@ -9,15 +9,19 @@
 
 mod config;
 mod decoder;
+mod encoder;
 mod error;
+mod part;
 mod tokenizer;
 mod weights;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{DecoderConfig, Family};
-pub use decoder::{Decoder, Kernels};
+pub use config::{DecoderConfig, EncoderConfig, Family, Shape};
+pub use decoder::Decoder;
+pub use encoder::Encoder;
 pub use error::LanguageError;
+pub use part::Kernels;
 pub use tokenizer::LanguageTokenizer;
 pub use weights::Weights;

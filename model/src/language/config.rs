@@ -4,9 +4,61 @@
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
-use serde_json::Map;
 
 use super::error::LanguageError;
+
+mod encoder;
+mod fields;
+
+pub use encoder::EncoderConfig;
+
+use fields::Fields;
+
+/// What kind of model it is, and its shape.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// A decoder.
+    Decoder(DecoderConfig),
+    /// An encoder of the BERT family.
+    Encoder(EncoderConfig),
+}
+
+impl Shape {
+    /// Token ids.
+    pub fn vocabulary(&self) -> usize {
+        match self {
+            Self::Decoder(config) => config.vocabulary,
+            Self::Encoder(config) => config.vocabulary,
+        }
+    }
+
+    /// Reads `config.json` of a folder in Hugging Face's layout.
+    pub(super) fn from_json(path: &Path, text: &[u8]) -> Result<Self, LanguageError> {
+        let parsed: serde_json::Value =
+            serde_json::from_slice(text).map_err(|error| LanguageError::File {
+                path: path.to_owned(),
+                problem: format!("is not JSON: {error}"),
+            })?;
+        let Some(map) = parsed.as_object() else {
+            return Err(LanguageError::File {
+                path: path.to_owned(),
+                problem: "is not a JSON object".to_owned(),
+            });
+        };
+        let fields = Fields { path, map };
+        let decoder = |family| DecoderConfig::from_fields(&fields, family).map(Self::Decoder);
+        match fields.get("model_type").and_then(|value| value.as_str()) {
+            Some("llama") => decoder(Family::Llama),
+            Some("qwen2") => decoder(Family::Qwen2),
+            Some("bert") => EncoderConfig::from_fields(&fields).map(Self::Encoder),
+            Some(other) => {
+                let supported = "supported are \"bert\", \"llama\" and \"qwen2\"";
+                Err(fields.wrong("model_type", format!("is \"{other}\"; {supported}")))
+            }
+            None => Err(fields.wrong("model_type", "is missing")),
+        }
+    }
+}
 
 /// Which family of decoders: they differ in names and in what has a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,103 +98,9 @@ pub struct DecoderConfig {
     pub tied: bool,
 }
 
-/// Keys and values of one file.
-struct Fields<'a> {
-    path: &'a Path,
-    map: &'a Map<String, serde_json::Value>,
-}
-
-impl Fields<'_> {
-    fn wrong(&self, key: &str, problem: impl Into<String>) -> LanguageError {
-        LanguageError::Key {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
-    }
-
-    fn get(&self, key: &str) -> Option<&serde_json::Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn count(&self, key: &str) -> Result<Option<usize>, LanguageError> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let count = value
-            .as_u64()
-            .filter(|count| (1..=1 << 30).contains(count))
-            .ok_or_else(|| self.wrong(key, format!("is {value}, not a count")))?;
-        Ok(Some(count as usize))
-    }
-
-    fn needed(&self, key: &str) -> Result<usize, LanguageError> {
-        self.count(key)?
-            .ok_or_else(|| self.wrong(key, "is missing"))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>, LanguageError> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let number = value
-            .as_f64()
-            .filter(|number| number.is_finite() && *number > 0.0)
-            .ok_or_else(|| self.wrong(key, format!("is {value}, not a positive number")))?;
-        Ok(Some(number))
-    }
-
-    fn flag(&self, key: &str) -> Result<bool, LanguageError> {
-        match self.get(key) {
-            None => Ok(false),
-            Some(serde_json::Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong(key, format!("is {other}, not true or false"))),
-        }
-    }
-
-    /// Refuses a setting that would change what is computed.
-    fn only(&self, key: &str, supported: &[&str]) -> Result<(), LanguageError> {
-        match self.get(key) {
-            None => Ok(()),
-            Some(serde_json::Value::String(value)) if supported.contains(&value.as_str()) => Ok(()),
-            Some(other) => {
-                Err(self.wrong(key, format!("is {other}; supported is {supported:?} alone")))
-            }
-        }
-    }
-
-    fn never(&self, key: &str) -> Result<(), LanguageError> {
-        if self.flag(key)? {
-            return Err(self.wrong(key, "is true, which is not supported"));
-        }
-        Ok(())
-    }
-}
-
 impl DecoderConfig {
-    /// Reads `config.json` of a folder in Hugging Face's layout.
-    pub(super) fn from_json(path: &Path, text: &[u8]) -> Result<Self, LanguageError> {
-        let parsed: serde_json::Value =
-            serde_json::from_slice(text).map_err(|error| LanguageError::File {
-                path: path.to_owned(),
-                problem: format!("is not JSON: {error}"),
-            })?;
-        let Some(map) = parsed.as_object() else {
-            return Err(LanguageError::File {
-                path: path.to_owned(),
-                problem: "is not a JSON object".to_owned(),
-            });
-        };
-        let fields = Fields { path, map };
-        let family = match fields.get("model_type").and_then(|value| value.as_str()) {
-            Some("llama") => Family::Llama,
-            Some("qwen2") => Family::Qwen2,
-            Some(other) => {
-                let problem = format!("is \"{other}\"; supported are \"llama\" and \"qwen2\"");
-                return Err(fields.wrong("model_type", problem));
-            }
-            None => return Err(fields.wrong("model_type", "is missing")),
-        };
+    fn from_fields(fields: &Fields<'_>, family: Family) -> Result<Self, LanguageError> {
+        let path = fields.path;
         fields.only("hidden_act", &["silu", "swish"])?;
         for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
             fields.never(key)?;

@@ -11,16 +11,8 @@ use candle_nn::rotary_emb::{rope, rope_slow};
 
 use super::config::{DecoderConfig, Family};
 use super::error::{LanguageError, computing};
+use super::part::{Kernels, Linear, Source, look_up};
 use super::weights::Weights;
-
-/// How a block is computed. The results agree to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernels {
-    /// The library's fused operations: fast, and without gradients, of which they say nothing.
-    Fused,
-    /// Composed of operations that all have gradients.
-    Differentiable,
-}
 
 /// A decoder, or some layers of one.
 #[derive(Debug)]
@@ -43,7 +35,6 @@ struct Top {
     head: Option<Tensor>,
 }
 
-/// Weights lie as in the files: (out, in).
 #[derive(Debug)]
 struct Block {
     attention_norm: Tensor,
@@ -55,59 +46,6 @@ struct Block {
     gate: Linear,
     up: Linear,
     down: Linear,
-}
-
-#[derive(Debug)]
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-/// Where a decoder's tensors come from: as they are, or each as a variable that can learn.
-struct Source<'a> {
-    weights: &'a Weights,
-    device: &'a Device,
-    variables: Option<Vec<(String, Var)>>,
-}
-
-impl Source<'_> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LanguageError> {
-        let tensor = self.weights.tensor(name, shape, self.device)?;
-        let Some(variables) = &mut self.variables else {
-            return Ok(tensor);
-        };
-        let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
-        let tensor = variable.as_tensor().clone();
-        variables.push((name.to_owned(), variable));
-        Ok(tensor)
-    }
-
-    fn linear(
-        &mut self,
-        name: &str,
-        (outputs, inputs): (usize, usize),
-        biased: bool,
-    ) -> Result<Linear, LanguageError> {
-        let weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias = biased
-            .then(|| self.tensor(&format!("{name}.bias"), &[outputs]))
-            .transpose()?;
-        Ok(Linear { weight, bias })
-    }
-}
-
-impl Linear {
-    /// (batch, positions, in) to (batch, positions, out): one product for all positions.
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (batch, positions, inputs) = x.dims3()?;
-        let flat = x.reshape((batch * positions, inputs))?;
-        let y = flat.matmul(&self.weight.t()?)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        y.reshape((batch, positions, ()))
-    }
 }
 
 impl Decoder {
@@ -141,7 +79,7 @@ impl Decoder {
     }
 
     fn from_source(source: &mut Source<'_>, layers: Range<usize>) -> Result<Self, LanguageError> {
-        let config = source.weights.config().clone();
+        let config = source.weights.decoder()?.clone();
         if layers.start > layers.end || layers.end > config.layers {
             return Err(LanguageError::Input(format!(
                 "layers {layers:?} of a model of {}",
@@ -183,24 +121,7 @@ impl Decoder {
 
     /// Token ids, (batch, positions), to hidden states before the first layer, (batch, positions, width).
     pub fn embed(&self, ids: &[Vec<u32>]) -> Result<Tensor, LanguageError> {
-        let positions = ids.first().map_or(0, Vec::len);
-        if positions == 0 || ids.iter().any(|ids| ids.len() != positions) {
-            return Err(LanguageError::Input(
-                "a batch needs texts of one length, at least one token".to_owned(),
-            ));
-        }
-        let limit = self.config.vocabulary as u32;
-        if let Some(id) = ids.iter().flatten().find(|id| **id >= limit) {
-            return Err(LanguageError::Input(format!(
-                "token id {id} of a vocabulary of {limit}"
-            )));
-        }
-        let flat: Vec<u32> = ids.iter().flatten().copied().collect();
-        let device = self.embedding.device();
-        Tensor::new(flat, device)
-            .and_then(|flat| self.embedding.index_select(&flat, 0))
-            .and_then(|states| states.reshape((ids.len(), positions, self.config.width)))
-            .map_err(computing("looking tokens up"))
+        look_up(&self.embedding, ids)
     }
 
     /// Runs layers over hidden states, (batch, positions, width): layers by their number in the whole model, positions from 0.
@@ -257,7 +178,7 @@ impl Decoder {
 
 impl Block {
     fn load(source: &mut Source<'_>, layer: usize) -> Result<Self, LanguageError> {
-        let config = source.weights.config().clone();
+        let config = source.weights.decoder()?.clone();
         let (width, inner) = (config.width, config.inner);
         let queries = config.heads * config.head_width;
         let keys = config.kv_heads * config.head_width;

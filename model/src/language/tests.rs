@@ -9,11 +9,40 @@ use candle_transformers::models::{llama, qwen2};
 
 use super::*;
 
+mod encoder;
 mod gguf;
 mod real;
 mod refusals;
 
 const VOCABULARY: usize = 97;
+
+/// Tensors of random values, the same each time.
+pub(super) struct Random {
+    seed: u64,
+    pub(super) tensors: BTreeMap<String, Tensor>,
+}
+
+impl Random {
+    pub(super) fn new() -> Self {
+        Self {
+            seed: 1,
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn put(&mut self, name: String, shape: &[usize], around: f32) {
+        let count = shape.iter().product();
+        let values: Vec<f32> = std::iter::repeat_with(|| {
+            let next = self.seed.wrapping_mul(6_364_136_223_846_793_005);
+            self.seed = next.wrapping_add(1);
+            around + ((self.seed >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.4
+        })
+        .take(count)
+        .collect();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        self.tensors.insert(name, tensor);
+    }
+}
 
 /// A small model of random weights in Hugging Face's layout: 3 layers, 4 heads over 2.
 pub(super) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap<String, Tensor> {
@@ -27,18 +56,8 @@ pub(super) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap
         "hidden_act":"silu","tie_word_embeddings":{tied},"sliding_window":64,"max_window_layers":3,"use_sliding_window":false}}"#
     );
     std::fs::write(folder.join("config.json"), config).unwrap();
-    let mut tensors = BTreeMap::new();
-    let mut seed = 1_u64;
-    let mut random = |name: String, shape: &[usize], around: f32| {
-        let count = shape.iter().product();
-        let values: Vec<f32> = std::iter::repeat_with(|| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            around + ((seed >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.4
-        })
-        .take(count)
-        .collect();
-        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
-    };
+    let mut all = Random::new();
+    let mut random = |name: String, shape: &[usize], around| all.put(name, shape, around);
     random(
         "model.embed_tokens.weight".to_owned(),
         &[VOCABULARY, 32],
@@ -65,8 +84,8 @@ pub(super) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap
         part("mlp.up_proj.weight", &[48, 32], 0.0);
         part("mlp.down_proj.weight", &[32, 48], 0.0);
     }
-    save(&tensors, &folder.join("model.safetensors"));
-    tensors
+    save(&all.tensors, &folder.join("model.safetensors"));
+    all.tensors
 }
 
 pub(super) fn save(tensors: &BTreeMap<String, Tensor>, file: &Path) {
@@ -87,7 +106,7 @@ fn largest_difference(one: &Tensor, other: &Tensor) -> f32 {
 
 fn load(folder: &Path) -> Decoder {
     let weights = Weights::open(folder).unwrap();
-    Decoder::load(&weights, 0..weights.config().layers, &Device::Cpu).unwrap()
+    Decoder::load(&weights, 0..weights.decoder().unwrap().layers, &Device::Cpu).unwrap()
 }
 
 /// Goal: our blocks are the model that everybody means. Method: logits of the last position against candle-transformers', both families, tied and not,

@@ -44,12 +44,12 @@ impl LanguageTokenizer {
         tokenizer.with_truncation(None).map_err(wrong)?;
         tokenizer.set_encode_special_tokens(true);
         let ids = tokenizer.get_vocab_size(true);
-        if ids > weights.config().vocabulary {
+        if ids > weights.shape().vocabulary() {
             return Err(LanguageError::File {
                 path: weights.path().to_owned(),
                 problem: format!(
                     "has a tokenizer of {ids} ids over embeddings of {}",
-                    weights.config().vocabulary
+                    weights.shape().vocabulary()
                 ),
             });
         }
@@ -61,6 +61,14 @@ impl LanguageTokenizer {
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
         self.tokenizer
             .encode_fast(text, false)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| LanguageError::Input(format!("a text has no tokens: {error}")))
+    }
+
+    /// The ids of a text between those that the model's tokenizer puts before and behind (`[CLS]` and `[SEP]`): what an encoder was trained on.
+    pub fn framed_ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
+        self.tokenizer
+            .encode_fast(text, true)
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|error| LanguageError::Input(format!("a text has no tokens: {error}")))
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, EncoderConfig, Shape};
 use super::error::{LanguageError, computing};
 
 mod folder;
@@ -19,7 +19,7 @@ use gguf::GgufFile;
 /// The tensors of a model.
 #[derive(Debug)]
 pub struct Weights {
-    config: DecoderConfig,
+    shape: Shape,
     files: Files,
 }
 
@@ -34,19 +34,42 @@ impl Weights {
     pub fn open(path: &Path) -> Result<Self, LanguageError> {
         if path.is_dir() {
             let file = path.join("config.json");
-            let config = DecoderConfig::from_json(&file, &read(&file)?)?;
+            let shape = Shape::from_json(&file, &read(&file)?)?;
             let files = Files::Folder(Folder::open(path)?);
-            return Ok(Self { config, files });
+            return Ok(Self { shape, files });
         }
         let file = GgufFile::open(path)?;
-        let config = DecoderConfig::from_gguf(path, file.content())?;
+        let shape = Shape::Decoder(DecoderConfig::from_gguf(path, file.content())?);
         let files = Files::Gguf(Box::new(file));
-        Ok(Self { config, files })
+        Ok(Self { shape, files })
     }
 
-    /// The model's shape.
-    pub fn config(&self) -> &DecoderConfig {
-        &self.config
+    /// What kind of model it is, and its shape.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The shape of a decoder; an error if it is none.
+    pub fn decoder(&self) -> Result<&DecoderConfig, LanguageError> {
+        match &self.shape {
+            Shape::Decoder(config) => Ok(config),
+            Shape::Encoder(_) => Err(self.another("an encoder; a decoder is needed here")),
+        }
+    }
+
+    /// The shape of an encoder; an error if it is none.
+    pub fn encoder(&self) -> Result<&EncoderConfig, LanguageError> {
+        match &self.shape {
+            Shape::Encoder(config) => Ok(config),
+            Shape::Decoder(_) => Err(self.another("a decoder; an encoder is needed here")),
+        }
+    }
+
+    fn another(&self, what: &str) -> LanguageError {
+        LanguageError::File {
+            path: self.path().to_owned(),
+            problem: format!("is {what}"),
+        }
     }
 
     /// The GGUF file's metadata, which hold its tokenizer.
@@ -74,7 +97,7 @@ impl Weights {
     ) -> Result<Tensor, LanguageError> {
         let (path, tensor) = match &self.files {
             Files::Folder(folder) => folder.tensor(name, shape)?,
-            Files::Gguf(file) => file.tensor(name, shape, &self.config)?,
+            Files::Gguf(file) => file.tensor(name, shape, self.decoder()?)?,
         };
         let finite = tensor
             .abs()

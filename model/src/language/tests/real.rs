@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use candle_transformers::models::bert;
+
 use super::*;
 
 fn model(name: &str) -> Option<PathBuf> {
@@ -24,7 +26,7 @@ fn a_real_model_answers() {
         return;
     };
     let weights = Weights::open(&path).unwrap();
-    let config = weights.config().clone();
+    let config = weights.decoder().unwrap().clone();
     assert_eq!(
         (
             config.layers,
@@ -89,4 +91,60 @@ fn a_real_tokenizer_is_read_right() {
     ] {
         assert_eq!(tokenizer.text(&ids(text)).unwrap(), text);
     }
+}
+
+/// The mean of an encoder's states over a text's positions, of length 1.
+fn sentence(encoder: &Encoder, ids: &[u32]) -> Vec<f32> {
+    let layers = encoder.config().layers;
+    let states = encoder.embed(&[ids.to_vec()], Kernels::Fused).unwrap();
+    let states = encoder
+        .run(&states, &[ids.len()], 0..layers, Kernels::Fused)
+        .unwrap();
+    let mean = states.mean(1).unwrap().i(0).unwrap();
+    let mean = mean.to_vec1::<f32>().unwrap();
+    let length = mean.iter().map(|one| one * one).sum::<f32>().sqrt();
+    mean.iter().map(|one| one / length).collect()
+}
+
+/// Goal: a real encoder in a folder is read right, and its tokenizer does not cut texts as its file would have it. Method: `MiniLM` finds what belongs
+/// together among sentences that share no word, with the states of candle-transformers; a text of 300 words has over 300 tokens.
+#[test]
+fn a_real_encoder_understands() {
+    let Some(path) = model("all-MiniLM-L6-v2") else {
+        return;
+    };
+    let weights = Weights::open(&path).unwrap();
+    let tokenizer = LanguageTokenizer::of(&weights).unwrap();
+    let encoder = Encoder::load(&weights, 6, &Device::Cpu).unwrap();
+    let vector = |text: &str| sentence(&encoder, &tokenizer.framed_ids(text).unwrap());
+    let alike = |one: &str, other: &str| -> f32 {
+        let (one, other) = (vector(one), vector(other));
+        one.iter().zip(&other).map(|(one, other)| one * other).sum()
+    };
+    let coffee = alike("bought an espresso", "a cup of coffee, please");
+    let strangers = alike(
+        "bought an espresso",
+        "the striker scored twice in the final",
+    );
+    assert!(coffee > strangers + 0.2, "{coffee} {strangers}");
+    let config = std::fs::read(path.join("config.json")).unwrap();
+    let config: bert::Config = serde_json::from_slice(&config).unwrap();
+    let held = candle_core::safetensors::load(path.join("model.safetensors"), &Device::Cpu);
+    let vars = VarBuilder::from_tensors(held.unwrap(), DType::F32, &Device::Cpu);
+    let oracle = bert::BertModel::load(vars, &config).unwrap();
+    let ids = vec![
+        tokenizer
+            .framed_ids("watched a documentary about wolves")
+            .unwrap(),
+    ];
+    let flat = Tensor::new(ids.clone(), &Device::Cpu).unwrap();
+    let theirs = oracle.forward(&flat, &flat.zeros_like().unwrap(), None);
+    let ours = encoder.embed(&ids, Kernels::Fused).unwrap();
+    let ours = encoder.run(&ours, &[ids[0].len()], 0..6, Kernels::Fused);
+    assert!(largest_difference(&ours.unwrap(), &theirs.unwrap()) < 1e-4);
+    let framed = tokenizer.framed_ids("Coffee").unwrap();
+    let control = |name: &str| tokenizer.id(name).unwrap();
+    let coffee = tokenizer.ids("coffee").unwrap();
+    assert_eq!(framed, [control("[CLS]"), coffee[0], control("[SEP]")]);
+    assert!(tokenizer.ids(&"word ".repeat(300)).unwrap().len() >= 300);
 }

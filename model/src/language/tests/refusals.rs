@@ -9,7 +9,7 @@ use super::*;
 
 fn whole(path: &Path) -> Result<Decoder, LanguageError> {
     let weights = Weights::open(path)?;
-    Decoder::load(&weights, 0..weights.config().layers, &Device::Cpu)
+    Decoder::load(&weights, 0..weights.decoder()?.layers, &Device::Cpu)
 }
 
 /// Goal: whatever is wrong with a folder is told by its key or tensor, and nothing runs. Method: one thing wrong at a time.

@@ -131,11 +131,12 @@ impl Folder {
         name: &str,
         shape: &[usize],
     ) -> Result<(PathBuf, Tensor), LanguageError> {
-        // Some exports leave the common prefix out.
+        // Some exports leave the common prefix out, and some put one before.
         let placed = self
             .tensors
             .get(name)
             .or_else(|| self.tensors.get(name.strip_prefix("model.")?))
+            .or_else(|| self.tensors.get(&format!("bert.{name}")))
             .ok_or_else(|| wrong(&self.path, name, "is missing"))?;
         if placed.shape != shape {
             let problem = format!("has the shape {:?}, not {shape:?}", placed.shape);

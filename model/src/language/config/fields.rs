@@ -1,0 +1,80 @@
+//! Keys of a configuration file, with errors that name them.
+
+use std::path::Path;
+
+use serde_json::Map;
+
+use crate::language::error::LanguageError;
+
+/// Keys and values of one file.
+pub(super) struct Fields<'a> {
+    pub(super) path: &'a Path,
+    pub(super) map: &'a Map<String, serde_json::Value>,
+}
+
+impl Fields<'_> {
+    pub(super) fn wrong(&self, key: &str, problem: impl Into<String>) -> LanguageError {
+        LanguageError::Key {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&serde_json::Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, LanguageError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let count = value
+            .as_u64()
+            .filter(|count| (1..=1 << 30).contains(count))
+            .ok_or_else(|| self.wrong(key, format!("is {value}, not a count")))?;
+        Ok(Some(count as usize))
+    }
+
+    pub(super) fn needed(&self, key: &str) -> Result<usize, LanguageError> {
+        self.count(key)?
+            .ok_or_else(|| self.wrong(key, "is missing"))
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, LanguageError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let number = value
+            .as_f64()
+            .filter(|number| number.is_finite() && *number > 0.0)
+            .ok_or_else(|| self.wrong(key, format!("is {value}, not a positive number")))?;
+        Ok(Some(number))
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Result<bool, LanguageError> {
+        match self.get(key) {
+            None => Ok(false),
+            Some(serde_json::Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, format!("is {other}, not true or false"))),
+        }
+    }
+
+    /// Refuses a setting that would change what is computed.
+    pub(super) fn only(&self, key: &str, supported: &[&str]) -> Result<(), LanguageError> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(serde_json::Value::String(value)) if supported.contains(&value.as_str()) => Ok(()),
+            Some(other) => {
+                Err(self.wrong(key, format!("is {other}; supported is {supported:?} alone")))
+            }
+        }
+    }
+
+    pub(super) fn never(&self, key: &str) -> Result<(), LanguageError> {
+        if self.flag(key)? {
+            return Err(self.wrong(key, "is true, which is not supported"));
+        }
+        Ok(())
+    }
+}
