@@ -20,4 +20,4 @@ pub mod worker;
 mod write_back;
 
 pub use error::{Error, Reaction, words};
-pub use metrics::Metrics;
+pub use metrics::{BESIDE_USERS, Metrics};

@@ -5,12 +5,15 @@ use prometheus::{
     Registry,
 };
 
+/// The parts of [`Metrics::beside_bytes`]: what a partition holds beside its users.
+pub const BESIDE_USERS: [&str; 2] = ["timers", "statistics"];
+
 /// Handles to every metric of this crate.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Event time of what caused a score, to its publication, by scenario.
     pub freshness: HistogramVec,
-    /// Time of a step's stages: poll, step, send, commit, apply.
+    /// Time of a step's stages: poll, step, send, commit; and of a commit's: acknowledge, positions, decide.
     pub step_seconds: HistogramVec,
     /// Records polled, by topic.
     pub polled: IntCounterVec,
@@ -248,10 +251,8 @@ impl Metrics {
     /// Notes what a partition holds beside its users.
     pub(crate) fn beside_users(&self, number: i32, owned: &crate::step::Owned) {
         let number = number.to_string();
-        for (part, bytes) in [
-            ("timers", owned.users.timers_memory()),
-            ("statistics", owned.statistics.memory()),
-        ] {
+        let bytes = [owned.users.timers_memory(), owned.statistics.memory()];
+        for (part, bytes) in BESIDE_USERS.into_iter().zip(bytes) {
             let gauge = self.beside_bytes.with_label_values(&[&number, part]);
             gauge.set(bytes as i64);
         }

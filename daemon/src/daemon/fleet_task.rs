@@ -133,6 +133,9 @@ fn measure(inner: &Inner, measured: &mut Vec<i32>) -> Result<(), LogError> {
         for gauge in [&fast.watermark, &fast.memory_bytes, &fast.restore_remaining] {
             drop(gauge.remove_label_values(&[&number]));
         }
+        for part in headwater_consumers::BESIDE_USERS {
+            drop(fast.beside_bytes.remove_label_values(&[&number, part]));
+        }
     }
     *measured = here;
     Ok(())
