@@ -248,10 +248,9 @@ impl Metrics {
         })
     }
 
-    /// Notes what a partition holds beside its users.
-    pub(crate) fn beside_users(&self, number: i32, owned: &crate::step::Owned) {
+    /// Notes what a partition holds beside its users, in the order of [`BESIDE_USERS`].
+    pub(crate) fn beside_users(&self, number: i32, bytes: [usize; 2]) {
         let number = number.to_string();
-        let bytes = [owned.users.timers_memory(), owned.statistics.memory()];
         for (part, bytes) in BESIDE_USERS.into_iter().zip(bytes) {
             let gauge = self.beside_bytes.with_label_values(&[&number, part]);
             gauge.set(bytes as i64);

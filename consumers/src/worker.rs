@@ -512,7 +512,8 @@ impl Worker {
                 .memory_bytes
                 .with_label_values(&[&number.to_string()])
                 .set(owned.users.memory() as i64);
-            metrics.beside_users(*number, owned);
+            let beside = [owned.users.timers_memory(), owned.statistics.memory()];
+            metrics.beside_users(*number, beside);
             let last = self.last_write_back.entry(*number).or_insert(now);
             let aged = now.since(*last) >= self.limits.write_back_ms && owned.users.is_dirty();
             if !owned.users.is_writing()
