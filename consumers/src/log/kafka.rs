@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
+use self::absences::Absences;
 use self::client::{Logging, Names};
 use self::error::OrderError;
 use super::{
@@ -26,6 +27,7 @@ use super::{
     TopicPartition, TopicSpec,
 };
 
+mod absences;
 mod admin;
 mod client;
 mod error;
@@ -94,12 +96,8 @@ struct Shared {
     /// Asks for the group's positions: made when somebody looks on, since it holds a connection to the group's coordinator.
     looking: OnceLock<BaseConsumer<Logging>>,
     /// Topics that were there, and whether they are missed.
-    absences: Mutex<BTreeMap<Topic, Absence>>,
+    absences: Mutex<Absences>,
 }
-
-/// Since when a topic that was there is missed, and when it was missed last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Absence(Option<(Instant, Instant)>);
 
 impl fmt::Debug for KafkaLog {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +131,12 @@ impl KafkaLog {
                 Some(shared.names.of(Topic::Behaviors)),
                 shared.settings.operation_timeout,
             )
-            .map_err(|error| shared.explain("connecting to the brokers", error))?;
+            .map_err(|error| {
+                error::at_the_door(
+                    shared.explain("connecting to the brokers", error),
+                    &shared.settings,
+                )
+            })?;
         Ok(Self {
             shared: Arc::new(shared),
         })
@@ -153,26 +156,19 @@ impl Shared {
 
     /// A topic is there.
     fn met(&self, topic: Topic) {
-        self.absences.lock().insert(topic, Absence(None));
+        self.absences.lock().met(topic);
     }
 
-    /// What it means that a broker does not know a topic. One that lags behind the others, or that answers for a while in another's place, says so
-    /// of topics that are there: one that was there is missing only when it has been missed for the operation timeout.
+    /// What it means that a broker does not know a topic.
     fn missing(&self, topic: Topic) -> LogError {
         let patience = self.settings.operation_timeout;
-        if let Some(Absence(missed)) = self.absences.lock().get_mut(&topic) {
-            let now = Instant::now();
-            let since = match *missed {
-                Some((since, last)) if now - last < patience => since,
-                _ => now,
-            };
-            *missed = Some((since, now));
-            if now - since < patience {
-                return error::unavailable("looking for a topic", OrderError::Missed);
+        let mut absences = self.absences.lock();
+        if absences.is_missing(topic, patience, Instant::now()) {
+            LogError::NoTopic {
+                name: self.names.of(topic).to_owned(),
             }
-        }
-        LogError::NoTopic {
-            name: self.names.of(topic).to_owned(),
+        } else {
+            error::unavailable("looking for a topic", OrderError::Missed)
         }
     }
 

@@ -118,9 +118,15 @@ fn config(settings: &KafkaSettings, more: &[(&str, &str)]) -> Result<ClientConfi
     for (key, value) in &settings.client {
         config.set(key, value);
     }
+    // Who asks for librdkafka's debugging wants to see it.
+    let level = if settings.client.contains_key("debug") {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    };
     config
         .set("bootstrap.servers", &settings.bootstrap)
-        .set_log_level(RDKafkaLogLevel::Info);
+        .set_log_level(level);
     Ok(config)
 }
 
@@ -444,6 +450,17 @@ mod tests {
         assert!(words(&error).contains("linger.millis"));
         let error = KafkaLog::connect(settings(&[])).unwrap_err();
         assert!(matches!(error, LogError::Unavailable { .. }), "{error:?}");
+        let said = words(&error);
+        assert!(
+            said.contains("no broker of `127.0.0.1:1` answers the protocol `plaintext`; brokers that want TLS or SASL"),
+            "{said}"
+        );
+        let error = KafkaLog::connect(settings(&[("security.protocol", "ssl")])).unwrap_err();
+        let said = words(&error);
+        assert!(
+            said.contains("no broker of `127.0.0.1:1` answers the protocol `ssl` "),
+            "{said}"
+        );
     }
 
     /// Goal: no password is ever shown. Method: passwords in a property that is accepted, in one that is not, in the settings'

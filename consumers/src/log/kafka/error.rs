@@ -2,6 +2,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::KafkaSettings;
 use crate::log::LogError;
 
 /// Why a client could not be made, without the values of its properties: passwords are among them.
@@ -174,6 +175,39 @@ pub(super) fn of(doing: &'static str, error: KafkaError, identity: &str) -> LogE
             doing,
             source: Box::new(error),
         },
+    }
+}
+
+/// Nobody answered at the first question, where a wrong address and a wrong protocol look alike.
+#[derive(Debug, thiserror::Error)]
+#[error("no broker of `{brokers}` answers the protocol `{protocol}`{hint}")]
+pub(super) struct NoBroker {
+    brokers: String,
+    protocol: String,
+    hint: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The error of the first question, with whom it was put to and how.
+pub(super) fn at_the_door(error: LogError, settings: &KafkaSettings) -> LogError {
+    let LogError::Unavailable { doing, source } = error else {
+        return error;
+    };
+    let protocol = settings.client.get("security.protocol");
+    LogError::Unavailable {
+        doing,
+        source: Box::new(NoBroker {
+            brokers: settings.bootstrap.clone(),
+            protocol: protocol.map_or("plaintext", String::as_str).to_owned(),
+            hint: match protocol {
+                None => {
+                    "; brokers that want TLS or SASL close such connections without a word: set `security.protocol` under [kafka.client]"
+                }
+                Some(_) => "",
+            },
+            source,
+        }),
     }
 }
 
