@@ -1,5 +1,7 @@
 //! The topics that Headwater reads and writes, by role. Names are a setting; code speaks of roles alone.
 
+use std::fmt;
+
 /// A topic by its role. The name on the brokers is `prefix` + the configured name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -46,6 +48,13 @@ pub enum Partitioning {
     Aligned,
     /// One partition suffices, any count is accepted.
     Free,
+}
+
+/// As the key that names it, `topics.behaviors`: `headwater config show` says which name that is.
+impl fmt::Display for Topic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "topics.{}", self.key())
+    }
 }
 
 impl Topic {

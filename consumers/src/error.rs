@@ -74,7 +74,7 @@ pub enum Error {
     },
     /// The group's committed position is beyond what the changelog reflects: one of them is not ours.
     #[error(
-        "partition {partition} of {topic:?}: the changelog reflects the input up to {changelog}, the group has committed {group}; \
+        "partition {partition} of {topic}: the changelog reflects the input up to {changelog}, the group has committed {group}; \
          one of them was changed by somebody else (offsets set forward? changelog made anew?)"
     )]
     Disagreement {
@@ -89,7 +89,7 @@ pub enum Error {
     },
     /// An input topic ends before the position that was already read.
     #[error(
-        "partition {} of {:?} ends at {next}, and {position} was read already: the topic was made anew; \
+        "partition {} of {} ends at {next}, and {position} was read already: the topic was made anew; \
          give this daemon a new `instance.prefix` or `kafka.group`, or restore the topic", at.partition, at.topic
     )]
     Recreated {
@@ -102,7 +102,7 @@ pub enum Error {
     },
     /// The group has forgotten a position that it must have, since it has others of the same transactions.
     #[error(
-        "partition {} of {:?} was read up to {position}, and the group has no position in it any more, though it has others that were \
+        "partition {} of {} was read up to {position}, and the group has no position in it any more, though it has others that were \
          committed with it: the topic was made anew; give this daemon a new `instance.prefix` or `kafka.group` and an empty `state.path`, or \
          restore the topic and the position (kafka-consumer-groups.sh --reset-offsets)", at.partition, at.topic
     )]

@@ -299,7 +299,7 @@ pub enum LogError {
         identity: String,
     },
     /// A position is outside of what the log holds (the topic was made anew, or retention was faster than we).
-    #[error("{topic:?} partition {partition}: position {offset} is outside of the log")]
+    #[error("{topic} partition {partition}: position {offset} is outside of the log")]
     OutOfRange {
         /// The topic.
         topic: Topic,

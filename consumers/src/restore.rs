@@ -129,7 +129,7 @@ impl Restorer {
                     let written = log.written(at)?;
                     ends[which] = written.next;
                     if waiting.at[which] > written.next {
-                        let name = format!("{topic:?} partition {number}");
+                        let name = format!("{topic} partition {number}");
                         let reason = format!(
                             "ends at {}, and the local copy reflects it up to {}: it was made anew; remove the store's folder in `state.path`",
                             written.next, waiting.at[which]

@@ -137,32 +137,32 @@ fn positions_that_disagree_are_refused() {
         (
             [read; 3],
             [none, read, read],
-            "partition 0 of Behaviors was read up to 5, and the group has no position in it any more",
+            "partition 0 of topics.behaviors was read up to 5, and the group has no position in it any more",
         ),
         (
             [read; 3],
             [none, none, read],
-            "of Behaviors was read up to 5, and the group has no position",
+            "of topics.behaviors was read up to 5, and the group has no position",
         ),
         (
             [read; 3],
             [read, none, read],
-            "of ScoreRequests was read up to 5, and the group has no position",
+            "of topics.score_requests was read up to 5, and the group has no position",
         ),
         (
             [read; 3],
             [read, read, none],
-            "of ItemDeltas was read up to 5, and the group has no position",
+            "of topics.item_deltas was read up to 5, and the group has no position",
         ),
         (
             [Some(11); 3],
             [Some(11); 3],
-            "partition 0 of Behaviors ends at 10, and 11 was read already: the topic was made anew",
+            "partition 0 of topics.behaviors ends at 10, and 11 was read already: the topic was made anew",
         ),
         (
             [Some(11), none, none],
             [none; 3],
-            "of Behaviors ends at 10, and 11 was read already",
+            "of topics.behaviors ends at 10, and 11 was read already",
         ),
         (
             [read; 3],

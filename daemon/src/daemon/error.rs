@@ -126,7 +126,7 @@ pub enum StopError {
     #[error("repartitioning the source of behaviors")]
     Repartition(#[source] headwater_consumers::Error),
     /// Items cannot be followed.
-    #[error("reading {} and {}", Topic::Items.key(), Topic::ItemState.key())]
+    #[error("reading {} and {}", Topic::Items, Topic::ItemState)]
     Items(#[source] headwater_consumers::Error),
     /// The fleet topic cannot be read or written.
     #[error("fleet topic")]
