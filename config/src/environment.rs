@@ -26,7 +26,7 @@ pub(crate) fn layers(
     ours.sort_by_key(|(name, ..)| *name);
 
     let mut trees = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems = almost_ours(variables, defaults);
     for (name, key, value) in ours {
         let origin = Origin::Environment {
             variable: Arc::from(name),
@@ -53,6 +53,39 @@ pub(crate) fn layers(
         }
     }
     (trees, problems)
+}
+
+/// Variables that would be ours with two underscores: nobody would see that they do nothing.
+fn almost_ours(variables: &[(OsString, OsString)], defaults: &Node) -> Vec<Problem> {
+    let mut keys = BTreeMap::new();
+    defaults.leaves(&mut |path, _| {
+        let name = path.join("__").replace('.', "_").to_uppercase();
+        keys.insert(
+            name.replace("__", "_"),
+            (path.join("."), format!("{PREFIX}{name}")),
+        );
+    });
+    let mut problems = Vec::new();
+    for (name, _) in variables {
+        let Some(name) = name.to_str().filter(|name| !name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let plain = name.replace("__", "_");
+        let Some((key, right)) = plain
+            .strip_prefix("HEADWATER_")
+            .and_then(|key| keys.get(key))
+        else {
+            continue;
+        };
+        problems.push(Problem {
+            key: key.clone(),
+            origin: Some(Origin::Environment {
+                variable: Arc::from(name),
+            }),
+            reason: format!("the name has one underscore where two belong: {right}"),
+        });
+    }
+    problems
 }
 
 /// `STATE__MEMORY` is `state.memory`. Names of Kafka properties have dots, which a variable cannot have:

@@ -185,6 +185,10 @@ fn wrong_variables_are_named() {
         "state. (HEADWATER__STATE__): not the name of a key: sections and key have two underscores between them, as in HEADWATER__STATE__MEMORY"
     );
     assert_eq!(
+        said("HEADWATER_STATE_WRITE_BACK", "10s"),
+        "state.write_back (HEADWATER_STATE_WRITE_BACK): the name has one underscore where two belong: HEADWATER__STATE__WRITE_BACK"
+    );
+    assert_eq!(
         said("HEADWATER__KINDS__NAMES", "[\"click\""),
         "kinds.names (HEADWATER__KINDS__NAMES): not an array of TOML: unclosed array, expected `]`"
     );
