@@ -79,8 +79,8 @@ pub struct Second {
     pub answers: u64,
     /// Candidates scored in this second.
     pub scores: u64,
-    /// Request to answer, milliseconds: half, 95 % and 99 % of this second's answers took less.
-    pub latency_ms: [f64; 3],
+    /// From a request to its answer, of this second's answers.
+    pub latency_ms: Latency,
     /// From a behavior's time to the commit that counts it, milliseconds, mean of this second.
     pub freshness_ms: f64,
     /// Items shown and clicked so far where Headwater ranked.
@@ -93,6 +93,17 @@ pub struct Second {
     pub lift_error: Option<f64>,
 }
 
+/// Percentiles, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    /// Half took less.
+    pub p50: f64,
+    /// 95 % took less.
+    pub p95: f64,
+    /// 99 % took less.
+    pub p99: f64,
+}
+
 /// Shown and clicked items.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Clicks {
@@ -100,15 +111,19 @@ pub struct Clicks {
     pub shown: u64,
     /// Items clicked.
     pub clicked: u64,
+    /// Clicked by shown; 0 where nothing was shown.
+    pub rate: f64,
 }
 
 impl Clicks {
-    /// Clicked by shown.
-    pub fn rate(self) -> f64 {
-        if self.shown == 0 {
-            0.0
-        } else {
-            self.clicked as f64 / self.shown as f64
+    /// Counts of a group, and their rate.
+    #[must_use]
+    pub fn new(shown: u64, clicked: u64) -> Self {
+        let rate = clicked as f64 / shown.max(1) as f64;
+        Self {
+            shown,
+            clicked,
+            rate,
         }
     }
 }
@@ -371,9 +386,8 @@ impl Show {
             } else {
                 &mut self.now.random
             };
-            group.shown += 1;
+            *group = Clicks::new(group.shown + 1, group.clicked + u64::from(clicked));
             if clicked {
-                group.clicked += 1;
                 behavior["kind"] = json!("click");
                 behavior["event_id"] = json!(format!("{}-{position}-click", answer.request_id));
                 self.send(Topic::Behaviors, &id, &behavior)?;
@@ -395,14 +409,18 @@ impl Show {
         };
         let mut second = Second {
             second: number,
-            latency_ms: [at(0.5), at(0.95), at(0.99)],
+            latency_ms: Latency {
+                p50: at(0.5),
+                p95: at(0.95),
+                p99: at(0.99),
+            },
             ..self.now.clone()
         };
         let (ranked, random) = (second.ranked, second.random);
         if ranked.clicked > 0 && random.clicked > 0 {
-            let lift = ranked.rate() / random.rate() - 1.0;
+            let lift = ranked.rate / random.rate - 1.0;
             // Delta method on the logarithm of the quotient of two rates.
-            let part = |clicks: Clicks| (1.0 - clicks.rate()) / clicks.clicked as f64;
+            let part = |clicks: Clicks| (1.0 - clicks.rate) / clicks.clicked as f64;
             second.lift = Some(lift);
             second.lift_error = Some(1.96 * (1.0 + lift) * (part(ranked) + part(random)).sqrt());
         }

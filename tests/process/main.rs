@@ -5,6 +5,7 @@ use headwater_tests::program;
 
 mod commands;
 mod crash;
+mod demo;
 mod disk;
 mod examples;
 mod fleet;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headwater::Exit;
-use headwater::demo::{Clicks, Demo, DemoError, Second};
+use headwater::demo::{Clicks, Demo, DemoError, Latency, Second};
 use headwater_config::Span;
 
 use super::{Failure, Format};
@@ -96,21 +96,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Click rates of the last second: ranked and random.
 fn recent_rate(before: &Second, now: &Second) -> f64 {
-    let since = Clicks {
-        shown: now.ranked.shown - before.ranked.shown,
-        clicked: now.ranked.clicked - before.ranked.clicked,
-    };
-    since.rate()
+    Clicks::new(
+        now.ranked.shown - before.ranked.shown,
+        now.ranked.clicked - before.ranked.clicked,
+    )
+    .rate
 }
 
 /// A second as people look at it.
 fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
-    let bar = |clicks: Clicks| "█".repeat((clicks.rate() * 60.0) as usize);
+    let bar = |clicks: Clicks| "█".repeat((clicks.rate * 60.0) as usize);
     let lift = match (second.lift, second.lift_error) {
         (Some(lift), Some(error)) => format!("{:+.0} % ± {:.0}", lift * 100.0, error * 100.0),
         _ => "not known yet".to_owned(),
     };
-    let [p50, p95, p99] = second.latency_ms;
+    let Latency { p50, p95, p99 } = second.latency_ms;
     if !redraw {
         return format!(
             "{:>4} s  {:>6} behaviors/s  {:>6} scores/s  latency p50 {p50:.1} p95 {p95:.1} p99 {p99:.1} ms  freshness {:.1} ms  clicks: \
@@ -119,8 +119,8 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
             second.behaviors,
             second.scores,
             second.freshness_ms,
-            second.ranked.rate() * 100.0,
-            second.random.rate() * 100.0,
+            second.ranked.rate * 100.0,
+            second.random.rate * 100.0,
         );
     }
     let highest = rates.iter().copied().fold(0.01, f64::max);
@@ -143,9 +143,9 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
         second.behaviors,
         second.scores,
         second.freshness_ms,
-        second.ranked.rate() * 100.0,
+        second.ranked.rate * 100.0,
         bar(second.ranked),
-        second.random.rate() * 100.0,
+        second.random.rate * 100.0,
         bar(second.random),
     )
 }

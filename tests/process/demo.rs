@@ -1,0 +1,43 @@
+//! The main job, as a person and as a script see it.
+
+use serde_json::Value;
+
+use crate::program::Place;
+
+/// Goal: the demo scores from its first seconds on, says once a second what it did, and both groups are shown items. Method: five seconds of it as
+/// JSON; every line has counts, named percentiles and both rates, and they fit together.
+#[test]
+fn the_demo_tells_each_second() {
+    let place = Place::new("");
+    let ran = place.run(&["demo", "--for", "5s", "--format", "json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let seconds: Vec<Value> = ran
+        .answer
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!((3..=6).contains(&seconds.len()), "{ran:?}");
+    for second in &seconds {
+        let latency = |name| second["latency_ms"][name].as_f64().unwrap();
+        assert!(
+            latency("p50") <= latency("p95") && latency("p95") <= latency("p99"),
+            "{second}"
+        );
+        for group in ["ranked", "random"] {
+            let count = |name| second[group][name].as_f64().unwrap();
+            let rate = count("clicked") / count("shown").max(1.0);
+            assert!((count("rate") - rate).abs() < 1e-9, "{second}");
+        }
+    }
+    let sum = |name: &str| -> u64 {
+        seconds
+            .iter()
+            .map(|second| second[name].as_u64().unwrap())
+            .sum()
+    };
+    assert!(sum("behaviors") > 0 && sum("answers") > 0, "{ran:?}");
+    assert_eq!(sum("scores"), 20 * sum("answers"), "{ran:?}");
+    let last = seconds.last().unwrap();
+    assert!(last["ranked"]["shown"].as_u64() > Some(0), "{last}");
+    assert!(last["random"]["shown"].as_u64() > Some(0), "{last}");
+}
