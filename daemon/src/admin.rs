@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::daemon::{Answer, Inner, Question, StopError};
-use crate::explain::Selection;
+use crate::explain::{Explanation, Selection};
 use crate::fleet;
 use crate::supervisor::{Phase, Stopping};
 
@@ -194,9 +194,11 @@ async fn explain(
     let looking = Arc::clone(&inner);
     let found = tokio::task::spawn_blocking(move || {
         crate::explain::find(&looking.config, &*looking.log, &request, &selection)
+            .map(|explanation| explanation.found().ok_or(request))
     });
     match found.await {
-        Ok(Ok(explanation)) => answer(StatusCode::OK, &explanation),
+        Ok(Ok(Ok(explanation))) => answer(StatusCode::OK, &explanation),
+        Ok(Ok(Err(request))) => fault(StatusCode::NOT_FOUND, &Explanation::missing(&request)),
         Ok(Err(error)) => fault(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         Err(error) => fault(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }

@@ -61,6 +61,22 @@ pub struct Explanation {
     pub logged: Vec<Logged>,
 }
 
+impl Explanation {
+    /// What there is, or none where the topics hold nothing of the request.
+    #[must_use]
+    pub fn found(self) -> Option<Self> {
+        (!self.answers.is_empty() || !self.logged.is_empty()).then_some(self)
+    }
+
+    /// Why there is none.
+    #[must_use]
+    pub fn missing(request: &str) -> String {
+        format!(
+            "no request `{request}` in the scores and the feature log: never answered, or older than what the topics keep"
+        )
+    }
+}
+
 /// Why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {

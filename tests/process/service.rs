@@ -50,6 +50,9 @@ fn a_daemon_answers_and_ends_in_good_order() {
         let found = daemon.json("/explain/r1");
         (!found["answers"].as_array().unwrap().is_empty()).then_some(())
     });
+    let (status, said) = daemon.get("/explain/nope").unwrap();
+    assert_eq!(status, 404);
+    assert!(said.contains("no request `nope`"), "{said}");
     let (status, metrics) = daemon.get("/metrics").unwrap();
     assert_eq!(status, 200);
     assert!(metrics.contains("headwater_daemon_ready 1"), "{metrics}");

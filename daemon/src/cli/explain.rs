@@ -46,12 +46,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         Some(address) => ask(address, arguments)?,
         None => look(global, arguments)?,
     };
-    if found.answers.is_empty() && found.logged.is_empty() {
-        let words = format!(
-            "no request `{id}` in the scores and the feature log: never answered, or older than what the topics keep"
-        );
-        return Err(Failure::new(Exit::Configuration, words));
-    }
+    let Some(found) = found.found() else {
+        return Err(Failure::new(Exit::Configuration, Explanation::missing(id)));
+    };
     match arguments.format {
         Format::Json => print(
             &serde_json::to_string_pretty(&found).expect("invariant: an explanation is plain JSON"),
@@ -98,6 +95,9 @@ fn ask(address: &str, arguments: &Arguments) -> Result<Explanation, Failure> {
         arguments.best
     );
     let answer = get(address, &path)?;
+    if answer.status == 404 {
+        return Ok(Explanation::default());
+    }
     if answer.status != 200 {
         let words = format!("{address}: {}: {}", answer.status, answer.body.trim());
         return Err(Failure::new(Exit::TryAgain, words));
