@@ -217,6 +217,20 @@ pub fn check(config: &Config, log: &dyn Log) -> Result<Found, CheckError> {
             .map(|(_, found)| found)
     };
     let partitions = of(Topic::Behaviors).map(|found| found.partitions);
+    if let Some(narrow) = widened(&facts) {
+        faults.push(Fault {
+            key: Topic::Behaviors.key(),
+            name: config.topic_name(Topic::Behaviors),
+            reason: format!(
+                "has {0} partitions, and every topic beside it has {narrow}: it was widened, and its users belong to other partitions than \
+                 those that have their state. No topic can be narrowed again. To go over to {0}: stop all daemons, set another `instance.prefix`, \
+                 make the topics by `headwater topics create --set topics.partitions={0}`, copy the behaviors and items there by key, and \
+                 start with an empty `state.path`. If nothing was counted yet, delete the others and make them again with that count",
+                partitions.unwrap_or_default()
+            ),
+        });
+        return Err(CheckError::Faults(Faults(faults)));
+    }
     for (topic, found) in &facts {
         let name = config.topic_name(*topic);
         // Without the behaviors topic there is nothing to hold the others against.
@@ -243,6 +257,18 @@ pub fn check(config: &Config, log: &dyn Log) -> Result<Found, CheckError> {
         changelog_delete_retention_ms: of(Topic::Changelog)
             .and_then(|found| found.delete_retention_ms),
     })
+}
+
+/// The count that all aligned topics but the behaviors have, where the behaviors topic has more: it was widened after the others were made.
+fn widened(facts: &[(Topic, TopicFacts)]) -> Option<i32> {
+    let aligned = facts
+        .iter()
+        .filter(|(topic, _)| topic.partitioning() == Partitioning::Aligned);
+    let (wide, others): (Vec<_>, Vec<_>) =
+        aligned.partition(|(topic, _)| *topic == Topic::Behaviors);
+    let (wide, narrow) = (wide.first()?.1.partitions, others.first()?.1.partitions);
+    let same = others.iter().all(|(_, found)| found.partitions == narrow);
+    (same && narrow < wide).then_some(narrow)
 }
 
 /// Why topics could not be found right.
@@ -291,6 +317,23 @@ mod tests {
         assert!(!judge(Topic::ItemState, "t", &both, 4).is_empty());
         assert!(judge(Topic::StandingScores, "t", &both, 4).is_empty());
         assert!(judge(Topic::Changelog, "t", &facts(4, ""), 4).is_empty());
+    }
+
+    /// Goal: a behaviors topic that was widened is told from one of the others that has a count of its own. Method: both.
+    #[test]
+    fn a_widened_topic_is_told_as_such() {
+        let of = |behaviors: i32, changelog: i32, scores: i32| {
+            widened(&[
+                (Topic::Behaviors, facts(behaviors, "delete")),
+                (Topic::Changelog, facts(changelog, "compact")),
+                (Topic::Scores, facts(scores, "delete")),
+                (Topic::Fleet, facts(1, "compact")),
+            ])
+        };
+        assert_eq!(of(6, 4, 4), Some(4));
+        assert_eq!(of(4, 4, 4), None);
+        assert_eq!(of(6, 6, 4), None);
+        assert_eq!(of(4, 6, 6), None);
     }
 
     /// Goal: topics of the same users have the same count. Method: one too many, for an aligned and for a free topic.

@@ -141,21 +141,13 @@ fn another_number_of_partitions_is_refused() {
         panic!("it must not start");
     };
     let said = error.to_string();
-    for topic in [
-        Topic::ScoreRequests,
-        Topic::Changelog,
-        Topic::ItemDeltas,
-        Topic::ItemState,
-    ] {
-        let name = config.topic_name(topic);
-        assert!(
-            said.contains(&format!(
-                "topic `{name}` (topics.{}): has 4 partitions and must have 6",
-                topic.key()
-            )),
-            "{said}"
-        );
-    }
+    assert!(
+        said.contains(&format!(
+            "topic `{behaviors}` (topics.behaviors): has 6 partitions, and every topic beside it has 4: it was widened"
+        )),
+        "{said}"
+    );
+    assert!(!said.contains("--alter"), "{said}");
 
     for topic in Topic::ALL {
         if ![Topic::Behaviors, Topic::Fleet, Topic::Repartition].contains(&topic) {
