@@ -12,6 +12,7 @@ mod decoder;
 mod encoder;
 mod error;
 mod part;
+mod text;
 mod tokenizer;
 mod weights;
 
@@ -23,5 +24,6 @@ pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::LanguageError;
 pub use part::Kernels;
+pub use text::{TEXT_TOKENS_MAX, TextEncoder};
 pub use tokenizer::LanguageTokenizer;
 pub use weights::Weights;

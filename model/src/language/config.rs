@@ -94,6 +94,8 @@ pub struct DecoderConfig {
     pub rope_base: f64,
     /// Added to the mean square before its root.
     pub norm_epsilon: f64,
+    /// The token that begins a text.
+    pub first_token: u32,
     /// Whether the head that gives token logits is the embedding itself.
     pub tied: bool,
 }
@@ -141,6 +143,7 @@ impl DecoderConfig {
             positions_max: fields.count("max_position_embeddings")?.unwrap_or(2048),
             rope_base: rope_base.unwrap_or(10_000.0),
             norm_epsilon: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+            first_token: fields.token("bos_token_id")?,
             tied: fields.flag("tie_word_embeddings")?,
         }
         .checked(path)
@@ -227,6 +230,12 @@ impl DecoderConfig {
             positions_max: needed("context_length")?,
             rope_base: number("rope.freq_base")?.unwrap_or(10_000.0),
             norm_epsilon: number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            first_token: match content.metadata.get("tokenizer.ggml.bos_token_id") {
+                Some(value) => value.to_u32().map_err(|_| {
+                    wrong("tokenizer.ggml.bos_token_id", "is no token id".to_owned())
+                })?,
+                None => 0,
+            },
             tied: !content.tensor_infos.contains_key("output.weight"),
         }
         .checked(path)
@@ -240,6 +249,11 @@ impl DecoderConfig {
             format!(
                 "{} query heads cannot share {} heads of keys and values",
                 self.heads, self.kv_heads
+            )
+        } else if self.first_token as usize >= self.vocabulary {
+            format!(
+                "the first token is {} of a vocabulary of {}",
+                self.first_token, self.vocabulary
             )
         } else if self.head_width == 0 || !self.head_width.is_multiple_of(2) {
             format!(

@@ -13,6 +13,7 @@ mod encoder;
 mod gguf;
 mod real;
 mod refusals;
+mod text;
 
 const VOCABULARY: usize = 97;
 
@@ -51,7 +52,7 @@ pub(super) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap
         Family::Qwen2 => "qwen2",
     };
     let config = format!(
-        r#"{{"model_type":"{model_type}","hidden_size":32,"intermediate_size":48,"num_hidden_layers":3,"num_attention_heads":4,
+        r#"{{"model_type":"{model_type}","bos_token_id":1,"hidden_size":32,"intermediate_size":48,"num_hidden_layers":3,"num_attention_heads":4,
         "num_key_value_heads":2,"vocab_size":{VOCABULARY},"max_position_embeddings":64,"rms_norm_eps":1e-5,"rope_theta":10000.0,
         "hidden_act":"silu","tie_word_embeddings":{tied},"sliding_window":64,"max_window_layers":3,"use_sliding_window":false}}"#
     );

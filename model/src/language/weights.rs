@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use sha2::{Digest as _, Sha256};
 
 use super::config::{DecoderConfig, EncoderConfig, Shape};
 use super::error::{LanguageError, computing};
@@ -42,6 +43,24 @@ impl Weights {
         let shape = Shape::Decoder(DecoderConfig::from_gguf(path, file.content())?);
         let files = Files::Gguf(Box::new(file));
         Ok(Self { shape, files })
+    }
+
+    /// Takes in every byte that a vector follows from: configuration, tokenizer and weights.
+    pub(super) fn digest(&self, hash: &mut Sha256) -> Result<(), LanguageError> {
+        let files = match &self.files {
+            Files::Folder(folder) => folder.files(),
+            Files::Gguf(file) => vec![file.path().to_owned()],
+        };
+        for path in files {
+            let failed = |source| LanguageError::Read {
+                path: path.clone(),
+                source,
+            };
+            let mut file = std::fs::File::open(&path).map_err(failed)?;
+            hash.update(file.metadata().map_err(failed)?.len().to_le_bytes());
+            std::io::copy(&mut file, hash).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// What kind of model it is, and its shape.

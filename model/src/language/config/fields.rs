@@ -41,6 +41,17 @@ impl Fields<'_> {
             .ok_or_else(|| self.wrong(key, "is missing"))
     }
 
+    /// A token's id; 0 where there is none.
+    pub(super) fn token(&self, key: &str) -> Result<u32, LanguageError> {
+        let Some(value) = self.get(key) else {
+            return Ok(0);
+        };
+        value
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .ok_or_else(|| self.wrong(key, format!("is {value}, not a token id")))
+    }
+
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>, LanguageError> {
         let Some(value) = self.get(key) else {
             return Ok(None);

@@ -148,3 +148,58 @@ fn a_real_encoder_understands() {
     assert_eq!(framed, [control("[CLS]"), coffee[0], control("[SEP]")]);
     assert!(tokenizer.ids(&"word ".repeat(300)).unwrap().len() >= 300);
 }
+
+/// Goal: vectors of unrelated texts differ, though the model has attention sinks wherever it likes. Method: `SmolLM2` cut at 8; texts of three topics, some
+/// of one token and some with a sink in their middle; each is nearer to every text of its topic than to any other on average, and none is long.
+#[test]
+fn sinks_do_not_make_all_texts_alike() {
+    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let encoder = TextEncoder::open(&path, 8, &Device::Cpu).unwrap();
+    let topics = [
+        [
+            "watched The Matrix, science fiction; 1999",
+            "watched Alien, science fiction",
+            "searched for: science fiction films",
+        ],
+        [
+            "bought running shoes, sport; size 42",
+            "bought football boots, sport",
+            "searched for: running shoes",
+        ],
+        [
+            "cooked lasagne, Italian kitchen",
+            "read a recipe of tomato soup; 30 minutes",
+            "bought flour and tomatoes",
+        ],
+    ];
+    let texts = topics.concat();
+    let vectors = encoder.encode(&texts, 4_096).unwrap();
+    let length = |one: &[f32]| one.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let alike = |one: usize, other: usize| -> f32 {
+        let (one, other) = (&vectors[one], &vectors[other]);
+        let dot: f32 = one.iter().zip(other).map(|(a, b)| a * b).sum();
+        dot / length(one) / length(other)
+    };
+    let (mut kin, mut strangers) = (Vec::new(), Vec::new());
+    for one in 0..texts.len() {
+        for other in 0..one {
+            let to = if one / 3 == other / 3 {
+                &mut kin
+            } else {
+                &mut strangers
+            };
+            to.push(alike(one, other));
+        }
+    }
+    let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
+    assert!(mean(&strangers) < 0.9, "{strangers:?}");
+    assert!(
+        mean(&kin) > mean(&strangers) + 0.03,
+        "{kin:?} {strangers:?}"
+    );
+    for vector in encoder.encode(&["Action", "w", "a; b; c"], 64).unwrap() {
+        assert!(length(&vector) < 300.0, "{}", length(&vector));
+    }
+}

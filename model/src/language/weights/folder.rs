@@ -1,6 +1,6 @@
 //! A folder in Hugging Face's layout: `model.safetensors`, or several files that `model.safetensors.index.json` lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ impl Folder {
                 path: index.clone(),
                 problem: format!("is no index of tensors: {error}"),
             })?;
-        let files: std::collections::BTreeSet<&String> = parsed.weight_map.values().collect();
+        let files: BTreeSet<&String> = parsed.weight_map.values().collect();
         for file in files {
             if Path::new(file).components().count() != 1 {
                 return Err(LanguageError::File {
@@ -73,6 +73,16 @@ impl Folder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// All files that the model is made of, in an order of their own.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let weights: BTreeSet<&PathBuf> = self.tensors.values().map(|one| &one.file).collect();
+        let named = ["config.json", "tokenizer.json"].map(|name| self.path.join(name));
+        named
+            .into_iter()
+            .chain(weights.into_iter().cloned())
+            .collect()
     }
 
     /// Reads a file's header and checks it against the file's length: what is cut off is found before anything is read.

@@ -1,0 +1,254 @@
+//! Texts to vectors: the layers below the cut, run once for each distinct text, and pooled.
+//!
+//! Before it, templates make the texts of behaviors and items; after it, a vector lies under its content hash ([`TextEncoder::key`]), which holds
+//! everything that the vector follows from: the text, and the encoder's version (weights, tokenizer, cut, pooling). So vectors of two encoders never mix.
+//!
+//! A causal model parks attention on its first position, and on a few words that carry little, with activations that make all texts look alike
+//! (attention sinks). So a decoder gets a constant token before each text, and the mean leaves out its position and every other whose
+//! state is far longer than is usual. An encoder gets the frame that it was trained with, and the mean is over all of it.
+
+use std::path::Path;
+
+use candle_core::{Device, IndexOp as _};
+use sha2::{Digest as _, Sha256};
+
+use super::config::Shape;
+use super::decoder::Decoder;
+use super::encoder::Encoder;
+use super::error::{LanguageError, computing};
+use super::part::Kernels;
+use super::tokenizer::LanguageTokenizer;
+use super::weights::Weights;
+
+/// Tokens of one text at most; what is behind is cut.
+pub const TEXT_TOKENS_MAX: usize = 256;
+
+/// Changes whenever the same text and weights would give another vector.
+const RECIPE: &str = "headwater-text-1: canonical, first 256 tokens, mean less sinks";
+
+/// The token that parts documents where there is one: what a model met before texts in training takes the attention that goes nowhere. `SmolLM2`'s chat
+/// token does not: after it the second position of many texts is a sink, too.
+const FIRST_TOKEN: &str = "<|endoftext|>";
+
+/// A state so many times as long as the median of [`USUAL`] is a sink's. Measured with `SmolLM2` cut at 8: sinks 7 to 9 times, all others below 2.
+const SINK: f32 = 3.0;
+
+/// A text whose states have the usual length, most of them.
+const USUAL: &str = "She walked to the market in the morning, bought bread and apples, and told an old friend about the film";
+
+/// Bytes of a text that are looked at, at most: more than [`TEXT_TOKENS_MAX`] tokens ever are.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// The shallow layers of a language model.
+#[derive(Debug)]
+pub struct TextEncoder {
+    model: Model,
+    tokenizer: LanguageTokenizer,
+    /// Layers that are run.
+    cut: usize,
+    /// What a decoder gets before each text.
+    first_token: u32,
+    /// A decoder's state that is longer says nothing of its text.
+    longest: f32,
+    version: [u8; 32],
+}
+
+#[derive(Debug)]
+enum Model {
+    Decoder(Box<Decoder>),
+    Encoder(Box<Encoder>),
+}
+
+impl TextEncoder {
+    /// The first `cut` layers of a model folder or a GGUF file.
+    pub fn open(path: &Path, cut: usize, device: &Device) -> Result<Self, LanguageError> {
+        let weights = Weights::open(path)?;
+        let tokenizer = LanguageTokenizer::of(&weights)?;
+        let model = match weights.shape() {
+            Shape::Decoder(_) => Model::Decoder(Box::new(Decoder::load(&weights, 0..cut, device)?)),
+            Shape::Encoder(_) => Model::Encoder(Box::new(Encoder::load(&weights, cut, device)?)),
+        };
+        let first_token = match (tokenizer.id(FIRST_TOKEN), weights.shape()) {
+            (Some(token), _) => token,
+            (None, Shape::Decoder(config)) => config.first_token,
+            (None, Shape::Encoder(_)) => 0,
+        };
+        let mut hash = Sha256::new();
+        hash.update(RECIPE);
+        hash.update((cut as u64).to_le_bytes());
+        weights.digest(&mut hash)?;
+        let mut encoder = Self {
+            model,
+            tokenizer,
+            cut,
+            first_token,
+            longest: f32::INFINITY,
+            version: hash.finalize().into(),
+        };
+        encoder.longest = SINK * encoder.usual_length()?;
+        Ok(encoder)
+    }
+
+    /// The median length of the states of [`USUAL`].
+    fn usual_length(&self) -> Result<f32, LanguageError> {
+        let ids = self.ids(USUAL)?;
+        let mut lengths: Vec<f32> = self
+            .states(&[&ids])?
+            .swap_remove(0)
+            .iter()
+            .map(|state| length(state))
+            .collect();
+        lengths.sort_by(f32::total_cmp);
+        Ok(lengths[lengths.len() / 2])
+    }
+
+    /// The encoder's version: a hash of weights, tokenizer, cut and pooling.
+    pub fn version(&self) -> &[u8; 32] {
+        &self.version
+    }
+
+    /// Numbers in a vector.
+    pub fn width(&self) -> usize {
+        match &self.model {
+            Model::Decoder(decoder) => decoder.config().width,
+            Model::Encoder(encoder) => encoder.config().width,
+        }
+    }
+
+    /// The content hash under which a text's vector lies.
+    pub fn key(&self, text: &str) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.version);
+        hash.update(canonical(text));
+        hash.finalize().into()
+    }
+
+    /// The vectors of texts, each as if it were alone, to rounding. Batches are cut so that none has more than `tokens_max` tokens with padding (one text
+    /// at least). A text without tokens has the vector 0.
+    pub fn encode(
+        &self,
+        texts: &[&str],
+        tokens_max: usize,
+    ) -> Result<Vec<Vec<f32>>, LanguageError> {
+        let mut ids = Vec::with_capacity(texts.len());
+        for (place, text) in texts.iter().enumerate() {
+            ids.push((place, self.ids(&canonical(text))?));
+        }
+        // Texts of about one length share a batch: little padding is computed.
+        ids.sort_by_key(|(place, ids)| (ids.len(), *place));
+        let mut vectors = vec![vec![0.0; self.width()]; texts.len()];
+        let mut rest = &ids[ids.partition_point(|(_, ids)| ids.is_empty())..];
+        while !rest.is_empty() {
+            let fits = |count: &usize| rest[count - 1].1.len() * count <= tokens_max;
+            let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+            let (batch, behind) = rest.split_at(count);
+            let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| &**ids).collect();
+            for ((place, _), states) in batch.iter().zip(self.states(&ids)?) {
+                vectors[*place] = self.pool(&states);
+            }
+            rest = behind;
+        }
+        Ok(vectors)
+    }
+
+    /// The ids that are run; none for a text without tokens.
+    fn ids(&self, text: &str) -> Result<Vec<u32>, LanguageError> {
+        let mut ids = self.tokenizer.ids(text)?;
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        match &self.model {
+            Model::Decoder(_) => {
+                ids.truncate(TEXT_TOKENS_MAX);
+                ids.insert(0, self.first_token);
+            }
+            Model::Encoder(_) => {
+                ids = self.tokenizer.framed_ids(text)?;
+                if let Some(last) = ids.pop() {
+                    ids.truncate(TEXT_TOKENS_MAX + 1);
+                    ids.push(last);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The states of texts after the last layer that is run, position by position.
+    fn states(&self, texts: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>, LanguageError> {
+        let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let padded: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|ids| {
+                let mut ids = ids.to_vec();
+                ids.resize(longest, 0);
+                ids
+            })
+            .collect();
+        let kernels = Kernels::Fused;
+        let states = match &self.model {
+            Model::Decoder(decoder) => {
+                let states = decoder.embed(&padded)?;
+                decoder.run(&states, 0..self.cut, kernels)?
+            }
+            Model::Encoder(encoder) => {
+                let states = encoder.embed(&padded, kernels)?;
+                encoder.run(&states, &lengths, 0..self.cut, kernels)?
+            }
+        };
+        let of = |(row, length): (usize, &usize)| states.i((row, ..*length))?.to_vec2();
+        let states: candle_core::Result<_> = lengths.iter().enumerate().map(of).collect();
+        states.map_err(computing("reading states"))
+    }
+
+    /// The mean of a text's states, less those that say nothing of it.
+    fn pool(&self, states: &[Vec<f32>]) -> Vec<f32> {
+        let told: Vec<&Vec<f32>> = match &self.model {
+            Model::Decoder(_) => {
+                let text = &states[1..];
+                let told = text.iter().filter(|state| length(state) <= self.longest);
+                let told: Vec<_> = told.collect();
+                // Nothing but sinks: that is what there is to say.
+                if told.is_empty() {
+                    text.iter().collect()
+                } else {
+                    told
+                }
+            }
+            Model::Encoder(_) => states.iter().collect(),
+        };
+        mean(&told)
+    }
+}
+
+fn length(state: &[f32]) -> f32 {
+    state.iter().map(|one| one * one).sum::<f32>().sqrt()
+}
+
+fn mean(positions: &[&Vec<f32>]) -> Vec<f32> {
+    let mut sum = vec![0.0; positions.first().map_or(0, |state| state.len())];
+    for state in positions {
+        for (sum, value) in sum.iter_mut().zip(*state) {
+            *sum += value;
+        }
+    }
+    let count = positions.len() as f32;
+    sum.iter().map(|sum| sum / count).collect()
+}
+
+/// The text that counts: runs of white space and control characters are one space, none at its ends, and what is far behind any cut is left out.
+fn canonical(text: &str) -> String {
+    let words = text.split(|one: char| one.is_whitespace() || one.is_control());
+    let mut canonical = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    for word in words.filter(|word| !word.is_empty()) {
+        if !canonical.is_empty() {
+            canonical.push(' ');
+        }
+        canonical.push_str(word);
+        if canonical.len() >= TEXT_BYTES_MAX {
+            canonical.truncate(canonical.floor_char_boundary(TEXT_BYTES_MAX));
+            break;
+        }
+    }
+    canonical
+}
