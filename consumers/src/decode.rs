@@ -414,13 +414,6 @@ impl Decoder {
         for (place, category) in record.categories.iter().enumerate() {
             id(format_args!("categories[{place}]"), &category.0)?;
         }
-        for name in &self.item_attributes {
-            // An empty one is none, as where it is missing.
-            let text = record.fields.get(name.as_str()).and_then(Option::as_ref);
-            if let Some(text) = text.filter(|text| !text.0.is_empty()) {
-                id(format_args!("fields.{name}"), &text.0)?;
-            }
-        }
         if let Some((name, _)) = record
             .numeric
             .iter()
@@ -439,6 +432,11 @@ impl Decoder {
                 .fields
                 .into_iter()
                 .filter_map(|(name, text)| Some((name.0, text?.0)))
+                // What is no id groups nothing, as where it is missing: a work of forty authors is an item like others.
+                .filter(|(name, text)| {
+                    text.len() <= ID_BYTES_MAX
+                        || !self.item_attributes.iter().any(|one| one == name)
+                })
                 .collect(),
             categories: record
                 .categories
