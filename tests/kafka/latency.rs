@@ -1,4 +1,4 @@
-//! How long a transaction takes: librdkafka has several ways to lose 100 ms in each.
+//! How long a transaction takes, by hand: librdkafka has several ways to lose 100 ms in each.
 
 use std::time::{Duration, Instant};
 
@@ -7,24 +7,22 @@ use headwater_consumers::log::{Log, Start, TopicPartition};
 
 use crate::broker::{assigned, log, value};
 
-/// Goal: no way of waiting 100 ms has come in. Method: 200 transactions of 500 records of 200 bytes with their positions, in the
-/// best of up to three rounds (a busy machine is slow in some). The median and the 97th percentile, since the waits meet some
+/// 200 transactions of 500 records of 200 bytes with their positions, three rounds. The median and the 97th percentile, since the waits meet some
 /// transactions and not others: with both drains in place they are 4 and 10–25 ms on two cores, without the one before the
 /// positions 8 and 103 ms, with librdkafka's `flush` alone 100 ms and more in each.
 #[test]
-fn a_transaction_of_500_records_is_quick() {
+#[ignore = "a measurement"]
+fn transactions_of_500_records() {
     let log = log("latency", &[Topic::Behaviors, Topic::Changelog], 4);
-    let mut rounds = Vec::new();
-    for _ in 0..3 {
+    for round in 0..3 {
         let (times, _) = transactions(&log, 220, 500);
         let at = |percent: usize| times[times.len() * percent / 100];
-        let (p50, p97) = (at(50), at(97));
-        if p50 < Duration::from_millis(50) && p97 < Duration::from_millis(90) {
-            return;
-        }
-        rounds.push((p50, p97));
+        println!(
+            "round {round}: median {:?}, 97th percentile {:?}",
+            at(50),
+            at(97)
+        );
     }
-    panic!("median and 97th percentile of three rounds: {rounds:?}");
 }
 
 /// Runs transactions one after the other; their times, sorted, without the first 20, and records a second.
