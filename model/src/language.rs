@@ -8,6 +8,7 @@
 //! oracle of the tests.
 
 mod config;
+mod convert;
 mod decoder;
 mod encoder;
 mod error;
@@ -20,6 +21,7 @@ mod weights;
 mod tests;
 
 pub use config::{DecoderConfig, EncoderConfig, Family, Shape};
+pub use convert::{check, convert};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::LanguageError;

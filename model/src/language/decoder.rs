@@ -11,7 +11,7 @@ use candle_nn::rotary_emb::{rope, rope_slow};
 
 use super::config::{DecoderConfig, Family};
 use super::error::{LanguageError, computing};
-use super::part::{Kernels, Linear, Source, look_up};
+use super::part::{Kernels, Linear, Purpose, Source, look_up};
 use super::weights::Weights;
 
 /// A decoder, or some layers of one.
@@ -55,11 +55,7 @@ impl Decoder {
         layers: Range<usize>,
         device: &Device,
     ) -> Result<Self, LanguageError> {
-        let mut source = Source {
-            weights,
-            device,
-            variables: None,
-        };
+        let mut source = Source::new(weights, device, Purpose::Use);
         Self::from_source(&mut source, layers)
     }
 
@@ -69,16 +65,19 @@ impl Decoder {
         layers: Range<usize>,
         device: &Device,
     ) -> Result<(Self, Vec<(String, Var)>), LanguageError> {
-        let mut source = Source {
-            weights,
-            device,
-            variables: Some(Vec::new()),
-        };
+        let mut source = Source::new(weights, device, Purpose::Train(Vec::new()));
         let decoder = Self::from_source(&mut source, layers)?;
-        Ok((decoder, source.variables.unwrap_or_default()))
+        let variables = match source.purpose {
+            Purpose::Train(variables) => variables,
+            Purpose::Use | Purpose::List(_) => Vec::new(),
+        };
+        Ok((decoder, variables))
     }
 
-    fn from_source(source: &mut Source<'_>, layers: Range<usize>) -> Result<Self, LanguageError> {
+    pub(super) fn from_source(
+        source: &mut Source<'_>,
+        layers: Range<usize>,
+    ) -> Result<Self, LanguageError> {
         let config = source.weights.decoder()?.clone();
         if layers.start > layers.end || layers.end > config.layers {
             return Err(LanguageError::Input(format!(

@@ -10,7 +10,7 @@ use candle_nn::ops::{layer_norm, layer_norm_slow, softmax, softmax_last_dim};
 
 use super::config::EncoderConfig;
 use super::error::{LanguageError, computing};
-use super::part::{Kernels, Linear, Source, look_up};
+use super::part::{Kernels, Linear, Purpose, Source, look_up};
 use super::weights::Weights;
 
 /// An encoder, or its first layers.
@@ -49,18 +49,21 @@ struct Block {
 impl Encoder {
     /// Loads the embeddings and the first layers.
     pub fn load(weights: &Weights, layers: usize, device: &Device) -> Result<Self, LanguageError> {
-        let config = weights.encoder()?.clone();
+        let mut source = Source::new(weights, device, Purpose::Use);
+        Self::from_source(&mut source, layers)
+    }
+
+    pub(super) fn from_source(
+        source: &mut Source<'_>,
+        layers: usize,
+    ) -> Result<Self, LanguageError> {
+        let config = source.weights.encoder()?.clone();
         if layers > config.layers {
             return Err(LanguageError::Input(format!(
                 "{layers} layers of a model of {}",
                 config.layers
             )));
         }
-        let source = &mut Source {
-            weights,
-            device,
-            variables: None,
-        };
         let width = config.width;
         let words = source.tensor(
             "embeddings.word_embeddings.weight",

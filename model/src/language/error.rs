@@ -13,6 +13,14 @@ pub enum LanguageError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that cannot be written.
+    #[error("{path}: cannot be written", path = path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file that is not what it should be.
     #[error("{path}: {problem}", path = path.display())]
     File {

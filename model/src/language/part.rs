@@ -21,23 +21,50 @@ pub(super) struct Linear {
     pub(super) bias: Option<Tensor>,
 }
 
-/// Where a model's tensors come from: as they are, or each as a variable that can learn.
+/// Where a model's tensors come from, and what for.
 pub(super) struct Source<'a> {
     pub(super) weights: &'a Weights,
     pub(super) device: &'a Device,
-    pub(super) variables: Option<Vec<(String, Var)>>,
+    pub(super) purpose: Purpose,
 }
 
-impl Source<'_> {
+/// What tensors are asked for.
+pub(super) enum Purpose {
+    /// To be used as they are.
+    Use,
+    /// To learn: each is a variable.
+    Train(Vec<(String, Var)>),
+    /// To know which there must be: none is read.
+    List(Vec<(String, Vec<usize>)>),
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(weights: &'a Weights, device: &'a Device, purpose: Purpose) -> Self {
+        Self {
+            weights,
+            device,
+            purpose,
+        }
+    }
+
     pub(super) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LanguageError> {
-        let tensor = self.weights.tensor(name, shape, self.device)?;
-        let Some(variables) = &mut self.variables else {
-            return Ok(tensor);
-        };
-        let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
-        let tensor = variable.as_tensor().clone();
-        variables.push((name.to_owned(), variable));
-        Ok(tensor)
+        match &mut self.purpose {
+            Purpose::Use => self.weights.tensor(name, shape, self.device),
+            Purpose::Train(variables) => {
+                let tensor = self.weights.tensor(name, shape, self.device)?;
+                let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
+                let tensor = variable.as_tensor().clone();
+                variables.push((name.to_owned(), variable));
+                Ok(tensor)
+            }
+            Purpose::List(names) => {
+                names.push((name.to_owned(), shape.to_vec()));
+                // One number that stands for all: it takes no room.
+                Tensor::new(0.0_f32, self.device)
+                    .and_then(|one| one.broadcast_as(shape))
+                    .map_err(computing("listing tensors"))
+            }
+        }
     }
 
     pub(super) fn linear(

@@ -9,6 +9,7 @@ use candle_transformers::models::{llama, qwen2};
 
 use super::*;
 
+mod convert;
 mod encoder;
 mod gguf;
 mod real;

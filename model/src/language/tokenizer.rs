@@ -1,5 +1,7 @@
 //! Text to token ids, as the model's own tokenizer has it: `tokenizer.json` of a folder, or a GGUF file's metadata.
 
+use std::path::Path;
+
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf as _;
 use tokenizers::Tokenizer;
@@ -83,6 +85,15 @@ impl LanguageTokenizer {
         self.tokenizer
             .decode(ids, true)
             .map_err(|error| LanguageError::Input(format!("ids that are no text: {error}")))
+    }
+
+    /// Writes it down as `tokenizer.json`.
+    pub(super) fn write(&self, path: &Path) -> Result<(), LanguageError> {
+        let written = self.tokenizer.save(path, false);
+        written.map_err(|error| LanguageError::File {
+            path: path.to_owned(),
+            problem: format!("cannot be written: {error}"),
+        })
     }
 }
 

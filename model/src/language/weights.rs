@@ -47,11 +47,7 @@ impl Weights {
 
     /// Takes in every byte that a vector follows from: configuration, tokenizer and weights.
     pub(super) fn digest(&self, hash: &mut Sha256) -> Result<(), LanguageError> {
-        let files = match &self.files {
-            Files::Folder(folder) => folder.files(),
-            Files::Gguf(file) => vec![file.path().to_owned()],
-        };
-        for path in files {
+        for path in self.files() {
             let failed = |source| LanguageError::Read {
                 path: path.clone(),
                 source,
@@ -104,6 +100,14 @@ impl Weights {
         match &self.files {
             Files::Folder(folder) => folder.path(),
             Files::Gguf(file) => file.path(),
+        }
+    }
+
+    /// Every file that the model is made of: the GGUF file, or those of the folder, in an order of their own.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.files {
+            Files::Folder(folder) => folder.files(),
+            Files::Gguf(file) => vec![file.path().to_owned()],
         }
     }
 

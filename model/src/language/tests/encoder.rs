@@ -7,7 +7,7 @@ use candle_transformers::models::bert;
 use super::*;
 
 /// A small encoder of random weights in Hugging Face's layout: 2 layers, 4 heads.
-fn write(folder: &Path, prefix: &str) -> BTreeMap<String, Tensor> {
+pub(super) fn write(folder: &Path, prefix: &str) -> BTreeMap<String, Tensor> {
     let config = format!(
         r#"{{"model_type":"bert","hidden_size":32,"intermediate_size":48,"num_hidden_layers":2,"num_attention_heads":4,"vocab_size":{VOCABULARY},
         "max_position_embeddings":64,"type_vocab_size":2,"layer_norm_eps":1e-12,"hidden_act":"gelu","hidden_dropout_prob":0.1,

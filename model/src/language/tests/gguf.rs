@@ -10,7 +10,17 @@ use candle_core::{Device, Tensor};
 use super::*;
 
 /// A file as llama.cpp's converter writes it: other names, and the rows of queries and keys in pairs.
-fn write(file: &Path, tensors: &BTreeMap<String, Tensor>, architecture: &str) {
+pub(super) fn write(file: &Path, tensors: &BTreeMap<String, Tensor>, architecture: &str) {
+    write_as(file, tensors, architecture, GgmlDType::F32);
+}
+
+/// The same with matrices quantised, where a row is made of whole blocks.
+pub(super) fn write_as(
+    file: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    architecture: &str,
+    matrices: GgmlDType,
+) {
     let paired = |tensor: &Tensor, heads: usize| {
         let (rows, columns) = tensor.dims2().unwrap();
         let halves = tensor
@@ -42,11 +52,34 @@ fn write(file: &Path, tensors: &BTreeMap<String, Tensor>, architecture: &str) {
             ("llama", Some((_, "attn_k"))) => paired(tensor, 2),
             _ => tensor.clone(),
         };
-        written.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
+        let columns = tensor.dims().last().unwrap();
+        let kind = if tensor.rank() == 2 && columns.is_multiple_of(matrices.block_size()) {
+            matrices
+        } else {
+            GgmlDType::F32
+        };
+        written.push((name, QTensor::quantize(&tensor, kind).unwrap()));
     }
     written.sort_by(|one, other| one.0.cmp(&other.0));
     let key = |key: &str| format!("{architecture}.{key}");
+    let texts = |texts: &[&str]| {
+        Value::Array(
+            texts
+                .iter()
+                .map(|one| Value::String((*one).to_owned()))
+                .collect(),
+        )
+    };
+    let tokens = ["<|end|>", "Ġ", "t", "h", "e", "Ġt", "th", "2", "Ġthe"];
+    let kinds = (0..tokens.len()).map(|at| Value::I32(if at == 0 { 3 } else { 1 }));
+    let tokenizer = |key: &str| format!("tokenizer.ggml.{key}");
     let metadata = [
+        (tokenizer("model"), Value::String("gpt2".to_owned())),
+        (tokenizer("pre"), Value::String("smollm".to_owned())),
+        (tokenizer("tokens"), texts(&tokens)),
+        (tokenizer("merges"), texts(&["t h", "Ġ t"])),
+        (tokenizer("token_type"), Value::Array(kinds.collect())),
+        (tokenizer("eos_token_id"), Value::U32(0)),
         (
             "general.architecture".to_owned(),
             Value::String(architecture.to_owned()),

@@ -18,27 +18,10 @@ fn model(name: &str) -> Option<PathBuf> {
     }
 }
 
-/// Goal: a real model in a GGUF file is read right: configuration, tokenizer, rows and weights. Method: SmolLM2-135M answers a question that it can
-/// only answer if all of that is right.
-#[test]
-fn a_real_model_answers() {
-    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
-        return;
-    };
-    let weights = Weights::open(&path).unwrap();
-    let config = weights.decoder().unwrap().clone();
-    assert_eq!(
-        (
-            config.layers,
-            config.width,
-            config.heads,
-            config.kv_heads,
-            config.tied
-        ),
-        (30, 576, 9, 3, true)
-    );
-    let tokenizer = LanguageTokenizer::of(&weights).unwrap();
-    let decoder = Decoder::load(&weights, 0..30, &Device::Cpu).unwrap();
+/// What the model says to a question.
+fn answer(weights: &Weights) -> String {
+    let tokenizer = LanguageTokenizer::of(weights).unwrap();
+    let decoder = Decoder::load(weights, 0..30, &Device::Cpu).unwrap();
     let control = |name: &str| tokenizer.id(name).unwrap();
     let (start, end) = (control("<|im_start|>"), control("<|im_end|>"));
     let mut ids = vec![start];
@@ -64,8 +47,64 @@ fn a_real_model_answers() {
         }
         ids.push(next);
     }
-    let answer = tokenizer.text(&ids[prompt..]).unwrap();
-    assert_eq!(answer, "The capital of France is Paris.");
+    tokenizer.text(&ids[prompt..]).unwrap()
+}
+
+/// Goal: a real model in a GGUF file is read right: configuration, tokenizer, rows and weights. Method: SmolLM2-135M answers a question that it can
+/// only answer if all of that is right.
+#[test]
+fn a_real_model_answers() {
+    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let weights = Weights::open(&path).unwrap();
+    let config = weights.decoder().unwrap().clone();
+    assert_eq!(
+        (
+            config.layers,
+            config.width,
+            config.heads,
+            config.kv_heads,
+            config.tied
+        ),
+        (30, 576, 9, 3, true)
+    );
+    assert_eq!(answer(&weights), "The capital of France is Paris.");
+}
+
+/// Goal: a real GGUF file is, as a folder, the same model. Method: SmolLM2-135M is converted; tensors to the bit, ids of texts, and its answer.
+#[test]
+fn a_real_file_becomes_a_folder() {
+    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = Weights::open(&path).unwrap();
+    convert(&file, folder.path(), &mut |_, _| {}).unwrap();
+    let read = Weights::open(folder.path()).unwrap();
+    check(&read, &mut |_, _| {}).unwrap();
+    assert_eq!(read.shape(), file.shape());
+    for (name, shape) in [
+        ("model.embed_tokens.weight", [49152, 576]),
+        ("model.layers.29.self_attn.k_proj.weight", [192, 576]),
+    ] {
+        let tensor = |weights: &Weights| weights.tensor(name, &shape, &Device::Cpu).unwrap();
+        assert_eq!(largest_difference(&tensor(&file), &tensor(&read)), 0.0);
+    }
+    let (one, other) = (
+        LanguageTokenizer::of(&file).unwrap(),
+        LanguageTokenizer::of(&read).unwrap(),
+    );
+    for text in [
+        "Watched 2026's best-of, twice.",
+        "Ünïcödé 日本語 🎬",
+        "<|im_end|>",
+        "",
+    ] {
+        assert_eq!(one.ids(text).unwrap(), other.ids(text).unwrap(), "{text}");
+    }
+    assert_eq!(one.id("<|im_start|>"), other.id("<|im_start|>"));
+    assert_eq!(answer(&read), "The capital of France is Paris.");
 }
 
 /// Goal: the traps of a GGUF file's tokenizer. Method: no space before a text, digits one by one, control tokens of a text are text, and every text comes

@@ -14,6 +14,9 @@ use crate::language::error::LanguageError;
 /// Bytes of a header at most, as the format itself has it.
 const HEADER_MAX: u64 = 100_000_000;
 
+/// Which tensor is in which file, where there are several.
+const INDEX: &str = "model.safetensors.index.json";
+
 /// The files of a folder and where each tensor lies.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -38,7 +41,7 @@ struct Index {
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, LanguageError> {
-        let index = path.join("model.safetensors.index.json");
+        let index = path.join(INDEX);
         let mut folder = Self {
             path: path.to_owned(),
             tensors: BTreeMap::new(),
@@ -79,8 +82,10 @@ impl Folder {
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let weights: BTreeSet<&PathBuf> = self.tensors.values().map(|one| &one.file).collect();
         let named = ["config.json", "tokenizer.json"].map(|name| self.path.join(name));
+        let index = Some(self.path.join(INDEX)).filter(|path| path.exists());
         named
             .into_iter()
+            .chain(index)
             .chain(weights.into_iter().cloned())
             .collect()
     }
