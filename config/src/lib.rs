@@ -37,6 +37,7 @@ mod kafka;
 mod kinds;
 mod load;
 mod log;
+mod models;
 mod quantity;
 mod reload;
 mod scenarios;
@@ -67,6 +68,7 @@ pub use kafka::{Delivery, KafkaClient, KafkaConfig, Property};
 pub use kinds::KindsConfig;
 pub use load::{Loaded, Origins, Sources};
 pub use log::{LogConfig, LogKind};
+pub use models::ModelsConfig;
 pub use quantity::{Bytes, Ratio, Span};
 pub use reload::{ReloadClass, reload_class};
 pub use scenarios::ScenariosConfig;
@@ -114,6 +116,8 @@ pub struct Config {
     pub scoring: ScoringConfig,
     /// How topics that others write are read.
     pub source: SourceConfig,
+    /// Where language models lie.
+    pub models: ModelsConfig,
     /// HTTP.
     pub admin: AdminConfig,
     /// Logs.
@@ -177,5 +181,14 @@ impl Config {
             .path
             .clone()
             .unwrap_or_else(|| self.state.path.join("log"))
+    }
+
+    /// The folder of language models: `models.path`, or `<state.path>/models` where that is empty.
+    #[must_use]
+    pub fn models_path(&self) -> PathBuf {
+        self.models
+            .path
+            .clone()
+            .unwrap_or_else(|| self.state.path.join("models"))
     }
 }

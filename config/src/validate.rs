@@ -267,11 +267,14 @@ fn state(rules: &mut Rules, config: &Config) {
     rules.require(no_nul(&state.path), &["state.path"], || {
         "a path cannot have the character U+0000 in it".to_owned()
     });
-    rules.require(
-        config.log.path.as_deref().is_none_or(no_nul),
-        &["log.path"],
-        || "a path cannot have the character U+0000 in it".to_owned(),
-    );
+    for (path, key) in [
+        (&config.log.path, "log.path"),
+        (&config.models.path, "models.path"),
+    ] {
+        rules.require(path.as_deref().is_none_or(no_nul), &[key], || {
+            "a path cannot have the character U+0000 in it".to_owned()
+        });
+    }
     rules.range(
         "state.memory",
         state.memory,

@@ -18,6 +18,7 @@ mod dlq;
 mod explain;
 mod http;
 mod inspect;
+mod models;
 mod produce;
 mod replay;
 mod run;
@@ -71,6 +72,7 @@ enum Command {
     Dlq(dlq::Arguments),
     Explain(explain::Arguments),
     Inspect(inspect::Arguments),
+    Models(models::Arguments),
     Produce(produce::Arguments),
     Replay(replay::Arguments),
     Run(run::Arguments),
@@ -100,6 +102,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dlq(arguments) => dlq::run(&arguments, global),
         Command::Explain(arguments) => explain::run(&arguments, global),
         Command::Inspect(arguments) => inspect::run(&arguments, global),
+        Command::Models(arguments) => models::run(&arguments, global),
         Command::Produce(arguments) => produce::run(&arguments, global),
         Command::Replay(arguments) => replay::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),

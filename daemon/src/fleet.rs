@@ -132,7 +132,7 @@ fn is_fresh(said: &Announcement, now: i64) -> bool {
     now - said.time <= FRESH_MS
 }
 
-/// Hash of what the instances' configurations must have in common: all but name, folder and address.
+/// Hash of what the instances' configurations must have in common: all but name, folders and address.
 #[must_use]
 pub fn config_hash(config: &Config) -> String {
     let mut common = config.clone();
@@ -140,6 +140,7 @@ pub fn config_hash(config: &Config) -> String {
     common.instance.workers = 1;
     common.state.path.clear();
     common.log.path = None;
+    common.models.path = None;
     common.admin.address = None;
     let hash = sha2::Sha256::digest(format!("{common:?}").as_bytes());
     hash[..8].iter().fold(String::new(), |mut text, byte| {

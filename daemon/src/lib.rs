@@ -34,6 +34,7 @@ pub mod fleet;
 mod identity;
 pub mod inspect;
 mod metrics;
+pub mod models;
 pub mod produce;
 mod progress;
 pub mod recording;

@@ -1,10 +1,12 @@
 //! How far a long command is: a bar with rate and time left where a person looks at a terminal, nothing elsewhere.
 //!
-//! Before it stand the commands that read recordings; after it standard error.
+//! Before it stand the commands that read recordings or fetch models; after it standard error.
 
 use std::time::Duration;
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{
+    BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 
 /// A bar over the bytes of a file, or over a count of records.
 #[derive(Debug)]
@@ -55,6 +57,21 @@ impl Progress {
             "{} records, {}/s",
             HumanCount(records),
             HumanCount(rate as u64)
+        ));
+        self.bar.set_position(place);
+    }
+
+    /// The bar stands at `place`, in bytes, of which `before` were there when it began; `doing` says what they are.
+    pub(crate) fn at_bytes(&self, doing: &str, place: u64, before: u64) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let seconds = self.bar.elapsed().as_secs_f64().max(0.001);
+        let rate = place.saturating_sub(before) as f64 / seconds;
+        self.bar.set_message(format!(
+            "{doing}  {}, {}/s",
+            BinaryBytes(place),
+            BinaryBytes(rate as u64)
         ));
         self.bar.set_position(place);
     }

@@ -10,6 +10,7 @@ mod disk;
 mod examples;
 mod fleet;
 mod log;
+mod models;
 mod recordings;
 mod refusals;
 mod service;

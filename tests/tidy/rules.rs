@@ -42,7 +42,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Libraries that have one home: the crates that may depend on them, and where in the sources they may be named.
-const HOMES: [(&str, &[&str], &[&str]); 8] = [
+const HOMES: [(&str, &[&str], &[&str]); 10] = [
     (
         "rdkafka",
         &["consumers", "tests"],
@@ -75,6 +75,16 @@ const HOMES: [(&str, &[&str], &[&str]); 8] = [
     ("tokio", &["daemon"], &["daemon/"]),
     ("axum", &["daemon"], &["daemon/"]),
     ("clap", &["daemon"], &["daemon/"]),
+    (
+        "ureq",
+        &["daemon"],
+        &["daemon/src/models.rs", "daemon/src/models/"],
+    ),
+    (
+        "zip",
+        &["daemon"],
+        &["daemon/src/models.rs", "daemon/src/models/"],
+    ),
 ];
 
 /// A source that is too long.

@@ -49,6 +49,10 @@ fn the_defaults_are_complete() {
     assert_eq!(config.admin.address.unwrap().port(), 9464);
     assert!(!config.source.behaviors.mapped);
     assert_eq!(config.log_path(), PathBuf::from("headwater-state/log"));
+    assert_eq!(
+        config.models_path(),
+        PathBuf::from("headwater-state/models")
+    );
     for (key, _) in loaded.origins.iter() {
         assert_eq!(origin(&loaded, &key), "default", "{key}");
     }

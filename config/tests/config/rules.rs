@@ -91,6 +91,10 @@ const BROKEN: &[(&str, &str)] = &[
         "state.path (line 2): a path cannot have the character U+0000 in it",
     ),
     (
+        "[models]\npath = \"a\\u0000b\"\n",
+        "models.path (line 2): a path cannot have the character U+0000 in it",
+    ),
+    (
         "[log]\npath = \"a\\u0000b\"\n",
         "log.path (line 2): a path cannot have the character U+0000 in it",
     ),
