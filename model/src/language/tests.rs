@@ -13,6 +13,7 @@ mod convert;
 mod encoder;
 mod gguf;
 mod real;
+mod reference;
 mod refusals;
 mod text;
 

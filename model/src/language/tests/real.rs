@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_transformers::models::bert;
 
+use super::reference::{hold_real, numbers, reference};
 use super::*;
 
 fn model(name: &str) -> Option<PathBuf> {
@@ -240,5 +241,61 @@ fn sinks_do_not_make_all_texts_alike() {
     );
     for vector in encoder.encode(&["Action", "w", "a; b; c"], 64).unwrap() {
         assert!(length(&vector) < 300.0, "{}", length(&vector));
+    }
+}
+
+/// Goal: real weights give what they give elsewhere, read by another reader of the same file and computed in 64 bits. Method: `SmolLM2`'s states of a sentence behind 8
+/// layers (loaded alone) and behind all, and logits, against `reference.json`.
+#[test]
+fn a_real_decoder_equals_pytorch() {
+    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let theirs = &reference()["real"]["smollm2"];
+    let weights = Weights::open(&path).unwrap();
+    let tokenizer = LanguageTokenizer::of(&weights).unwrap();
+    let mut ids = vec![tokenizer.id("<|im_start|>").unwrap()];
+    ids.extend(tokenizer.ids(theirs["text"].as_str().unwrap()).unwrap());
+    let known: Vec<u32> = serde_json::from_value(theirs["ids"].clone()).unwrap();
+    assert_eq!(ids, known);
+    for layers in [8, 30] {
+        let decoder = Decoder::load(&weights, 0..layers, &Device::Cpu).unwrap();
+        let states = decoder.embed(&[ids.clone()]).unwrap();
+        let states = decoder.run(&states, 0..layers, Kernels::Fused).unwrap();
+        let what = format!("behind {layers} layers");
+        hold_real(&states, &theirs[layers.to_string()], &what);
+        if layers == 30 {
+            let logits = decoder.logits(&states, Kernels::Fused).unwrap();
+            let last = logits.i((0, ids.len() - 1, ..8)).unwrap();
+            let last = last.to_vec1::<f32>().unwrap();
+            for (ours, theirs) in last.iter().zip(numbers(&theirs["logits"])) {
+                assert!((ours - theirs).abs() < 2e-3, "{ours} for {theirs}");
+            }
+        }
+    }
+}
+
+/// Goal: the same of an encoder. Method: `MiniLM`'s states behind 2 layers and behind all.
+#[test]
+fn a_real_encoder_equals_pytorch() {
+    let Some(path) = model("all-MiniLM-L6-v2") else {
+        return;
+    };
+    let theirs = &reference()["real"]["minilm"];
+    let weights = Weights::open(&path).unwrap();
+    let tokenizer = LanguageTokenizer::of(&weights).unwrap();
+    let ids = tokenizer
+        .framed_ids(theirs["text"].as_str().unwrap())
+        .unwrap();
+    let known: Vec<u32> = serde_json::from_value(theirs["ids"].clone()).unwrap();
+    assert_eq!(ids, known);
+    for layers in [2, 6] {
+        let encoder = Encoder::load(&weights, layers, &Device::Cpu).unwrap();
+        let states = encoder
+            .embed(std::slice::from_ref(&ids), Kernels::Fused)
+            .unwrap();
+        let states = encoder.run(&states, &[ids.len()], 0..layers, Kernels::Fused);
+        let what = format!("behind {layers} layers");
+        hold_real(&states.unwrap(), &theirs[layers.to_string()], &what);
     }
 }
