@@ -4,11 +4,13 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf as _;
-use tokenizers::Tokenizer;
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use super::error::LanguageError;
 use super::weights::Weights;
@@ -97,23 +99,43 @@ impl LanguageTokenizer {
     }
 }
 
-/// The library reads most of it; what `smollm` means it does not know, and puts a space before every text.
+/// The pieces that Llama 3 cuts a text into.
+const LLAMA_3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The library reads most of it, and takes every kind that it does not know for one that has a space put before every text: GPT-2's own and `smollm` (digits one
+/// by one) have none. What llama.cpp writes for Llama 3, `llama-bpe`, it knows under another name, and without the rule that a piece which is a token is
+/// that token, whatever the merges make of it.
 fn from_gguf(content: &Content) -> Result<Tokenizer, String> {
     let mut tokenizer = Tokenizer::from_gguf(content).map_err(|error| error.to_string())?;
-    match content.metadata.get("tokenizer.ggml.pre") {
-        Some(Value::String(pre)) if pre == "smollm" => {
+    let pre = match content.metadata.get("tokenizer.ggml.pre") {
+        Some(Value::String(pre)) => pre.as_str(),
+        Some(_) | None => return Err("`tokenizer.ggml.pre` is missing".to_owned()),
+    };
+    let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
+    match pre {
+        "qwen2" => {}
+        "gpt-2" | "gpt2" => {
+            tokenizer.with_pre_tokenizer(Some(bytes));
+        }
+        "smollm" => {
             let single_digits = PreTokenizerWrapper::Digits(Digits::new(true));
-            let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
             let sequence = Sequence::new(vec![single_digits, bytes]);
             tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(sequence)));
-            Ok(tokenizer)
         }
-        Some(Value::String(pre))
-            if ["qwen2", "llama3", "llama-bpe", "gpt-2", "gpt2"].contains(&pre.as_str()) =>
-        {
-            Ok(tokenizer)
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            let pattern = SplitPattern::Regex(LLAMA_3.to_owned());
+            let pieces = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                .map_err(|error| error.to_string())?;
+            let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false));
+            let sequence = Sequence::new(vec![PreTokenizerWrapper::Split(pieces), bytes]);
+            tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(sequence)));
+            let mut model = tokenizer.get_model().clone();
+            if let ModelWrapper::BPE(pairs) = &mut model {
+                pairs.ignore_merges = true;
+            }
+            tokenizer.with_model(model);
         }
-        Some(Value::String(pre)) => Err(format!("`tokenizer.ggml.pre` is \"{pre}\"")),
-        _ => Err("`tokenizer.ggml.pre` is missing".to_owned()),
+        other => return Err(format!("`tokenizer.ggml.pre` is \"{other}\"")),
     }
+    Ok(tokenizer)
 }

@@ -20,7 +20,7 @@ fn a_file_becomes_a_folder() {
             Family::Llama => GgmlDType::Q4_0,
             Family::Qwen2 => GgmlDType::F16,
         };
-        write_as(&path, &tensors, architecture, matrices);
+        write_as(&path, &tensors, architecture, matrices, "smollm");
         let file = Weights::open(&path).unwrap();
         let made = folder.path().join("made");
         fs::create_dir(&made).unwrap();

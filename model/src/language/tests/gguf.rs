@@ -11,15 +11,16 @@ use super::*;
 
 /// A file as llama.cpp's converter writes it: other names, and the rows of queries and keys in pairs.
 pub(super) fn write(file: &Path, tensors: &BTreeMap<String, Tensor>, architecture: &str) {
-    write_as(file, tensors, architecture, GgmlDType::F32);
+    write_as(file, tensors, architecture, GgmlDType::F32, "smollm");
 }
 
-/// The same with matrices quantised, where a row is made of whole blocks.
+/// The same with matrices quantised, where a row is made of whole blocks, and with a tokenizer of this kind.
 pub(super) fn write_as(
     file: &Path,
     tensors: &BTreeMap<String, Tensor>,
     architecture: &str,
     matrices: GgmlDType,
+    pre: &str,
 ) {
     let paired = |tensor: &Tensor, heads: usize| {
         let (rows, columns) = tensor.dims2().unwrap();
@@ -75,7 +76,7 @@ pub(super) fn write_as(
     let tokenizer = |key: &str| format!("tokenizer.ggml.{key}");
     let metadata = [
         (tokenizer("model"), Value::String("gpt2".to_owned())),
-        (tokenizer("pre"), Value::String("smollm".to_owned())),
+        (tokenizer("pre"), Value::String(pre.to_owned())),
         (tokenizer("tokens"), texts(&tokens)),
         (tokenizer("merges"), texts(&["t h", "Ġ t"])),
         (tokenizer("token_type"), Value::Array(kinds.collect())),
@@ -128,6 +129,35 @@ fn a_file_equals_its_folder() {
             largest_difference(&one, &other)
         );
     }
+}
+
+/// Goal: each kind of tokenizer is read as llama.cpp means it. Method: a text with and without a space before it; a piece that is a token of its own, which merges do
+/// not lead to; a kind that nobody knows.
+#[test]
+fn kinds_of_tokenizers_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = write_model(folder.path(), Family::Llama, true);
+    let file = folder.path().join("model.gguf");
+    let read = |pre: &str| {
+        write_as(&file, &tensors, "llama", GgmlDType::F32, pre);
+        LanguageTokenizer::of(&Weights::open(&file).unwrap())
+    };
+    for (pre, spaced) in [
+        ("gpt-2", &[1, 6, 4][..]),
+        ("qwen2", &[1, 6, 4]),
+        ("smollm", &[1, 6, 4]),
+        ("llama-bpe", &[8]),
+    ] {
+        let tokenizer = read(pre).unwrap();
+        assert_eq!(tokenizer.ids("the").unwrap(), [6, 4], "{pre}");
+        assert_eq!(tokenizer.ids(" the").unwrap(), spaced, "{pre}");
+        assert_eq!(tokenizer.text(&[8, 1, 6, 4]).unwrap(), " the the", "{pre}");
+    }
+    let error = read("tekken").unwrap_err().to_string();
+    assert!(
+        error.contains("`tokenizer.ggml.pre` is \"tekken\""),
+        "{error}"
+    );
 }
 
 /// Goal: a file that is cut off, or of another kind, is found before it is used. Method: a file shortened everywhere, an unknown architecture, and no file at

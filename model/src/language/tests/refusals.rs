@@ -192,6 +192,14 @@ fn shards_are_one_model() {
     };
     write(&map);
     let sharded = whole(folder.path()).unwrap();
+    let files = Weights::open(folder.path()).unwrap().files();
+    let expected = [
+        "config.json",
+        "model.safetensors.index.json",
+        &shard(0),
+        &shard(1),
+    ];
+    assert_eq!(files, expected.map(|name| folder.path().join(name)));
     let states = |decoder: &Decoder| {
         let states = decoder.embed(&ids()).unwrap();
         decoder.run(&states, 0..3, Kernels::Fused).unwrap()
