@@ -21,7 +21,7 @@ mod weights;
 mod tests;
 
 pub use config::{DecoderConfig, EncoderConfig, Family, Shape};
-pub use convert::{check, convert};
+pub use convert::{CONVERSION, check, convert};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::LanguageError;

@@ -45,8 +45,8 @@ pub struct Manifest {
     pub source_sha256: String,
     /// The license of its weights, as far as that is known.
     pub license: String,
-    /// Whether it was a GGUF file.
-    pub converted: bool,
+    /// Which conversion made it of a GGUF file; 0: it was none.
+    pub conversion: u32,
     /// Its files.
     pub files: Vec<ManifestFile>,
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use headwater_model::language::{LanguageError, Weights, check, convert};
+use headwater_model::language::{CONVERSION, LanguageError, Weights, check, convert};
 
 use super::cache::{Cache, Manifest};
 use super::download::{Download, bare};
@@ -41,7 +41,7 @@ pub(super) fn is_of(manifest: &Manifest, preset: &Preset) -> bool {
             .any(|one| one.name == file.name && one.sha256 == file.sha256)
     };
     match preset.gguf() {
-        Some(file) => manifest.converted && manifest.source_sha256 == file.sha256,
+        Some(file) => manifest.conversion == CONVERSION && manifest.source_sha256 == file.sha256,
         None => preset.files.iter().all(pinned),
     }
 }
@@ -113,7 +113,9 @@ impl Source<'_> {
             self.check(made)?;
         }
         let mut about = self.about(source, source_sha256.to_owned());
-        about.converted = preset.gguf().is_some();
+        if preset.gguf().is_some() {
+            about.conversion = CONVERSION;
+        }
         preset.license.clone_into(&mut about.license);
         Ok(about)
     }
@@ -154,7 +156,7 @@ impl Source<'_> {
                 }
                 converted?;
                 let mut about = self.about(bare(from), found);
-                about.converted = true;
+                about.conversion = CONVERSION;
                 Ok(about)
             }
             Found::Folder(_) if self.fetch.sha256.is_some() => {
@@ -283,7 +285,7 @@ impl Source<'_> {
             source,
             source_sha256,
             license: "unknown".to_owned(),
-            converted: false,
+            conversion: 0,
             files: Vec::new(),
         }
     }

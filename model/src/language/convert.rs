@@ -20,6 +20,9 @@ use super::part::{Purpose, Source};
 use super::tokenizer::LanguageTokenizer;
 use super::weights::Weights;
 
+/// Which conversion this build's is: raised whenever what [`convert`] writes changes, so that folders of older builds are made again.
+pub const CONVERSION: u32 = 1;
+
 /// How far it is: bytes of tensors (as f32) that are done, of how many.
 type Told<'a> = &'a mut dyn FnMut(u64, u64);
 
@@ -100,9 +103,24 @@ fn bytes(shape: &[usize]) -> u64 {
     shape.iter().product::<usize>() as u64 * 4
 }
 
-/// A configuration in Hugging Face's words.
+/// A configuration in Hugging Face's words. Taken apart field by field: one that is added must be written, too.
 fn as_json(config: &DecoderConfig) -> serde_json::Value {
-    let (architecture, model_type) = match config.family {
+    let DecoderConfig {
+        family,
+        layers,
+        width,
+        inner,
+        heads,
+        kv_heads,
+        head_width,
+        vocabulary,
+        positions_max,
+        rope_base,
+        norm_epsilon,
+        first_token,
+        tied,
+    } = config;
+    let (architecture, model_type) = match family {
         Family::Llama => ("LlamaForCausalLM", "llama"),
         Family::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
     };
@@ -110,17 +128,18 @@ fn as_json(config: &DecoderConfig) -> serde_json::Value {
         "architectures": [architecture],
         "model_type": model_type,
         "hidden_act": "silu",
-        "hidden_size": config.width,
-        "intermediate_size": config.inner,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "vocab_size": config.vocabulary,
-        "max_position_embeddings": config.positions_max,
-        "rope_theta": config.rope_base,
-        "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.tied,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_width,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": positions_max,
+        "rope_theta": rope_base,
+        "rms_norm_eps": norm_epsilon,
+        "bos_token_id": first_token,
+        "tie_word_embeddings": tied,
         "torch_dtype": "float32",
     })
 }

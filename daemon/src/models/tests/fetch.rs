@@ -376,7 +376,7 @@ fn what_is_not_ours_is_left_alone() {
         (r#"{"format":2,"what":1}"#, "written in format 2"),
         ("{}", "no manifest of a model"),
         (
-            r#"{"format":1,"name":"mine","folder":"../x","source":"","source_sha256":"","license":"","converted":false,"files":[]}"#,
+            r#"{"format":1,"name":"mine","folder":"../x","source":"","source_sha256":"","license":"","conversion":0,"files":[]}"#,
             "outside of its folder",
         ),
     ] {

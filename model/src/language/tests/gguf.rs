@@ -71,8 +71,19 @@ pub(super) fn write_as(
                 .collect(),
         )
     };
-    let tokens = ["<|end|>", "Ġ", "t", "h", "e", "Ġt", "th", "2", "Ġthe"];
-    let kinds = (0..tokens.len()).map(|at| Value::I32(if at == 0 { 3 } else { 1 }));
+    let tokens = [
+        "<|end|>",
+        "Ġ",
+        "t",
+        "h",
+        "e",
+        "Ġt",
+        "th",
+        "2",
+        "Ġthe",
+        "<|start|>",
+    ];
+    let kinds = (0..tokens.len()).map(|at| Value::I32(if at % 9 == 0 { 3 } else { 1 }));
     let tokenizer = |key: &str| format!("tokenizer.ggml.{key}");
     let metadata = [
         (tokenizer("model"), Value::String("gpt2".to_owned())),
@@ -80,6 +91,7 @@ pub(super) fn write_as(
         (tokenizer("tokens"), texts(&tokens)),
         (tokenizer("merges"), texts(&["t h", "Ġ t"])),
         (tokenizer("token_type"), Value::Array(kinds.collect())),
+        (tokenizer("bos_token_id"), Value::U32(9)),
         (tokenizer("eos_token_id"), Value::U32(0)),
         (
             "general.architecture".to_owned(),

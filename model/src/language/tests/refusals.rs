@@ -195,6 +195,7 @@ fn shards_are_one_model() {
     let files = Weights::open(folder.path()).unwrap().files();
     let expected = [
         "config.json",
+        "tokenizer.json",
         "model.safetensors.index.json",
         &shard(0),
         &shard(1),
