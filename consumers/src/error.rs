@@ -164,7 +164,11 @@ impl Error {
             | Self::State {
                 source:
                     State::Changelog { .. }
-                    | State::Store(StoreError::Io { .. } | StoreError::Locked { .. }),
+                    | State::Store(
+                        StoreError::Io { .. }
+                        | StoreError::Locked { .. }
+                        | StoreError::Condemned { .. },
+                    ),
                 ..
             }
             | Self::Topic { .. }

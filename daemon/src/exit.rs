@@ -49,7 +49,9 @@ impl Exit {
     #[must_use]
     pub const fn of_store(error: &StoreError) -> Self {
         match error {
-            StoreError::Io { .. } | StoreError::Broken { .. } => Self::TryAgain,
+            StoreError::Io { .. } | StoreError::Broken { .. } | StoreError::Condemned { .. } => {
+                Self::TryAgain
+            }
             StoreError::Locked { .. } => Self::Format,
         }
     }

@@ -61,6 +61,16 @@ pub enum StoreError {
         /// The backend's words.
         reason: String,
     },
+    /// The files are damaged so that a partition cannot be made again among them: the next start puts them aside.
+    #[error(
+        "{path}: damaged beyond one partition ({reason}): the next start puts it aside and restores all from the changelog"
+    )]
+    Condemned {
+        /// The store's folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What can go wrong with state.

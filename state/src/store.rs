@@ -9,6 +9,7 @@ use headwater_config::Topic;
 
 use crate::error::StoreError;
 
+mod condemned;
 mod fjall;
 mod memory;
 mod sled;
@@ -72,7 +73,7 @@ pub struct Opened {
 /// Folders that were put aside and are kept: for whoever wants to know what befell them.
 const ASIDE_MAX: usize = 3;
 
-/// Opens the stores below `folder`. What does not open (sled's panics included) is renamed to `<name>.aside-<n>` and made anew: the
+/// Opens the stores below `folder`. What does not open (sled's panics included), or was condemned by a process before, is renamed to `<name>.aside-<n>` and made anew: the
 /// changelog has it all. The newest three of them are kept. A folder in use by another process is an error, never put aside.
 pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, StoreError> {
     let name = match backend {
@@ -86,7 +87,14 @@ pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, Stor
     })?;
     let path = folder.join(name);
     let mut asides = asides(folder, name)?;
-    let (stores, put_aside) = match try_open(&path, backend, memory) {
+    let opened = match condemned::reason(&path)? {
+        Some(reason) if path.exists() => Err(StoreError::Broken {
+            path: path.clone(),
+            reason,
+        }),
+        _ => try_open(&path, backend, memory),
+    };
+    let (stores, put_aside) = match opened {
         Ok(stores) => (stores, None),
         Err(StoreError::Broken { path, reason }) => {
             let number = asides.last().map_or(0, |(newest, _)| newest + 1);
@@ -97,6 +105,7 @@ pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, Stor
                 source,
             })?;
             asides.push((number, aside.clone()));
+            condemned::forget(&path)?;
             (try_open(&path, backend, memory)?, Some((aside, reason)))
         }
         Err(error) => return Err(error),
@@ -107,7 +116,7 @@ pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, Stor
         (aside, outcome)
     });
     Ok(Opened {
-        stores,
+        stores: Arc::new(condemned::Mendable::new(stores, &path)),
         put_aside,
         removed: removed.collect(),
     })

@@ -128,6 +128,72 @@ fn a_damaged_store_is_put_aside() {
     }
 }
 
+/// Stores that cannot delete: a partition's pages cannot even be read for it.
+#[derive(Debug)]
+struct Stuck(Arc<dyn Stores>);
+
+impl Stores for Stuck {
+    fn open(&self, partition: i32) -> Result<Arc<dyn Store>, StoreError> {
+        self.0.open(partition)
+    }
+
+    fn remove(&self, _: i32) -> Result<(), StoreError> {
+        Err(StoreError::Broken {
+            path: "here".into(),
+            reason: "pages that cannot be read".to_owned(),
+        })
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.0.disk_bytes()
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0.sync()
+    }
+}
+
+/// Goal: damage that cannot be mended a partition at a time does not stay: the next start puts the folder aside, once. Method: a backend that cannot delete a
+/// damaged partition, and a partition that is made again twice; each opened again, and once more.
+#[test]
+fn a_store_that_cannot_be_mended_is_put_aside() {
+    for backend in [Backend::Sled, Backend::Fjall] {
+        for stuck in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let opened = open(folder.path(), backend, 64 << 20).unwrap();
+            filled(&*opened.stores);
+            let path = folder.path().join(match backend {
+                Backend::Sled => "sled",
+                Backend::Fjall => "fjall",
+            });
+            let stores = if stuck {
+                Arc::new(condemned::Mendable::new(
+                    Arc::new(Stuck(opened.stores)),
+                    &path,
+                )) as Arc<dyn Stores>
+            } else {
+                opened.stores.remove(3).unwrap();
+                opened.stores.open(3).unwrap();
+                opened.stores
+            };
+            let error = stores.remove(3).unwrap_err();
+            assert!(matches!(error, StoreError::Condemned { .. }), "{error}");
+            drop(stores);
+            let opened = reopened(folder.path(), backend);
+            let (aside, reason) = opened.put_aside.expect("it was condemned");
+            assert!(aside.exists());
+            let expected = if stuck {
+                "pages that cannot be read"
+            } else {
+                "partition 3 was damaged again"
+            };
+            assert_eq!(reason, expected);
+            drop(opened.stores);
+            assert!(reopened(folder.path(), backend).put_aside.is_none());
+        }
+    }
+}
+
 /// Goal: a disk that damages stores is not filled with them. Method: one store after the other is ruined; what else lies there stays.
 #[test]
 fn the_newest_stores_put_aside_are_kept() {
