@@ -131,7 +131,7 @@ impl Restorer {
                     if waiting.at[which] > written.next {
                         let name = format!("{topic} partition {number}");
                         let reason = format!(
-                            "ends at {}, and the local copy reflects it up to {}: it was made anew; remove the store's folder in `state.path`",
+                            "ends at {}, and the local copy reflects it up to {}: it was made anew. What it held is in the local copies alone: restore the topic; or, if that may be lost, remove the store's folder in `state.path`",
                             written.next, waiting.at[which]
                         );
                         return Err(Error::Topic { name, reason });

@@ -25,6 +25,7 @@ use crate::step::{Owned, Pipeline, SharedItems, StepOutput};
 use crate::trouble::Trouble;
 use crate::write_back::Writer;
 
+mod commit;
 mod partitions;
 mod settings;
 
@@ -326,72 +327,6 @@ impl Worker {
             changed: std::mem::take(&mut self.output.changed),
             causes: std::mem::take(&mut self.output.causes),
         });
-        Ok(())
-    }
-
-    fn commit_pending(&mut self) -> Result<(), Error> {
-        let Some(pending) = self.pending.take() else {
-            return Ok(());
-        };
-        let metrics = self.pipeline.metrics().clone();
-        let committed = {
-            let _timer = metrics
-                .step_seconds
-                .with_label_values(&["commit"])
-                .start_timer();
-            self.member.commit(pending.membership, &pending.positions)?
-        };
-        if let Some(times) = committed.times {
-            for (stage, time) in [
-                ("acknowledge", times.acknowledge),
-                ("positions", times.positions),
-                ("decide", times.decide),
-            ] {
-                metrics
-                    .step_seconds
-                    .with_label_values(&[stage])
-                    .observe(time.as_secs_f64());
-            }
-        }
-        let next = |topic, number| {
-            let at = TopicPartition::new(topic, number);
-            committed
-                .next
-                .iter()
-                .find(|(other, _)| *other == at)
-                .map(|(_, next)| *next)
-        };
-        for (number, has_statistics) in &pending.changed {
-            let Some(owned) = self.owned.get_mut(number) else {
-                continue;
-            };
-            let changelog =
-                next(Topic::Changelog, *number).unwrap_or(owned.users.position().changelog);
-            owned.users.committed(changelog);
-            let item_state = if *has_statistics {
-                next(Topic::ItemState, *number)
-            } else {
-                None
-            };
-            owned.statistics.committed(item_state);
-        }
-        self.commits += 1;
-        metrics.steps.inc();
-        let now = self.world.now();
-        // Handles are looked up once a scenario: this runs once an event.
-        let mut handles = BTreeMap::new();
-        for (scenario, time) in &pending.causes {
-            let (freshness, folded) = handles.entry(*scenario).or_insert_with(|| {
-                let name = self.pipeline.scenario_name(*scenario);
-                (metrics.freshness.with_label_values(&[name]), 0u64)
-            });
-            freshness.observe(now.since(*time) as f64 / 1000.0);
-            *folded += 1;
-        }
-        for (scenario, (_, folded)) in handles {
-            let name = self.pipeline.scenario_name(scenario);
-            metrics.folded.with_label_values(&[name]).inc_by(folded);
-        }
         Ok(())
     }
 

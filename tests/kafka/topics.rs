@@ -91,6 +91,47 @@ fn a_topic_made_anew_is_refused() {
     }
 }
 
+/// Goal: a changelog, or item state, that is made anew under a running daemon stops it, before the loss is hidden by what is written after. Method: 2,000
+/// behaviors are counted, the topic is deleted and made again, and a few more come.
+#[test]
+fn a_topic_made_anew_under_a_daemon_stops_it() {
+    let state = tempfile::tempdir().unwrap();
+    for topic in [Topic::Changelog, Topic::ItemState] {
+        let name = format!("under-{}", topic.key());
+        let config = config(&bootstrap(), &name, &state.path().join(&name), "");
+        let log = log(&config);
+        behave(&*log, &clicks(0, 2_000));
+        let handle = Daemon::start(config.clone()).unwrap();
+        wait_counted(&handle, 2_000);
+        until("the statistics to be written", || {
+            (records(&*log, Topic::ItemState) > 0).then_some(())
+        });
+        let made = config.topic_name(topic);
+        admin::delete(&bootstrap(), &made);
+        admin::create(
+            &bootstrap(),
+            &made,
+            PARTITIONS,
+            &[("cleanup.policy", "compact")],
+        );
+        let mut from = 2_000;
+        until("the daemon's end", || {
+            from += 40;
+            behave(&*log, &clicks(from, 40));
+            (!handle.is_running()).then_some(())
+        });
+        let error = handle.wait().unwrap_err();
+        let said = words(&error);
+        assert!(
+            said.contains(&format!("{topic} partition"))
+                && (said.contains("it was made anew while this daemon wrote to it")
+                    || said.contains("it was made anew. What it held")),
+            "{said}"
+        );
+        assert!([2, 3].contains(&error.exit().code()), "{said}");
+    }
+}
+
 /// Goal: another number of partitions is refused with the topic, both numbers, and what to do: while a daemon runs, at the next start, and
 /// where all topics were widened. Method: each, after 200 behaviors were counted.
 #[test]
