@@ -361,6 +361,82 @@ fn parts_end_with_the_position() {
     assert!(!partition.is_dirty());
 }
 
+/// A store that takes no batch once it is told so.
+struct Refusing {
+    inner: Arc<dyn Store>,
+    refuses: std::sync::atomic::AtomicBool,
+}
+
+impl Store for Refusing {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, crate::StoreError> {
+        self.inner.get(key)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), crate::StoreError> {
+        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(crate::StoreError::Broken {
+                path: "here".into(),
+                reason: "refused".to_owned(),
+            });
+        }
+        self.inner.apply(batch)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), crate::StoreError> {
+        self.inner.scan(prefix, each)
+    }
+}
+
+/// Goal: what did not reach the store does not stay in memory after a discard, where it would pass for what lies there. Method: a standing request is
+/// written as due, becomes current, and the write-back of that fails; after a discard and the changelog's records it has one timer, the right one.
+#[test]
+fn a_failed_write_back_leaves_nothing_behind() {
+    let store = Arc::new(Refusing {
+        inner: MemoryStores::default().open(0).unwrap(),
+        refuses: false.into(),
+    });
+    let mut partition = Partition::open(Arc::clone(&store) as Arc<dyn Store>, SETTINGS).unwrap();
+    let mut changelog: Changelog = Vec::new();
+    let mut commit = |partition: &mut Partition| {
+        partition
+            .changes(&mut |key, value| changelog.push((key.to_vec(), value.map(<[u8]>::to_vec))));
+        partition.committed(changelog.len() as i64);
+    };
+    let standing = Standing {
+        request: "r".to_owned(),
+        expires: Timestamp(1_000),
+        due: Some(Timestamp(10)),
+        body: vec![7; 5],
+    };
+    partition
+        .set_standing("u", "r", Some(standing), &mut || [1; 16])
+        .unwrap();
+    commit(&mut partition);
+    let written = partition.write_back(Timestamp(0)).run();
+    partition.written(written).unwrap();
+    partition.set_due("u", "r", None).unwrap();
+    commit(&mut partition);
+    store
+        .refuses
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let written = partition.write_back(Timestamp(0)).run();
+    partition.written(written).unwrap_err();
+    partition.discard().unwrap();
+    let timers = |partition: &Partition| -> Vec<i64> {
+        partition
+            .due(Timestamp(2_000))
+            .map(|(at, ..)| at.0)
+            .collect()
+    };
+    assert_eq!(timers(&partition), [10], "as the store has it");
+    replay(&mut partition, &changelog);
+    assert_eq!(timers(&partition), [1_000]);
+}
+
 /// Goal: an update touches one page, however long the history is. Method: 20,000 keys, then count what one more behavior writes.
 #[test]
 fn an_update_touches_one_page() {

@@ -140,8 +140,8 @@ impl Partition {
         })
     }
 
-    /// What became of the write-back. After a failed one the store is made anew or the daemon stops: either way users come from the
-    /// changelog again.
+    /// What became of the write-back. After a failed one the store is made anew, changes are discarded, or the daemon stops: in each case users come from
+    /// the changelog again, so those that did not reach the store must not pass for what lies there.
     pub fn written(&mut self, written: Written) -> Result<(), Error> {
         self.writing = false;
         for place in written.users {
@@ -149,6 +149,9 @@ impl Partition {
                 .as_mut()
                 .expect("invariant: users being written stay");
             resident.writing = false;
+            if written.result.is_err() {
+                self.mark_dirty(place);
+            }
         }
         Ok(written.result?)
     }
