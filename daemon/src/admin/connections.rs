@@ -18,8 +18,8 @@ use tokio::time::{Instant, Sleep};
 
 /// Open connections at most; the next wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may be without a byte from its client.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long a connection may be open without an answer of ours: one whose client is silent, or says a byte now and then, is none that anybody needs.
+const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// A listener that holds so many connections at most.
 pub(super) struct Bounded {
@@ -49,7 +49,7 @@ impl Listener for Bounded {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let connection = Connection {
             stream,
-            silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
+            unanswered: Box::pin(tokio::time::sleep(UNANSWERED_MAX)),
             _room: room,
         };
         (connection, address)
@@ -60,10 +60,10 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when its client is silent for too long.
+/// A connection that ends when it was not answered for too long.
 pub(super) struct Connection {
     stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
+    unanswered: Pin<Box<Sleep>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -74,14 +74,10 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_ready() {
-            self.silence.as_mut().reset(Instant::now() + SILENCE_MAX);
-            return read;
+        if self.unanswered.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        match self.silence.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        read
     }
 }
 
@@ -91,6 +87,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.unanswered
+            .as_mut()
+            .reset(Instant::now() + UNANSWERED_MAX);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -107,6 +106,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unanswered
+            .as_mut()
+            .reset(Instant::now() + UNANSWERED_MAX);
         Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
     }
 
