@@ -111,13 +111,25 @@ pub(crate) fn owner_of(property: &str) -> Option<&'static str> {
         .map(|(_, instead)| *instead)
 }
 
-/// Whether the name of a property says that its value is a secret.
+/// What of `sasl.*` may be shown; all else there may be a secret whose name was misspelt.
+const SASL_SHOWN: [&str; 6] = [
+    "mechanism",
+    "username",
+    "kerberos",
+    "method",
+    "scope",
+    "url",
+];
+
+/// Whether the name of a property says that its value is a secret, or may be a misspelt one that does.
 pub(crate) fn is_secret(property: &str) -> bool {
     let name = property.to_ascii_lowercase();
+    let may_be_shown = SASL_SHOWN.iter().any(|word| name.contains(word));
     name.ends_with("key")
+        || (name.starts_with("sasl.") && !may_be_shown)
         || [
-            "password",
-            "passphrase",
+            "pass",
+            "pwd",
             "secret",
             "token",
             "jaas",
