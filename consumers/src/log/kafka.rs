@@ -132,10 +132,9 @@ impl KafkaLog {
                 shared.settings.operation_timeout,
             )
             .map_err(|error| {
-                error::at_the_door(
-                    shared.explain("connecting to the brokers", error),
-                    &shared.settings,
-                )
+                let error = shared.explain("connecting to the brokers", error);
+                let turned_away = shared.asking.context().turned_away();
+                error::at_the_door(error, &shared.settings, turned_away)
             })?;
         Ok(Self {
             shared: Arc::new(shared),

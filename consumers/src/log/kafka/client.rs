@@ -287,6 +287,8 @@ pub(super) struct Logging {
     identity: String,
     secrets: Vec<String>,
     refusal: Mutex<Option<KafkaError>>,
+    /// The last line about credentials or certificates that were not accepted.
+    turned_away: Mutex<Option<String>>,
 }
 
 impl Logging {
@@ -304,12 +306,18 @@ impl Logging {
             identity: identity.to_owned(),
             secrets,
             refusal: Mutex::new(None),
+            turned_away: Mutex::new(None),
         }
     }
 
     /// The last error that waiting will not heal, once.
     pub(super) fn refusal(&self) -> Option<KafkaError> {
         self.refusal.lock().take()
+    }
+
+    /// What was said when credentials or certificates were not accepted, once. It comes as a line of the log alone: the call fails with a time-out.
+    pub(super) fn turned_away(&self) -> Option<String> {
+        self.turned_away.lock().take()
     }
 
     fn scrub(&self, line: &str) -> String {
@@ -326,6 +334,12 @@ impl ClientContext for Logging {
             return;
         }
         let (client, line) = (&self.identity, self.scrub(line));
+        let is_about_us = ["authentication", "SSL handshake failed"]
+            .iter()
+            .any(|words| line.contains(words));
+        if facility == "FAIL" && is_about_us {
+            *self.turned_away.lock() = Some(line.clone());
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(target: "kafka", client, facility, "{line}");

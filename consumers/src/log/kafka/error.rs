@@ -189,11 +189,19 @@ pub(super) struct NoBroker {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// The error of the first question, with whom it was put to and how.
-pub(super) fn at_the_door(error: LogError, settings: &KafkaSettings) -> LogError {
+/// The error of the first question, with whom it was put to and how. `turned_away` is what was said about credentials and certificates.
+pub(super) fn at_the_door(
+    error: LogError,
+    settings: &KafkaSettings,
+    turned_away: Option<String>,
+) -> LogError {
     let LogError::Unavailable { doing, source } = error else {
         return error;
     };
+    if let Some(words) = turned_away {
+        let source = words.into();
+        return LogError::Refused { doing, source };
+    }
     let protocol = settings.client.get("security.protocol");
     LogError::Unavailable {
         doing,
