@@ -123,7 +123,10 @@ pub enum Error {
         found: i32,
     },
     /// A record of an internal topic is not what was written.
-    #[error("{:?} partition {} offset {offset}: {reason}", at.topic, at.partition)]
+    #[error(
+        "{} partition {} offset {offset}: {reason}. Nobody but Headwater may write to this topic: find who did, and restore the topic, or start \
+         anew under another `instance.prefix`", at.topic, at.partition
+    )]
     Internal {
         /// Where.
         at: TopicPartition,

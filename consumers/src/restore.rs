@@ -372,7 +372,7 @@ fn start(
     let deltas = waiting.owned.users.position().input(Topic::ItemDeltas);
     if statistics.next == 0 && deltas.is_some_and(|read| read > 0) {
         return Err(Error::Topic {
-            name: format!("{:?} partition {number}", Topic::ItemState),
+            name: format!("{} partition {number}", Topic::ItemState),
             reason: "is empty, and statistics were written to it: it was made anew; restore it, or go on under a new `instance.prefix`"
                 .to_owned(),
         });

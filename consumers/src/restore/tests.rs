@@ -230,7 +230,7 @@ fn empty_item_state_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("ItemState partition 0`: is empty"),
+            .contains("topics.item_state partition 0`: is empty"),
         "{error}"
     );
 }
@@ -258,13 +258,13 @@ fn damaged_records_are_named() {
             Topic::Changelog,
             &b"\x03\x01\x00ur"[..],
             &b"\x01"[..],
-            "Changelog partition 0 offset 8: record of key \\x03\\x01\\x00ur is damaged: bytes end too early",
+            "topics.changelog partition 0 offset 8: record of key \\x03\\x01\\x00ur is damaged: bytes end too early",
         ),
         (
             Topic::ItemState,
             b"ii",
             b"\xff",
-            "ItemState partition 0 offset 8: record of key ii is damaged: written in format version 255",
+            "topics.item_state partition 0 offset 8: record of key ii is damaged: written in format version 255",
         ),
     ] {
         let mut restorer = Restorer::new(log.reader().unwrap());
