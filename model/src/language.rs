@@ -7,12 +7,13 @@
 //! The blocks are our own, because those of candle-transformers cannot be cut, give no hidden states and cut gradients silently; they serve as the
 //! oracle of the tests.
 
+pub(crate) mod block;
 mod config;
 mod convert;
 mod decoder;
 mod encoder;
-mod error;
-mod part;
+pub(crate) mod error;
+pub(crate) mod part;
 mod text;
 mod tokenizer;
 mod weights;

@@ -4,6 +4,7 @@
 //! are computed); a scorer of this crate turns it into probabilities; what was read and answered is logged as a
 //! [`LoggedRequest`]. Nothing here reads a clock, the environment or randomness: the same batch gives the same bits.
 
+pub mod bahe;
 mod baseline;
 mod feature;
 mod feature_log;

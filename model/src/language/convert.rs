@@ -16,7 +16,7 @@ use super::config::{DecoderConfig, Family, Shape};
 use super::decoder::Decoder;
 use super::encoder::Encoder;
 use super::error::{LanguageError, computing};
-use super::part::{Purpose, Source};
+use super::part::{Origin, Purpose, Source};
 use super::tokenizer::LanguageTokenizer;
 use super::weights::Weights;
 
@@ -88,12 +88,12 @@ pub fn convert(weights: &Weights, folder: &Path, told: Told<'_>) -> Result<(), L
 
 /// The names and shapes of all tensors of a model: those that loading it asks for.
 fn tensors(weights: &Weights) -> Result<Vec<(String, Vec<usize>)>, LanguageError> {
-    let mut source = Source::new(weights, &Device::Cpu, Purpose::List(Vec::new()));
+    let mut source = Source::new(Origin::Model(weights), &Device::Cpu, Purpose::List(Vec::new()));
     match weights.shape() {
-        Shape::Decoder(config) => drop(Decoder::from_source(&mut source, 0..config.layers)?),
-        Shape::Encoder(config) => drop(Encoder::from_source(&mut source, config.layers)?),
+        Shape::Decoder(config) => drop(Decoder::from_source(&mut source, config, 0..config.layers)?),
+        Shape::Encoder(config) => drop(Encoder::from_source(&mut source, config, config.layers)?),
     }
-    match source.purpose {
+    match source.done() {
         Purpose::List(tensors) => Ok(tensors),
         Purpose::Use | Purpose::Train(_) => Ok(Vec::new()),
     }

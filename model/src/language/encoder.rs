@@ -10,7 +10,7 @@ use candle_nn::ops::{layer_norm, layer_norm_slow, softmax, softmax_last_dim};
 
 use super::config::EncoderConfig;
 use super::error::{LanguageError, computing};
-use super::part::{Kernels, Linear, Purpose, Source, look_up};
+use super::part::{Kernels, Linear, Origin, Purpose, Source, look_up};
 use super::weights::Weights;
 
 /// An encoder, or its first layers.
@@ -49,15 +49,15 @@ struct Block {
 impl Encoder {
     /// Loads the embeddings and the first layers.
     pub fn load(weights: &Weights, layers: usize, device: &Device) -> Result<Self, LanguageError> {
-        let mut source = Source::new(weights, device, Purpose::Use);
-        Self::from_source(&mut source, layers)
+        let mut source = Source::new(Origin::Model(weights), device, Purpose::Use);
+        Self::from_source(&mut source, weights.encoder()?, layers)
     }
 
     pub(super) fn from_source(
         source: &mut Source<'_>,
+        config: &EncoderConfig,
         layers: usize,
     ) -> Result<Self, LanguageError> {
-        let config = source.weights.encoder()?.clone();
         if layers > config.layers {
             return Err(LanguageError::Input(format!(
                 "{layers} layers of a model of {}",
@@ -77,12 +77,12 @@ impl Encoder {
             "embeddings.token_type_embeddings.weight",
             &[config.segments, width],
         )?;
-        let norm = Norm::load(source, "embeddings.LayerNorm", &config)?;
+        let norm = Norm::load(source, "embeddings.LayerNorm", config)?;
         let blocks = (0..layers)
-            .map(|layer| Block::load(source, layer, &config))
+            .map(|layer| Block::load(source, layer, config))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            config,
+            config: config.clone(),
             words,
             positions,
             segments,

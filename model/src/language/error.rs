@@ -63,6 +63,6 @@ pub enum LanguageError {
 }
 
 /// Names what was under way when the tensor library failed.
-pub(super) fn computing(doing: &'static str) -> impl FnOnce(candle_core::Error) -> LanguageError {
+pub(crate) fn computing(doing: &'static str) -> impl FnOnce(candle_core::Error) -> LanguageError {
     move |source| LanguageError::Compute { doing, source }
 }

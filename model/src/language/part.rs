@@ -1,5 +1,8 @@
 //! What decoders and encoders are both made of.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use candle_core::{Device, Tensor, Var};
 
 use super::error::{LanguageError, computing};
@@ -16,20 +19,32 @@ pub enum Kernels {
 
 /// A linear map; the weight lies as in the files: (out, in).
 #[derive(Debug)]
-pub(super) struct Linear {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
+pub(crate) struct Linear {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+}
+
+/// What tensors are read from.
+pub(crate) enum Origin<'a> {
+    /// A model as people have it.
+    Model(&'a Weights),
+    /// Tensors by their names: a checkpoint, or first values.
+    Named {
+        tensors: &'a BTreeMap<String, Tensor>,
+        /// Where they were read, for errors.
+        path: &'a Path,
+    },
 }
 
 /// Where a model's tensors come from, and what for.
-pub(super) struct Source<'a> {
-    pub(super) weights: &'a Weights,
-    pub(super) device: &'a Device,
-    pub(super) purpose: Purpose,
+pub(crate) struct Source<'a> {
+    origin: Origin<'a>,
+    device: &'a Device,
+    purpose: Purpose,
 }
 
 /// What tensors are asked for.
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// To be used as they are.
     Use,
     /// To learn: each is a variable.
@@ -38,36 +53,67 @@ pub(super) enum Purpose {
     List(Vec<(String, Vec<usize>)>),
 }
 
+impl Purpose {
+    /// To learn, or to be used as they are.
+    pub(crate) fn of(learns: bool) -> Self {
+        if learns {
+            Self::Train(Vec::new())
+        } else {
+            Self::Use
+        }
+    }
+
+    /// The variables, where they were asked for.
+    pub(crate) fn variables(self) -> Vec<(String, Var)> {
+        match self {
+            Self::Train(variables) => variables,
+            Self::Use | Self::List(_) => Vec::new(),
+        }
+    }
+}
+
 impl<'a> Source<'a> {
-    pub(super) fn new(weights: &'a Weights, device: &'a Device, purpose: Purpose) -> Self {
+    pub(crate) fn new(origin: Origin<'a>, device: &'a Device, purpose: Purpose) -> Self {
         Self {
-            weights,
+            origin,
             device,
             purpose,
         }
     }
 
-    pub(super) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LanguageError> {
-        match &mut self.purpose {
-            Purpose::Use => self.weights.tensor(name, shape, self.device),
-            Purpose::Train(variables) => {
-                let tensor = self.weights.tensor(name, shape, self.device)?;
-                let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
-                let tensor = variable.as_tensor().clone();
-                variables.push((name.to_owned(), variable));
-                Ok(tensor)
-            }
-            Purpose::List(names) => {
-                names.push((name.to_owned(), shape.to_vec()));
-                // One number that stands for all: it takes no room.
-                Tensor::new(0.0_f32, self.device)
-                    .and_then(|one| one.broadcast_as(shape))
-                    .map_err(computing("listing tensors"))
-            }
+    /// What came of the purpose.
+    pub(crate) fn done(self) -> Purpose {
+        self.purpose
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor, LanguageError> {
+        match &self.origin {
+            Origin::Model(weights) => weights.tensor(name, shape, self.device),
+            Origin::Named { tensors, path } => named(tensors, path, name, shape)?
+                .to_device(self.device)
+                .map_err(computing("moving a tensor")),
         }
     }
 
-    pub(super) fn linear(
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LanguageError> {
+        if let Purpose::List(names) = &mut self.purpose {
+            names.push((name.to_owned(), shape.to_vec()));
+            // One number that stands for all: it takes no room.
+            return Tensor::new(0.0_f32, self.device)
+                .and_then(|one| one.broadcast_as(shape))
+                .map_err(computing("listing tensors"));
+        }
+        let tensor = self.read(name, shape)?;
+        let Purpose::Train(variables) = &mut self.purpose else {
+            return Ok(tensor);
+        };
+        let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
+        let tensor = variable.as_tensor().clone();
+        variables.push((name.to_owned(), variable));
+        Ok(tensor)
+    }
+
+    pub(crate) fn linear(
         &mut self,
         name: &str,
         (outputs, inputs): (usize, usize),
@@ -81,9 +127,30 @@ impl<'a> Source<'a> {
     }
 }
 
+fn named(
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+    name: &str,
+    shape: &[usize],
+) -> Result<Tensor, LanguageError> {
+    let problem = |problem| LanguageError::Tensor {
+        path: path.to_owned(),
+        tensor: name.to_owned(),
+        problem,
+    };
+    let tensor = tensors
+        .get(name)
+        .ok_or_else(|| problem("is missing".to_owned()))?;
+    if tensor.dims() != shape {
+        let words = format!("has shape {:?}, where {shape:?} is needed", tensor.dims());
+        return Err(problem(words));
+    }
+    Ok(tensor.clone())
+}
+
 impl Linear {
     /// (batch, positions, in) to (batch, positions, out): one product for all positions.
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (batch, positions, inputs) = x.dims3()?;
         let flat = x.reshape((batch * positions, inputs))?;
         let y = flat.matmul(&self.weight.t()?)?;
@@ -96,7 +163,7 @@ impl Linear {
 }
 
 /// Token ids, (batch, positions), all texts of one length, to rows of an embedding, (batch, positions, width).
-pub(super) fn look_up(embedding: &Tensor, ids: &[Vec<u32>]) -> Result<Tensor, LanguageError> {
+pub(crate) fn look_up(embedding: &Tensor, ids: &[Vec<u32>]) -> Result<Tensor, LanguageError> {
     let positions = ids.first().map_or(0, Vec::len);
     if positions == 0 || ids.iter().any(|ids| ids.len() != positions) {
         return Err(LanguageError::Input(

@@ -1,0 +1,20 @@
+//! BAHE: vectors of users and items from sequences of text vectors (SIGIR'24, "Breaking the Length Barrier"; sections 3.2 and 3.3).
+//!
+//! Before it, [`crate::language::TextEncoder`] makes one vector of each atomic text, once; state keeps each user's sequences as runs of (content hash,
+//! time). After it, the vectors of user and item are features, and the head turns them into scores. The deep layers run over each of a user's
+//! sequences by itself, so N sequences of M behaviors cost N·M² and not (N·M)².
+//!
+//! A vector is *defined* by the number of behaviors that came before ([`segment::start_of`]): so what is computed one position at a time
+//! ([`Deep::advance`]) and what is computed anew ([`Deep::outputs`]) are the same, to rounding.
+
+mod deep;
+mod gap;
+mod run;
+pub mod segment;
+
+#[cfg(test)]
+mod tests;
+
+pub use deep::{Deep, DeepConfig};
+pub use gap::{GAPS, gap_of};
+pub use run::{Run, RunBytes};

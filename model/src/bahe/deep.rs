@@ -1,0 +1,307 @@
+//! The deep layers: trainable, causal, over the vectors of a sequence's texts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::language::block::{Block, Turns, causal_mask, normed};
+use crate::language::error::computing;
+use crate::language::part::{Kernels, Origin, Purpose, Source};
+use crate::language::{DecoderConfig, LanguageError, Weights};
+
+use super::gap::GAPS;
+
+/// What the deep layers look like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeepConfig {
+    /// Their blocks: width, heads, rotary base. `layers` is how many they are; vocabulary and head are not used.
+    pub blocks: DecoderConfig,
+    /// Sequences a user has, each run by itself.
+    pub sequences: usize,
+    /// Behaviors of a run at most, even.
+    pub limit: usize,
+}
+
+/// The deep layers.
+///
+/// A run begins with a constant position, learned and not pooled, which takes the attention that goes nowhere; each behavior is the vector of its text
+/// plus that of its gap ([`super::gap_of`]). What comes out of the last layer is normed; the mean of a run's outputs is its vector, and a sequence without
+/// behaviors has a learned one.
+#[derive(Debug)]
+pub struct Deep {
+    pub(super) config: DeepConfig,
+    pub(super) blocks: Vec<Block>,
+    /// (width)
+    pub(super) first: Tensor,
+    /// ([`GAPS`], width)
+    pub(super) gaps: Tensor,
+    /// (width)
+    pub(super) norm: Tensor,
+    /// (sequences, width)
+    pub(super) empty: Tensor,
+    pub(super) turns: Turns,
+}
+
+impl Deep {
+    /// First values: the `layers` of a decoder above its cut, and what its first token is there (`first`, the state of the position that takes
+    /// attention).
+    ///
+    /// # Errors
+    /// A model that is no decoder, or has too few layers.
+    pub fn above(
+        weights: &Weights,
+        cut: usize,
+        first: &[f32],
+        config: &DeepConfig,
+    ) -> Result<BTreeMap<String, Tensor>, LanguageError> {
+        let blocks = &config.blocks;
+        let held = weights.decoder()?;
+        if cut + blocks.layers > held.layers {
+            return Err(LanguageError::Input(format!(
+                "{} layers above {cut} of a model of {}",
+                blocks.layers, held.layers
+            )));
+        }
+        let purpose = Purpose::Train(Vec::new());
+        let mut source = Source::new(Origin::Model(weights), &Device::Cpu, purpose);
+        for layer in cut..cut + blocks.layers {
+            Block::load(&mut source, held, &format!("model.layers.{layer}"))?;
+        }
+        let mut values = rest(config, first).map_err(computing("making first values"))?;
+        for (name, variable) in source.done().variables() {
+            let (number, part) = name
+                .strip_prefix("model.layers.")
+                .and_then(|name| name.split_once('.'))
+                .expect("invariant: named so above");
+            let number: usize = number.parse().expect("invariant: named so above");
+            values.insert(
+                format!("layers.{}.{part}", number - cut),
+                variable.as_tensor().clone(),
+            );
+        }
+        Ok(values)
+    }
+
+    /// First values where there is no decoder to take them from: the same for the same seed.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn random(
+        config: &DeepConfig,
+        seed: u64,
+    ) -> Result<BTreeMap<String, Tensor>, LanguageError> {
+        let blocks = &config.blocks;
+        let (width, inner) = (blocks.width, blocks.inner);
+        let (queries, keys) = (
+            blocks.heads * blocks.head_width,
+            blocks.kv_heads * blocks.head_width,
+        );
+        let mut numbers = Numbers(seed);
+        let first: Vec<f32> = numbers.normal(width, 1.0);
+        let mut make = || {
+            let mut values = rest(config, &first)?;
+            for layer in 0..blocks.layers {
+                for (part, (rows, columns)) in [
+                    ("self_attn.q_proj", (queries, width)),
+                    ("self_attn.k_proj", (keys, width)),
+                    ("self_attn.v_proj", (keys, width)),
+                    ("self_attn.o_proj", (width, queries)),
+                    ("mlp.gate_proj", (inner, width)),
+                    ("mlp.up_proj", (inner, width)),
+                    ("mlp.down_proj", (width, inner)),
+                ] {
+                    let spread = 1.0 / (columns as f32).sqrt();
+                    let weight = numbers.normal(rows * columns, spread);
+                    let weight = Tensor::from_vec(weight, (rows, columns), &Device::Cpu)?;
+                    values.insert(format!("layers.{layer}.{part}.weight"), weight);
+                }
+                for part in ["input_layernorm", "post_attention_layernorm"] {
+                    let ones = Tensor::ones(width, candle_core::DType::F32, &Device::Cpu)?;
+                    values.insert(format!("layers.{layer}.{part}.weight"), ones);
+                }
+            }
+            Ok(values)
+        };
+        make().map_err(computing("making first values"))
+    }
+
+    /// The layers of these values; with `variables`, each as a variable that can learn, by its name.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, named; `path` is where they were read.
+    pub fn of(
+        config: &DeepConfig,
+        tensors: &BTreeMap<String, Tensor>,
+        path: &Path,
+        device: &Device,
+        variables: Option<&mut Vec<(String, Var)>>,
+    ) -> Result<Self, LanguageError> {
+        let purpose = Purpose::of(variables.is_some());
+        let mut source = Source::new(Origin::Named { tensors, path }, device, purpose);
+        let width = config.blocks.width;
+        let blocks = (0..config.blocks.layers)
+            .map(|layer| Block::load(&mut source, &config.blocks, &format!("layers.{layer}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        let deep = Self {
+            blocks,
+            first: source.tensor("first", &[width])?,
+            gaps: source.tensor("gaps", &[GAPS, width])?,
+            norm: source.tensor("norm", &[width])?,
+            empty: source.tensor("empty", &[config.sequences, width])?,
+            turns: Turns::new(&config.blocks, config.limit + 1, device)?,
+            config: config.clone(),
+        };
+        if let Some(variables) = variables {
+            variables.extend(source.done().variables());
+        }
+        Ok(deep)
+    }
+
+    /// What they look like.
+    pub fn config(&self) -> &DeepConfig {
+        &self.config
+    }
+
+    /// What comes out at each behavior of some runs: (runs, behaviors, width), from vectors of texts of that shape and the kinds of gaps, (runs, behaviors).
+    /// Runs are padded behind: what comes out there means nothing, and changes nothing before it.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a run over the limit.
+    pub fn outputs(
+        &self,
+        vectors: &Tensor,
+        gaps: &Tensor,
+        kernels: Kernels,
+    ) -> Result<Tensor, LanguageError> {
+        let (runs, behaviors, width) = vectors
+            .dims3()
+            .map_err(computing("running the deep layers"))?;
+        if behaviors > self.config.limit || width != self.config.blocks.width {
+            return Err(LanguageError::Input(format!(
+                "runs of {behaviors} behaviors of width {width}, where {} of width {} are the most",
+                self.config.limit, self.config.blocks.width
+            )));
+        }
+        let run = || {
+            let gaps = self.gaps.index_select(&gaps.flatten_all()?, 0)?;
+            let inputs = (vectors + gaps.reshape((runs, behaviors, width))?)?;
+            let first = self
+                .first
+                .reshape((1, 1, width))?
+                .broadcast_as((runs, 1, width))?;
+            let mut states = Tensor::cat(&[&first.contiguous()?, &inputs], 1)?;
+            let turn = self.turns.first(behaviors + 1)?;
+            let mask = causal_mask(behaviors + 1, states.device())?;
+            for block in &self.blocks {
+                states = block.forward(&states, &turn, &mask, &self.config.blocks, kernels)?;
+            }
+            let states = states.narrow(1, 1, behaviors)?.contiguous()?;
+            normed(&states, &self.norm, &self.config.blocks, kernels)
+        };
+        run().map_err(computing("running the deep layers"))
+    }
+
+    /// Vectors, (places, width): of each place (run, behaviors counted from the run's start), the mean of the run's outputs up to there; a place without
+    /// behaviors has the vector of its sequence's emptiness. `sequences` says of which sequence each place is.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn pooled(
+        &self,
+        outputs: &Tensor,
+        places: &[(usize, usize)],
+        sequences: &[usize],
+    ) -> Result<Tensor, LanguageError> {
+        let pool = || {
+            let device = outputs.device();
+            let (runs, behaviors, width) = outputs.dims3()?;
+            // Sums up to each behavior, as one product.
+            let ones: Vec<f32> = (0..behaviors)
+                .flat_map(|to| (0..behaviors).map(move |from| f32::from(u8::from(from <= to))))
+                .collect();
+            let ones = Tensor::from_vec(ones, (1, behaviors, behaviors), device)?;
+            let sums = ones
+                .broadcast_as((runs, behaviors, behaviors))?
+                .contiguous()?
+                .matmul(outputs)?
+                .reshape((runs * behaviors, width))?;
+            // One table for all places: sums, then the emptiness of each sequence.
+            let table = Tensor::cat(&[&sums, &self.empty], 0)?;
+            let row = |(&(run, count), &sequence): (&(usize, usize), &usize)| {
+                if count == 0 {
+                    (runs * behaviors + sequence) as u32
+                } else {
+                    (run * behaviors + count - 1) as u32
+                }
+            };
+            let rows: Vec<u32> = places.iter().zip(sequences).map(row).collect();
+            let rows = Tensor::from_vec(rows, places.len(), device)?;
+            let parts: Vec<f32> = places
+                .iter()
+                .map(|(_, count)| 1.0 / (*count).max(1) as f32)
+                .collect();
+            let parts = Tensor::from_vec(parts, (places.len(), 1), device)?;
+            table.index_select(&rows, 0)?.broadcast_mul(&parts)
+        };
+        pool().map_err(computing("pooling"))
+    }
+
+    /// Vectors of items, (items, width), from those of their texts, (items, width): each a run of one behavior.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn items(&self, vectors: &Tensor, kernels: Kernels) -> Result<Tensor, LanguageError> {
+        let shaped = || {
+            let (items, _) = vectors.dims2()?;
+            let gaps = Tensor::zeros((items, 1), candle_core::DType::U32, vectors.device())?;
+            Ok((vectors.unsqueeze(1)?, gaps))
+        };
+        let (vectors, gaps) = shaped().map_err(computing("shaping items"))?;
+        self.outputs(&vectors, &gaps, kernels)?
+            .squeeze(1)
+            .map_err(computing("shaping items"))
+    }
+}
+
+/// First values of what is no block.
+fn rest(config: &DeepConfig, first: &[f32]) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let width = config.blocks.width;
+    let device = Device::Cpu;
+    let zeros = |rows: usize| Tensor::zeros((rows, width), candle_core::DType::F32, &device);
+    Ok(BTreeMap::from([
+        (
+            "first".to_owned(),
+            Tensor::from_slice(first, first.len(), &device)?,
+        ),
+        ("gaps".to_owned(), zeros(GAPS)?),
+        (
+            "norm".to_owned(),
+            Tensor::ones(width, candle_core::DType::F32, &device)?,
+        ),
+        ("empty".to_owned(), zeros(config.sequences)?),
+    ]))
+}
+
+/// Random numbers, the same for the same seed (`SplitMix64`).
+struct Numbers(u64);
+
+impl Numbers {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Normally distributed around 0 (Box and Muller).
+    fn normal(&mut self, count: usize, spread: f32) -> Vec<f32> {
+        let mut one = || {
+            let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+            let angle = std::f64::consts::TAU * self.uniform();
+            (radius * angle.cos()) as f32 * spread
+        };
+        (0..count).map(|_| one()).collect()
+    }
+}

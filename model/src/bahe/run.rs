@@ -1,0 +1,249 @@
+//! A run that grows by one behavior at a time: its keys and values, so that a behavior costs the deep layers one position.
+
+use candle_core::{Device, Tensor};
+
+use crate::language::LanguageError;
+use crate::language::block::{Block, normed};
+use crate::language::error::computing;
+use crate::language::part::Kernels;
+
+use super::deep::Deep;
+
+/// Keys and values of a run's positions in each layer, and the sum of its outputs. What it holds can be made anew from the run's texts and times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Of each layer: keys of all positions, one behind the other, (positions, key heads · head width), the constant first position included.
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+    sum: Vec<f32>,
+    behaviors: usize,
+}
+
+/// What runs cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunBytes {
+    /// Bytes of a position.
+    pub position: usize,
+    /// Bytes of a full run.
+    pub full: usize,
+}
+
+impl Run {
+    /// Behaviors so far.
+    pub fn behaviors(&self) -> usize {
+        self.behaviors
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let floats = |all: &[Vec<f32>]| all.iter().map(Vec::capacity).sum::<usize>();
+        (floats(&self.keys) + floats(&self.values) + self.sum.capacity()) * size_of::<f32>()
+    }
+
+    /// The run's vector, (width): the mean of its outputs; `None` while it is empty.
+    pub fn vector(&self) -> Option<Vec<f32>> {
+        let count = self.behaviors as f32;
+        (self.behaviors > 0).then(|| self.sum.iter().map(|sum| sum / count).collect())
+    }
+}
+
+impl Deep {
+    /// What runs cost in memory.
+    pub fn run_bytes(&self) -> RunBytes {
+        let blocks = &self.config.blocks;
+        let position = 2 * blocks.layers * blocks.kv_heads * blocks.head_width * size_of::<f32>();
+        RunBytes {
+            position,
+            full: (self.config.limit + 1) * position + blocks.width * size_of::<f32>(),
+        }
+    }
+
+    /// A run without behaviors: its first position alone.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn begin(&self) -> Result<Run, LanguageError> {
+        let layers = self.config.blocks.layers;
+        let mut run = Run {
+            keys: vec![Vec::new(); layers],
+            values: vec![Vec::new(); layers],
+            sum: vec![0.0; self.config.blocks.width],
+            behaviors: 0,
+        };
+        let first = self.first.to_device(&Device::Cpu);
+        let first = first.and_then(|first| first.unsqueeze(0));
+        let first = first.map_err(computing("beginning a run"))?;
+        self.step(&mut [&mut run], first)
+            .map_err(computing("beginning a run"))?;
+        Ok(run)
+    }
+
+    /// The vector of a sequence without behaviors, (width).
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn emptiness(&self, sequence: usize) -> Result<Vec<f32>, LanguageError> {
+        let row = self.empty.get(sequence).and_then(|row| row.to_vec1());
+        row.map_err(computing("reading a vector"))
+    }
+
+    /// Takes one behavior into each of some runs: the vector of its text, (runs, width), and the kind of its gap. A run that is at the limit is to be begun
+    /// anew by the caller.
+    ///
+    /// # Errors
+    /// A run at its limit, or shapes that do not fit.
+    pub fn advance(
+        &self,
+        runs: &mut [&mut Run],
+        vectors: &[&[f32]],
+        gaps: &[u32],
+    ) -> Result<(), LanguageError> {
+        let width = self.config.blocks.width;
+        if runs.len() != vectors.len() || runs.len() != gaps.len() {
+            return Err(LanguageError::Input(format!(
+                "{} runs, {} vectors, {} gaps",
+                runs.len(),
+                vectors.len(),
+                gaps.len()
+            )));
+        }
+        if let Some(run) = runs.iter().find(|run| run.behaviors >= self.config.limit) {
+            return Err(LanguageError::Input(format!(
+                "a run of {} behaviors, which is the limit",
+                run.behaviors
+            )));
+        }
+        if let Some(vector) = vectors.iter().find(|vector| vector.len() != width) {
+            return Err(LanguageError::Input(format!(
+                "a vector of width {} for layers of width {width}",
+                vector.len()
+            )));
+        }
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let mut advance = || {
+            let flat = vectors.concat();
+            let vectors = Tensor::from_vec(flat, (runs.len(), width), &Device::Cpu)?;
+            let gaps = Tensor::new(gaps, self.gaps.device())?;
+            let states = (vectors + self.gaps.index_select(&gaps, 0)?)?;
+            let states = self.step(runs, states)?;
+            let outputs = normed(&states, &self.norm, &self.config.blocks, Kernels::Fused)?;
+            for (run, output) in runs.iter_mut().zip(outputs.to_vec2::<f32>()?) {
+                for (sum, output) in run.sum.iter_mut().zip(output) {
+                    *sum += output;
+                }
+                run.behaviors += 1;
+            }
+            Ok(())
+        };
+        advance().map_err(computing("taking a behavior in"))
+    }
+
+    /// One position of each run, (runs, width), through all layers.
+    fn step(&self, runs: &mut [&mut Run], states: Tensor) -> candle_core::Result<Tensor> {
+        let mut states = states;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            states = self.step_block(runs, layer, block, &states)?;
+        }
+        Ok(states)
+    }
+
+    fn step_block(
+        &self,
+        runs: &mut [&mut Run],
+        layer: usize,
+        block: &Block,
+        states: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let config = &self.config.blocks;
+        let (count, wide) = (runs.len(), config.head_width);
+        let kernels = Kernels::Fused;
+        let (rows, row) = ((count, 1, config.width), (count, config.width));
+        let x = normed(states, &block.attention_norm, config, kernels)?.reshape(rows)?;
+        let of = |y: Tensor| y.flatten_from(1)?.to_vec2::<f32>();
+        let mut queries = of(block.query.forward(&x)?)?;
+        let mut keys = of(block.key.forward(&x)?)?;
+        let values = of(block.value.forward(&x)?)?;
+        let mut mixed = vec![0.0; count * config.heads * wide];
+        let each = mixed.chunks_mut(config.heads * wide);
+        for (place, (run, mixed)) in runs.iter_mut().zip(each).enumerate() {
+            // The first position is 0, and has no behavior.
+            let position = run.keys[layer].len() / (config.kv_heads * wide);
+            let cosines = self.turns.cosines.get(position)?.to_vec1::<f32>()?;
+            let sines = self.turns.sines.get(position)?.to_vec1::<f32>()?;
+            turn(&mut queries[place], &cosines, &sines);
+            turn(&mut keys[place], &cosines, &sines);
+            run.keys[layer].extend_from_slice(&keys[place]);
+            run.values[layer].extend_from_slice(&values[place]);
+            attend(
+                &queries[place],
+                &run.keys[layer],
+                &run.values[layer],
+                (config.kv_heads, wide),
+                mixed,
+            );
+        }
+        let mixed = Tensor::from_vec(mixed, (count, 1, config.heads * wide), &Device::Cpu)?;
+        let x = (states + block.output.forward(&mixed)?.reshape(row)?)?;
+        let y = normed(&x, &block.inner_norm, config, kernels)?.reshape(rows)?;
+        let gated = (block.gate.forward(&y)?.silu()? * block.up.forward(&y)?)?;
+        x + block.down.forward(&gated)?.reshape(row)?
+    }
+}
+
+/// Turns each head's halves against each other.
+fn turn(heads: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    for head in heads.chunks_mut(2 * cosines.len()) {
+        let (low, high) = head.split_at_mut(cosines.len());
+        for (((low, high), cosine), sine) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+            (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
+        }
+    }
+}
+
+/// What one position's heads see in a run, the position itself included.
+fn attend(
+    queries: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    (kv_heads, wide): (usize, usize),
+    mixed: &mut [f32],
+) {
+    let stride = kv_heads * wide;
+    let group = queries.len() / stride;
+    let scale = 1.0 / (wide as f32).sqrt();
+    let mut weights = vec![0.0; keys.len() / stride];
+    for (head, (query, mixed)) in queries.chunks(wide).zip(mixed.chunks_mut(wide)).enumerate() {
+        let from = head / group * wide;
+        for (weight, key) in weights.iter_mut().zip(keys.chunks(stride)) {
+            *weight = scale * dot(query, &key[from..from + wide]);
+        }
+        let highest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for weight in &mut weights {
+            *weight = (*weight - highest).exp();
+            sum += *weight;
+        }
+        for (weight, value) in weights.iter().zip(values.chunks(stride)) {
+            let weight = weight / sum;
+            for (mixed, value) in mixed.iter_mut().zip(&value[from..from + wide]) {
+                *mixed += weight * value;
+            }
+        }
+    }
+}
+
+/// With eight sums side by side: the compiler may not reorder one.
+fn dot(one: &[f32], other: &[f32]) -> f32 {
+    let mut sums = [0.0; 8];
+    let (ones, rest) = one.as_chunks::<8>();
+    let (others, other_rest) = other.as_chunks::<8>();
+    for (one, other) in ones.iter().zip(others) {
+        for lane in 0..8 {
+            sums[lane] += one[lane] * other[lane];
+        }
+    }
+    let behind = rest.iter().zip(other_rest).map(|(one, other)| one * other);
+    sums.iter().sum::<f32>() + behind.sum::<f32>()
+}
