@@ -7,14 +7,22 @@
 //! A vector is *defined* by the number of behaviors that came before ([`segment::start_of`]): so what is computed one position at a time
 //! ([`Deep::advance`]) and what is computed anew ([`Deep::outputs`]) are the same, to rounding.
 
+mod adam;
+mod corpus;
 mod deep;
 mod gap;
+mod head;
 mod run;
 pub mod segment;
+mod trainer;
 
 #[cfg(test)]
 mod tests;
 
+pub use adam::{Adam, AdamSettings};
+pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
 pub use gap::{GAPS, gap_of};
+pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
 pub use run::{Run, RunBytes};
+pub use trainer::{Depth, Position, StepReport, TrainSettings, Trainer};

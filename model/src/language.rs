@@ -19,7 +19,7 @@ mod tokenizer;
 mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use config::{DecoderConfig, EncoderConfig, Family, Shape};
 pub use convert::{CONVERSION, check, convert};

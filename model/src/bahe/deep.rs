@@ -213,38 +213,7 @@ impl Deep {
         places: &[(usize, usize)],
         sequences: &[usize],
     ) -> Result<Tensor, LanguageError> {
-        let pool = || {
-            let device = outputs.device();
-            let (runs, behaviors, width) = outputs.dims3()?;
-            // Sums up to each behavior, as one product.
-            let ones: Vec<f32> = (0..behaviors)
-                .flat_map(|to| (0..behaviors).map(move |from| f32::from(u8::from(from <= to))))
-                .collect();
-            let ones = Tensor::from_vec(ones, (1, behaviors, behaviors), device)?;
-            let sums = ones
-                .broadcast_as((runs, behaviors, behaviors))?
-                .contiguous()?
-                .matmul(outputs)?
-                .reshape((runs * behaviors, width))?;
-            // One table for all places: sums, then the emptiness of each sequence.
-            let table = Tensor::cat(&[&sums, &self.empty], 0)?;
-            let row = |(&(run, count), &sequence): (&(usize, usize), &usize)| {
-                if count == 0 {
-                    (runs * behaviors + sequence) as u32
-                } else {
-                    (run * behaviors + count - 1) as u32
-                }
-            };
-            let rows: Vec<u32> = places.iter().zip(sequences).map(row).collect();
-            let rows = Tensor::from_vec(rows, places.len(), device)?;
-            let parts: Vec<f32> = places
-                .iter()
-                .map(|(_, count)| 1.0 / (*count).max(1) as f32)
-                .collect();
-            let parts = Tensor::from_vec(parts, (places.len(), 1), device)?;
-            table.index_select(&rows, 0)?.broadcast_mul(&parts)
-        };
-        pool().map_err(computing("pooling"))
+        pooled(outputs, &self.empty, places, sequences)
     }
 
     /// Vectors of items, (items, width), from those of their texts, (items, width): each a run of one behavior.
@@ -262,6 +231,47 @@ impl Deep {
             .squeeze(1)
             .map_err(computing("shaping items"))
     }
+}
+
+/// Means of outputs up to each place, as [`Deep::pooled`]; `empty`, (sequences, width), are the vectors of places without behaviors.
+pub(super) fn pooled(
+    outputs: &Tensor,
+    empty: &Tensor,
+    places: &[(usize, usize)],
+    sequences: &[usize],
+) -> Result<Tensor, LanguageError> {
+    let pool = || {
+        let device = outputs.device();
+        let (runs, behaviors, width) = outputs.dims3()?;
+        // Sums up to each behavior, as one product.
+        let ones: Vec<f32> = (0..behaviors)
+            .flat_map(|to| (0..behaviors).map(move |from| f32::from(u8::from(from <= to))))
+            .collect();
+        let ones = Tensor::from_vec(ones, (1, behaviors, behaviors), device)?;
+        let sums = ones
+            .broadcast_as((runs, behaviors, behaviors))?
+            .contiguous()?
+            .matmul(outputs)?
+            .reshape((runs * behaviors, width))?;
+        // One table for all places: sums, then the emptiness of each sequence.
+        let table = Tensor::cat(&[&sums, empty], 0)?;
+        let row = |(&(run, count), &sequence): (&(usize, usize), &usize)| {
+            if count == 0 {
+                (runs * behaviors + sequence) as u32
+            } else {
+                (run * behaviors + count - 1) as u32
+            }
+        };
+        let rows: Vec<u32> = places.iter().zip(sequences).map(row).collect();
+        let rows = Tensor::from_vec(rows, places.len(), device)?;
+        let parts: Vec<f32> = places
+            .iter()
+            .map(|(_, count)| 1.0 / (*count).max(1) as f32)
+            .collect();
+        let parts = Tensor::from_vec(parts, (places.len(), 1), device)?;
+        table.index_select(&rows, 0)?.broadcast_mul(&parts)
+    };
+    pool().map_err(computing("pooling"))
 }
 
 /// First values of what is no block.
@@ -284,10 +294,10 @@ fn rest(config: &DeepConfig, first: &[f32]) -> candle_core::Result<BTreeMap<Stri
 }
 
 /// Random numbers, the same for the same seed (`SplitMix64`).
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn uniform(&mut self) -> f64 {
+    pub(super) fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -295,8 +305,15 @@ impl Numbers {
         ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Puts things into a random order (Fisher and Yates).
+    pub(super) fn shuffle<T>(&mut self, things: &mut [T]) {
+        for place in (1..things.len()).rev() {
+            things.swap(place, (self.uniform() * (place + 1) as f64) as usize);
+        }
+    }
+
     /// Normally distributed around 0 (Box and Muller).
-    fn normal(&mut self, count: usize, spread: f32) -> Vec<f32> {
+    pub(super) fn normal(&mut self, count: usize, spread: f32) -> Vec<f32> {
         let mut one = || {
             let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
             let angle = std::f64::consts::TAU * self.uniform();

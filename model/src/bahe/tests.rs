@@ -8,6 +8,9 @@ use super::segment::start_of;
 use super::*;
 use crate::language::{DecoderConfig, Family, Kernels};
 
+mod learning;
+mod real;
+
 const WIDTH: usize = 24;
 const LIMIT: usize = 12;
 

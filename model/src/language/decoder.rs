@@ -82,7 +82,7 @@ impl Decoder {
                 Ok::<_, LanguageError>(Top { norm, head })
             })
             .transpose()?;
-        let turns = Turns::new(config, config.positions_max, device)?;
+        let turns = Turns::new(config, config.positions_max, source.device())?;
         Ok(Self {
             first: layers.start,
             config: config.clone(),

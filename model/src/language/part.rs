@@ -81,6 +81,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Where tensors go.
+    pub(crate) fn device(&self) -> &'a Device {
+        self.device
+    }
+
     /// What came of the purpose.
     pub(crate) fn done(self) -> Purpose {
         self.purpose

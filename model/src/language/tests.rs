@@ -12,7 +12,7 @@ use super::*;
 mod convert;
 mod encoder;
 mod gguf;
-mod real;
+pub(crate) mod real;
 mod reference;
 mod refusals;
 mod text;

@@ -115,6 +115,19 @@ impl TextEncoder {
         }
     }
 
+    /// The state of the constant position before each text, after the last layer that is run: what takes attention there takes it in the layers above, too.
+    ///
+    /// # Errors
+    /// None but the tensor library's, and an encoder of the BERT family, which has no such position.
+    pub fn first_state(&self) -> Result<Vec<f32>, LanguageError> {
+        match self.model {
+            Model::Decoder(_) => Ok(self.states(&[&[self.first_token]])?.remove(0).remove(0)),
+            Model::Encoder(_) => Err(LanguageError::Input(
+                "an encoder has no constant first position".to_owned(),
+            )),
+        }
+    }
+
     /// The content hash under which a text's vector lies.
     pub fn key(&self, text: &str) -> [u8; 32] {
         let mut hash = Sha256::new();

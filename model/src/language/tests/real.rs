@@ -7,7 +7,7 @@ use candle_transformers::models::bert;
 use super::reference::{hold_real, numbers, reference};
 use super::*;
 
-fn model(name: &str) -> Option<PathBuf> {
+pub(crate) fn model(name: &str) -> Option<PathBuf> {
     let found = std::env::var_os("HEADWATER_MODELS").map(|folder| PathBuf::from(folder).join(name));
     match found {
         Some(path) if path.exists() => Some(path),

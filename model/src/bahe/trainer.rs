@@ -1,0 +1,361 @@
+//! Learning from recorded rows: one causal pass over each run, with the loss at every labelled row that sees a part of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::language::error::computing;
+use crate::language::{Kernels, LanguageError};
+
+use super::adam::{Adam, AdamSettings};
+use super::corpus::Corpus;
+use super::deep::{Deep, DeepConfig};
+use super::head::{Head, HeadConfig, HeadInput, cross_entropy};
+
+/// What becomes of the vectors of texts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Depth {
+    /// Nothing: the row's numbers alone.
+    None,
+    /// The mean of a run's vectors, and the item's own: no interaction of behaviors.
+    Mean {
+        /// Behaviors of a run at most.
+        limit: usize,
+    },
+    /// Deep layers.
+    Deep {
+        /// What they look like.
+        config: DeepConfig,
+        /// Whether they stay as they are, and the head alone learns.
+        frozen: bool,
+    },
+}
+
+/// How it learns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainSettings {
+    /// The optimizer.
+    pub adam: AdamSettings,
+    /// How much slower the deep layers learn, which were trained before.
+    pub deep_factor: f64,
+    /// Positions of a batch, with padding.
+    pub positions: usize,
+    /// Rows of a batch at most.
+    pub rows_max: usize,
+    /// Batches whose gradients make one step.
+    pub accumulate: usize,
+    /// Length of the gradient at most.
+    pub longest: f64,
+    /// Of the order of rows.
+    pub seed: u64,
+}
+
+/// The model, while it learns.
+#[derive(Debug)]
+pub struct Trainer {
+    depth: Depth,
+    deep: Option<Deep>,
+    head: Head,
+    variables: Vec<(String, Var)>,
+    adam: Adam,
+    settings: TrainSettings,
+}
+
+/// Where training is: all that it needs to go on, beside its tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Whole passes over the rows.
+    pub epoch: u64,
+    /// Batches of this pass.
+    pub batch: usize,
+    /// Steps of the optimizer.
+    pub steps: u64,
+}
+
+/// What a step says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Where it is now.
+    pub position: Position,
+    /// Batches of a pass.
+    pub batches: usize,
+    /// Mean loss of its rows.
+    pub loss: f32,
+    /// Length of the gradient before it was cut.
+    pub gradient: f64,
+    /// Rows that it took in.
+    pub rows: usize,
+    /// Positions of the deep layers, with padding.
+    pub positions: usize,
+}
+
+impl Trainer {
+    /// Begins with these values: those of [`Deep::above`] or [`Deep::random`], and of [`Head::random`].
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn new(
+        depth: Depth,
+        head: &HeadConfig,
+        values: &BTreeMap<String, Tensor>,
+        path: &Path,
+        settings: TrainSettings,
+    ) -> Result<Self, LanguageError> {
+        let mut variables = Vec::new();
+        let deep = match &depth {
+            Depth::Deep { config, .. } => Some(Deep::of(
+                config,
+                values,
+                path,
+                &Device::Cpu,
+                Some(&mut variables),
+            )?),
+            Depth::None | Depth::Mean { .. } => None,
+        };
+        let head = Head::of(head, values, path, &Device::Cpu, Some(&mut variables))?;
+        let deep_factor = match &depth {
+            Depth::Deep { frozen: true, .. } => 0.0,
+            _ => settings.deep_factor,
+        };
+        let adam = Adam::new(settings.adam, &variables, |name| {
+            if name.starts_with("head.") {
+                1.0
+            } else {
+                deep_factor
+            }
+        });
+        Ok(Self {
+            depth,
+            deep,
+            head,
+            variables,
+            adam,
+            settings,
+        })
+    }
+
+    /// The values as they are now, by name.
+    pub fn values(&self) -> BTreeMap<String, Tensor> {
+        let values = self.variables.iter();
+        values
+            .map(|(name, variable)| (name.clone(), variable.as_tensor().clone()))
+            .collect()
+    }
+
+    /// The values and the optimizer's state: with the position, all that [`Trainer::resume`] needs.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn checkpoint(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
+        let mut all = self.values();
+        all.extend(self.adam.state()?);
+        Ok(all)
+    }
+
+    /// Goes on from a checkpoint, to the bit.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn resume(
+        &mut self,
+        checkpoint: &BTreeMap<String, Tensor>,
+        position: Position,
+    ) -> Result<(), LanguageError> {
+        for (name, variable) in &self.variables {
+            let value = checkpoint
+                .get(name)
+                .ok_or_else(|| LanguageError::Input(format!("the checkpoint lacks `{name}`")))?;
+            variable
+                .set(value)
+                .map_err(computing("going on from a checkpoint"))?;
+        }
+        self.adam.resume(checkpoint, position.steps)
+    }
+
+    /// One pass over rows, from a position on; `each` is told of every step, and ends the pass by `false`. The answer is where it ended: the beginning of the
+    /// next pass, or where it was told to stop.
+    ///
+    /// # Errors
+    /// A loss that is no number, and the tensor library's.
+    pub fn pass(
+        &mut self,
+        corpus: &Corpus,
+        rows: Range<usize>,
+        from: Position,
+        each: &mut dyn FnMut(&Self, StepReport) -> bool,
+    ) -> Result<Position, LanguageError> {
+        let limits = (self.settings.positions, self.settings.rows_max);
+        let seed = self
+            .settings
+            .seed
+            .wrapping_add(from.epoch.wrapping_mul(0x9e37_79b9));
+        let batches = corpus.batches(rows, limits, self.limit(), Some(seed));
+        let mut position = from;
+        for group in batches[from.batch.min(batches.len())..].chunks(self.settings.accumulate) {
+            let mut gathered = BTreeMap::new();
+            let (mut loss, mut rows, mut positions) = (0.0, 0, 0);
+            for batch in group {
+                let (log_odds, taken) = self.log_odds(corpus, batch, Kernels::Differentiable)?;
+                let labels = corpus.column(batch, &corpus.rows.labels, corpus.tasks)?;
+                let weights = corpus.column(batch, &corpus.rows.weights, corpus.tasks)?;
+                let one = cross_entropy(&log_odds, &labels, &weights)?;
+                let gradients = one.backward().map_err(computing("learning"))?;
+                self.adam.gather(&gradients, &mut gathered)?;
+                loss += one.to_scalar::<f32>().map_err(computing("learning"))?;
+                rows += batch.len();
+                positions += taken;
+            }
+            let scale = 1.0 / group.len() as f64;
+            let gradient = self.adam.step(&gathered, scale, self.settings.longest)?;
+            loss *= scale as f32;
+            if !loss.is_finite() || !gradient.is_finite() {
+                return Err(LanguageError::Input(format!(
+                    "after {} steps the loss is {loss} and the gradient {gradient} long: nothing was learned from that",
+                    self.adam.steps()
+                )));
+            }
+            position.batch += group.len();
+            position.steps = self.adam.steps();
+            let report = StepReport {
+                position,
+                batches: batches.len(),
+                loss,
+                gradient,
+                rows,
+                positions,
+            };
+            if !each(self, report) {
+                return Ok(position);
+            }
+        }
+        Ok(Position {
+            epoch: from.epoch + 1,
+            batch: 0,
+            steps: self.adam.steps(),
+        })
+    }
+
+    /// Log-odds of rows, one a task, in their order; `each` is told how many are done.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn score(
+        &self,
+        corpus: &Corpus,
+        rows: Range<usize>,
+        each: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f32>, LanguageError> {
+        let from = rows.start;
+        let mut scores = vec![0.0; rows.len() * corpus.tasks];
+        let limits = (self.settings.positions, self.settings.rows_max);
+        let mut done = 0;
+        for batch in corpus.batches(rows, limits, self.limit(), None) {
+            let (log_odds, _) = self.log_odds(corpus, &batch, Kernels::Fused)?;
+            let log_odds = log_odds.to_vec2::<f32>().map_err(computing("scoring"))?;
+            for (row, log_odds) in batch.iter().zip(log_odds) {
+                let at = (row - from) * corpus.tasks;
+                scores[at..at + corpus.tasks].copy_from_slice(&log_odds);
+            }
+            done += batch.len();
+            each(done);
+        }
+        Ok(scores)
+    }
+
+    fn limit(&self) -> usize {
+        match &self.depth {
+            // Any: no run is looked at.
+            Depth::None => 2,
+            Depth::Mean { limit } => *limit,
+            Depth::Deep { config, .. } => config.limit,
+        }
+    }
+
+    /// Log-odds of a batch, (rows, tasks), and positions that the deep layers took.
+    fn log_odds(
+        &self,
+        corpus: &Corpus,
+        batch: &[usize],
+        kernels: Kernels,
+    ) -> Result<(Tensor, usize), LanguageError> {
+        let features = corpus.column(batch, &corpus.rows.features, corpus.features)?;
+        let base = corpus.column(batch, &corpus.rows.base, corpus.tasks)?;
+        let (vectors, positions) = match self.vectors(corpus, batch, kernels)? {
+            Some((users, items, positions)) => (Some((users, items)), positions),
+            None => (None, 0),
+        };
+        let input = HeadInput {
+            vectors: vectors.as_ref().map(|(users, items)| (users, items)),
+            features: &features,
+            base: &base,
+        };
+        Ok((self.head.forward(&input)?, positions))
+    }
+
+    /// Vectors of a batch's users, (rows, sequences, width), and items, (rows, width).
+    fn vectors(
+        &self,
+        corpus: &Corpus,
+        batch: &[usize],
+        kernels: Kernels,
+    ) -> Result<Option<(Tensor, Tensor, usize)>, LanguageError> {
+        if self.depth == Depth::None {
+            return Ok(None);
+        }
+        let runs = corpus.runs(batch, self.limit())?;
+        let (count, longest) = runs.shape;
+        let mut distinct = HashMap::new();
+        let mut items = Vec::new();
+        let mut of_row = Vec::with_capacity(batch.len());
+        for row in batch {
+            let text = corpus.rows.item[*row];
+            let place = *distinct.entry(text).or_insert_with(|| {
+                items.push(text);
+                items.len() as u32 - 1
+            });
+            of_row.push(place);
+        }
+        let doing = "looking vectors up";
+        let look_up = |texts: &Tensor| corpus.vectors.index_select(texts, 0);
+        let inputs = runs
+            .texts
+            .flatten_all()
+            .and_then(|texts| look_up(&texts)?.reshape((count, longest, ())))
+            .map_err(computing(doing))?;
+        let items = Tensor::new(items, &Device::Cpu)
+            .and_then(|texts| look_up(&texts))
+            .map_err(computing(doing))?;
+        let of_row = Tensor::new(of_row, &Device::Cpu).map_err(computing(doing))?;
+        let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
+        let (users, items) = match &self.deep {
+            Some(deep) => {
+                let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
+                let users = deep.pooled(&outputs, &runs.places, &sequences)?;
+                (users, deep.items(&items, kernels)?)
+            }
+            None => {
+                let outputs = plain(&inputs).map_err(computing(doing))?;
+                let width = outputs.dim(2).map_err(computing(doing))?;
+                let empty = Tensor::zeros((corpus.sequences, width), outputs.dtype(), &Device::Cpu)
+                    .map_err(computing(doing))?;
+                let users = super::deep::pooled(&outputs, &empty, &runs.places, &sequences)?;
+                (users, plain(&items).map_err(computing(doing))?)
+            }
+        };
+        let shaped = || {
+            let users = users.reshape((batch.len(), corpus.sequences, ()))?;
+            Ok((users, items.index_select(&of_row, 0)?))
+        };
+        let (users, items) = shaped().map_err(computing(doing))?;
+        Ok(Some((users, items, count * longest)))
+    }
+}
+
+/// Each vector over the root of its mean square, as the deep layers' norm would have it.
+fn plain(vectors: &Tensor) -> candle_core::Result<Tensor> {
+    let last = candle_core::D::Minus1;
+    let square = vectors.sqr()?.mean_keepdim(last)?;
+    vectors.broadcast_div(&(square + 1e-6)?.sqrt()?)
+}
