@@ -50,6 +50,7 @@ mod step;
 mod tasks;
 mod telemetry;
 mod text;
+mod texts;
 mod topic;
 mod topics;
 mod tree;
@@ -81,6 +82,7 @@ pub use state::{Backend, Late, StateConfig};
 pub use step::StepConfig;
 pub use tasks::TaskConfig;
 pub use telemetry::{Level, LogFormat, TelemetryConfig};
+pub use texts::{Field, Template, TextsConfig};
 pub use topic::{Cleanup, Partitioning, Topic};
 pub use topics::TopicsConfig;
 pub use tree::Origin;
@@ -110,6 +112,10 @@ pub struct Config {
     pub scenarios: ScenariosConfig,
     /// What of items is read.
     pub items: ItemsConfig,
+    /// What text stands for items and behaviors.
+    pub texts: TextsConfig,
+    /// Kinds of each sequence that a user's vector is made of, by its name; no kinds: all that are no impressions.
+    pub sequences: BTreeMap<String, Vec<String>>,
     /// Limits of one step.
     pub step: StepConfig,
     /// What is scored, and how often.

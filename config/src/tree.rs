@@ -90,8 +90,8 @@ pub(crate) enum Value {
     Table(BTreeMap<String, Node>),
 }
 
-/// The table of which a user's file replaces the whole: one task less must be as easy to say as one more.
-const REPLACED_WHOLE: &str = "tasks";
+/// The tables of which a user's file replaces the whole: one task less must be as easy to say as one more.
+const REPLACED_WHOLE: [&str; 2] = ["tasks", "sequences"];
 
 /// The table whose keys have dots in them.
 const DOTTED: [&str; 2] = ["kafka", "client"];
@@ -278,11 +278,13 @@ impl Node {
         }
     }
 
-    /// Lays a layer of text over this one: tables key by key, everything else (arrays too) replaced, `[tasks]` replaced
-    /// whole. `defaults` says what is a table and what is not.
+    /// Lays a layer of text over this one: tables key by key, everything else (arrays too) replaced, `[tasks]` and `[sequences]`
+    /// replaced whole. `defaults` says what is a table and what is not.
     pub(crate) fn lay_file(&mut self, over: Self, defaults: &Self) {
-        if over.at(&[REPLACED_WHOLE]).is_some() {
-            self.remove(&[REPLACED_WHOLE.to_owned()]);
+        for table in REPLACED_WHOLE {
+            if over.at(&[table]).is_some() {
+                self.remove(&[table.to_owned()]);
+            }
         }
         self.lay(over, Some(defaults));
     }

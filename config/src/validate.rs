@@ -11,6 +11,7 @@ use std::fmt::Display;
 use crate::kafka::owner_of;
 use crate::log::LogKind;
 use crate::quantity::{Bytes, Span};
+use crate::texts::TextsConfig;
 use crate::{Config, ScenariosConfig, Topic};
 
 /// A rule that is broken.
@@ -29,6 +30,8 @@ const ATTRIBUTES_MAX: usize = 8;
 
 /// Each task is a column of scores and a label of metrics.
 const TASKS_MAX: usize = 32;
+/// Each is run by itself, and its vector is an input of the head.
+const SEQUENCES_MAX: usize = 8;
 
 /// Each scenario is a label of metrics, and statistics of items are kept for each.
 const SCENARIOS_MAX: usize = 1_000;
@@ -73,6 +76,7 @@ fn path(key: &str) -> Vec<String> {
         "kafka.client.",
         "source.behaviors.kinds.",
         "source.behaviors.attributes.",
+        "texts.behaviors.",
         "tasks.",
     ] {
         if let Some(rest) = key.strip_prefix(table) {
@@ -100,6 +104,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     state(&mut rules, config);
     kinds(&mut rules, config);
     tasks(&mut rules, config);
+    texts(&mut rules, config);
     step(&mut rules, config);
     scoring(&mut rules, config);
     names::list(
@@ -354,6 +359,55 @@ fn tasks(rules: &mut Rules, config: &Config) {
                 format!("scenario \"{scenario}\" of task {name} is not in scenarios.names")
             });
         }
+    }
+}
+
+fn texts(rules: &mut Rules, config: &Config) {
+    rules.require(!config.texts.item.not_of_items(), &["texts.item"], || {
+        format!(
+            "\"{}\" has a field that an item's record has not: there are item.NAME, item.id and item.categories",
+            config.texts.item
+        )
+    });
+    for name in config.texts.behaviors.keys() {
+        let key = format!("texts.behaviors.{name}");
+        let (scenario, kind) = name
+            .split_once('/')
+            .map_or((None, name.as_str()), |(scenario, kind)| {
+                (Some(scenario), kind)
+            });
+        let known = name == TextsConfig::ALL || config.kinds.names.iter().any(|one| one == kind);
+        rules.require(known, &[&key, "kinds.names"], || {
+            format!("kind \"{kind}\" is not in kinds.names")
+        });
+        let known = scenario.is_none_or(|scenario| {
+            scenario == ScenariosConfig::OTHER
+                || config.scenarios.names.iter().any(|one| one == scenario)
+        });
+        rules.require(known, &[&key, "scenarios.names"], || {
+            format!(
+                "scenario \"{}\" is not in scenarios.names",
+                scenario.unwrap_or_default()
+            )
+        });
+    }
+    rules.require(
+        (1..=SEQUENCES_MAX).contains(&config.sequences.len()),
+        &["sequences"],
+        || {
+            format!(
+                "{} sequences: there must be 1 to {SEQUENCES_MAX}",
+                config.sequences.len()
+            )
+        },
+    );
+    for (name, kinds) in &config.sequences {
+        let key = format!("sequences.{name}");
+        rules.require(names::is_plain_name(name), &[&key], || {
+            format!("\"{name}\" is not a name of 1 to 64 letters, digits, `_` and `-`")
+        });
+        names::list(rules, &key, kinds, KINDS_MAX);
+        names::known_kinds(rules, &key, kinds, config);
     }
 }
 

@@ -6,8 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,11 +15,11 @@ use serde_json::value::RawValue;
 
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
+use crate::predictions::{Predictions, PredictionsError};
 use crate::progress::Progress;
 use crate::recording::{Recording, RecordingError, envelope};
 
-/// The first line of the predictions.
-pub const HEADER: &str = "request_id\titem_id\ttask\tprobability";
+pub use crate::predictions::HEADER;
 
 /// Events between two looks at the clock.
 const PROGRESS_EVENTS: u64 = 1024;
@@ -76,53 +74,18 @@ pub enum BacktestError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The predictions cannot be written.
-    #[error("{}: cannot be written", path.display())]
-    Write {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// An id that a table cannot hold.
-    #[error("{what} {id:?} has a tab or a line's end in it, which predictions cannot hold")]
-    Id {
-        /// Which id.
-        what: &'static str,
-        /// The id.
-        id: String,
-    },
+    #[error(transparent)]
+    Predictions(#[from] PredictionsError),
 }
 
 impl BacktestError {
     /// How the process ends for it.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        use std::io::ErrorKind;
         match self {
-            Self::Recording(_) | Self::Id { .. } => Exit::Configuration,
-            // A place where nothing can be made; all else, such as a full disk, may heal.
-            Self::Write { source, .. }
-                if matches!(
-                    source.kind(),
-                    ErrorKind::NotFound
-                        | ErrorKind::NotADirectory
-                        | ErrorKind::IsADirectory
-                        | ErrorKind::PermissionDenied
-                        | ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                Exit::Configuration
-            }
-            Self::Write { .. } => Exit::TryAgain,
-            Self::Engine(error) => match error {
-                EngineError::Config(_) | EngineError::Tasks(_) | EngineError::Refused(_) => {
-                    Exit::Configuration
-                }
-                EngineError::Store(error) => Exit::of_store(error),
-                EngineError::Step { source } => Exit::of_consumers(source),
-                EngineError::DeadLetter { .. } => Exit::Bug,
-            },
+            Self::Recording(_) => Exit::Configuration,
+            Self::Predictions(error) => error.exit(),
+            Self::Engine(error) => error.exit(),
         }
     }
 }
@@ -146,7 +109,7 @@ impl Backtest {
         self.read_items(&mut engine, &mut summary)?;
         let mut events = Recording::open(&self.events)?;
         let progress = Progress::new(events.size(), self.progress);
-        let mut predictions = Predictions::open(&self.predictions, config)?;
+        let mut predictions = Answers::open(&self.predictions, config)?;
         let mut count = 0;
         while let Some(line) = events.next_line()? {
             if let Err(reason) = take_in(line, &mut engine, &mut summary)? {
@@ -160,7 +123,7 @@ impl Backtest {
         }
         engine.step()?;
         predictions.take_from(&mut engine, &mut summary)?;
-        predictions.finish()?;
+        predictions.table.finish()?;
         progress.finish();
         summary.duplicates = engine.dropped("duplicate")?;
         summary.late = engine.dropped("late")?;
@@ -239,76 +202,23 @@ struct Scored<'a> {
     tasks: BTreeMap<&'a str, &'a RawValue>,
 }
 
-/// The table of predictions.
-struct Predictions {
-    path: PathBuf,
-    /// Where it is written until it is whole.
-    partial: Option<PathBuf>,
-    to: Box<dyn Finish>,
+/// Answers on their way to the table.
+struct Answers {
+    table: Predictions,
     /// Scenarios of each task that does not hold in all.
     scenarios: BTreeMap<String, Vec<String>>,
-    lines: Vec<u8>,
 }
 
-/// A writer with an end of its own.
-trait Finish: Write {
-    fn finish(self: Box<Self>) -> std::io::Result<()>;
-}
-
-impl<W: Write> Finish for BufWriter<W> {
-    fn finish(mut self: Box<Self>) -> std::io::Result<()> {
-        self.flush()
-    }
-}
-
-impl<W: Write> Finish for flate2::write::GzEncoder<W> {
-    fn finish(self: Box<Self>) -> std::io::Result<()> {
-        flate2::write::GzEncoder::finish(*self)?.flush()
-    }
-}
-
-impl Predictions {
+impl Answers {
     fn open(path: &Path, config: &Config) -> Result<Self, BacktestError> {
-        let fail = |source| BacktestError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        // A device or a pipe is not to be replaced by a file.
-        let in_place = path.exists() && !path.is_file();
-        let mut partial = None;
-        let raw: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(std::io::stdout())
-        } else if in_place {
-            Box::new(File::create(path).map_err(fail)?)
-        } else {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".partial");
-            let name = PathBuf::from(name);
-            let file = File::create(&name).map_err(fail)?;
-            partial = Some(name);
-            Box::new(file)
-        };
-        let buffered = BufWriter::with_capacity(1 << 18, raw);
-        let mut to: Box<dyn Finish> = if path.extension().is_some_and(|end| end == "gz") {
-            Box::new(flate2::write::GzEncoder::new(
-                buffered,
-                flate2::Compression::fast(),
-            ))
-        } else {
-            Box::new(buffered)
-        };
-        writeln!(to, "{HEADER}").map_err(fail)?;
         Ok(Self {
-            path: path.to_owned(),
-            partial,
-            to,
+            table: Predictions::open(path)?,
             scenarios: config
                 .tasks
                 .iter()
                 .filter(|(_, task)| !task.scenarios.is_empty())
                 .map(|(name, task)| (name.clone(), task.scenarios.clone()))
                 .collect(),
-            lines: Vec::new(),
         })
     }
 
@@ -337,56 +247,22 @@ impl Predictions {
                 .or_default() += 1;
             return Ok(());
         }
-        check("request_id", &answer.request_id)?;
-        self.lines.clear();
         for item in &answer.items {
-            check("item_id", &item.item_id)?;
             for (task, probability) in &item.tasks {
                 let holds = self.scenarios.get(*task).is_none_or(|scenarios| {
                     scenarios
                         .iter()
                         .any(|scenario| *scenario == answer.scenario)
                 });
-                if !holds {
-                    continue;
+                if holds {
+                    let names = [&*answer.request_id, &*item.item_id, task];
+                    self.table.line(names, probability.get())?;
+                    summary.predictions += 1;
                 }
-                for cell in [&*answer.request_id, &*item.item_id, task] {
-                    self.lines.extend_from_slice(cell.as_bytes());
-                    self.lines.push(b'\t');
-                }
-                self.lines.extend_from_slice(probability.get().as_bytes());
-                self.lines.push(b'\n');
-                summary.predictions += 1;
             }
         }
-        self.to
-            .write_all(&self.lines)
-            .map_err(|source| BacktestError::Write {
-                path: self.path.clone(),
-                source,
-            })
+        Ok(())
     }
-
-    fn finish(self) -> Result<(), BacktestError> {
-        let moved = self.to.finish().and_then(|()| match &self.partial {
-            Some(partial) => std::fs::rename(partial, &self.path),
-            None => Ok(()),
-        });
-        moved.map_err(|source| BacktestError::Write {
-            path: self.path.clone(),
-            source,
-        })
-    }
-}
-
-fn check(what: &'static str, id: &str) -> Result<(), BacktestError> {
-    if id.contains(['\t', '\n', '\r']) {
-        return Err(BacktestError::Id {
-            what,
-            id: id.to_owned(),
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod replay;
 mod run;
 mod table;
 mod topics;
+mod train;
 
 /// A streaming feature-and-scoring daemon: behaviors in Kafka become features and scores in Kafka, exactly once.
 #[derive(Debug, Parser)]
@@ -77,6 +78,7 @@ enum Command {
     Replay(replay::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
+    Train(train::Arguments),
 }
 
 /// Reads the command line and does what it says.
@@ -107,6 +109,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),
+        Command::Train(arguments) => train::run(&arguments, global),
     };
     match done {
         Ok(()) => ExitCode::from(Exit::Drained.code()),

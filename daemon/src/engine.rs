@@ -59,6 +59,8 @@ pub struct Engine {
     last: (Timestamp, bool),
     output: StepOutput,
     answers: RecordBatch,
+    /// Rows as they were scored, where they are kept.
+    rows: RecordBatch,
     /// Item statistics of the current minute, not yet to be seen.
     held: BTreeMap<Box<[u8]>, Delta>,
     next: [i64; 2],
@@ -86,7 +88,12 @@ impl Engine {
     /// # Errors
     /// A configuration that breaks a rule.
     pub fn new(config: &Config) -> Result<Self, EngineError> {
-        Self::over(config, Arc::new(MemoryStores::default()))
+        Self::over(config, Arc::new(MemoryStores::default()), false)
+    }
+
+    /// As [`Engine::new`], and it keeps the rows that the daemon would log ([`Engine::take_rows`]).
+    pub(crate) fn logging(config: &Config) -> Result<Self, EngineError> {
+        Self::over(config, Arc::new(MemoryStores::default()), true)
     }
 
     /// An engine whose users lie in `folder` where they do not fit into `state.memory`. The folder is working space: whatever an
@@ -105,14 +112,14 @@ impl Engine {
             .stores
             .remove(PARTITION)
             .map_err(EngineError::Store)?;
-        Self::over(config, opened.stores)
+        Self::over(config, opened.stores, false)
     }
 
-    fn over(config: &Config, stores: Arc<dyn Stores>) -> Result<Self, EngineError> {
+    fn over(config: &Config, stores: Arc<dyn Stores>, rows: bool) -> Result<Self, EngineError> {
         config.check().map_err(EngineError::Config)?;
         let mut config = config.clone();
         config.scoring.on_behavior = OnBehavior::Off;
-        config.scoring.feature_log = false;
+        config.scoring.feature_log = rows;
         config.scoring.standing_max = 0;
         // Event time is the only clock here: nothing is ahead of it.
         config.state.max_ahead = Span::from_secs(1_000 * 365 * 86_400);
@@ -142,6 +149,7 @@ impl Engine {
             last: (Timestamp::MIN, false),
             output: StepOutput::default(),
             answers: RecordBatch::default(),
+            rows: RecordBatch::default(),
             held: BTreeMap::new(),
             next: [0; 2],
             clock: Timestamp::MIN,
@@ -231,6 +239,14 @@ impl Engine {
         self.answers.clear();
     }
 
+    /// Hands over the rows that are there, in the order of requests, as the daemon would log them.
+    pub(crate) fn take_rows(&mut self, mut each: impl FnMut(&[u8])) {
+        for row in self.rows.iter() {
+            each(row.value.unwrap_or_default());
+        }
+        self.rows.clear();
+    }
+
     /// Puts a record to those that wait for a step, after stepping them where it does not belong to them.
     fn wait(&mut self, topic: Topic, time: Timestamp, record: &[u8]) -> Result<(), EngineError> {
         let is_behavior = topic == Topic::Behaviors;
@@ -309,6 +325,10 @@ impl Engine {
                     self.answers
                         .push(record.at, (0, 0), record.key, record.value, []);
                 }
+                Topic::FeatureLog => {
+                    self.rows
+                        .push(record.at, (0, 0), record.key, record.value, []);
+                }
                 Topic::ItemDeltas => {
                     let key = record.key.unwrap_or_default();
                     let delta = Delta::read(record.value.unwrap_or_default())
@@ -328,7 +348,6 @@ impl Engine {
                 | Topic::Items
                 | Topic::ScoreRequests
                 | Topic::StandingScores
-                | Topic::FeatureLog
                 | Topic::ItemState
                 | Topic::Fleet
                 | Topic::Repartition => {}

@@ -35,6 +35,7 @@ mod identity;
 pub mod inspect;
 mod metrics;
 pub mod models;
+mod predictions;
 pub mod produce;
 mod progress;
 pub mod recording;
@@ -45,6 +46,7 @@ mod stores;
 pub mod supervisor;
 pub mod telemetry;
 pub mod topics;
+pub mod train;
 mod world;
 
 pub use daemon::{Daemon, Handle, Host, StartError, StopError, Stopper};

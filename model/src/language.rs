@@ -29,4 +29,4 @@ pub use error::LanguageError;
 pub use part::Kernels;
 pub use text::{TEXT_TOKENS_MAX, TextEncoder};
 pub use tokenizer::LanguageTokenizer;
-pub use weights::Weights;
+pub use weights::{Weights, to_safetensors};

@@ -10,6 +10,8 @@ mod feature;
 mod feature_log;
 pub mod language;
 
+pub use candle_core::{Device, Tensor};
+
 pub use baseline::{
     Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,
 };

@@ -14,3 +14,4 @@ mod models;
 mod recordings;
 mod refusals;
 mod service;
+mod train;

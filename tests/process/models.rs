@@ -11,7 +11,7 @@ const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"ad
     "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1,"b":2},"unk_token":"[UNK]"}}"#;
 
 /// Writes a decoder of two layers in Hugging Face's layout, its tensors in two files; the last row of one of them may be left out.
-fn write_model(folder: &Path, lacking: Option<&str>) {
+pub(crate) fn write_model(folder: &Path, lacking: Option<&str>) {
     fs::create_dir_all(folder).unwrap();
     let config = json!({"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 7, "tie_word_embeddings": true, "hidden_act": "silu"});

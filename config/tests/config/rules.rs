@@ -7,6 +7,26 @@ use crate::complaint;
 /// What breaks one rule, and what is said of it.
 const BROKEN: &[(&str, &str)] = &[
     (
+        "[texts]\nitem = \"{kind} {item.title}\"\n",
+        "texts.item (line 2): \"{kind} {item.title}\" has a field that an item's record has not: there are item.NAME, item.id and item.categories",
+    ),
+    (
+        "[texts.behaviors]\nclik = \"{item}\"\n",
+        "texts.behaviors.clik (line 2): kind \"clik\" is not in kinds.names",
+    ),
+    (
+        "[texts.behaviors]\n\"feed/click\" = \"{item}\"\n",
+        "texts.behaviors.feed/click (line 2): scenario \"feed\" is not in scenarios.names",
+    ),
+    (
+        "[sequences]\n\"a b\" = []\n",
+        "sequences.a b (line 2): \"a b\" is not a name of 1 to 64 letters, digits, `_` and `-`",
+    ),
+    (
+        "[sequences]\nclicks = [\"clik\"]\n",
+        "sequences.clicks (line 2): kind \"clik\" is not in kinds.names",
+    ),
+    (
         "[instance]\nid = \"a b\"\n",
         "instance.id (line 2): \"a b\" is not a name of at most 100 letters, digits, `.`, `_` and `-`",
     ),

@@ -2,6 +2,8 @@
 
 use headwater_consumers::decode::Reject;
 
+use crate::exit::Exit;
+
 /// What can go wrong with an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -30,4 +32,17 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+}
+
+impl EngineError {
+    /// How a command ends for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Tasks(_) | Self::Refused(_) => Exit::Configuration,
+            Self::Store(error) => Exit::of_store(error),
+            Self::Step { source } => Exit::of_consumers(source),
+            Self::DeadLetter { .. } => Exit::Bug,
+        }
+    }
 }

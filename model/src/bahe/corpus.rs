@@ -90,7 +90,7 @@ impl Corpus {
         let mut runs: Vec<(usize, u64, usize)> = Vec::new();
         let mut places = Vec::with_capacity(rows.len() * self.sequences);
         // Rows of a user follow each other: a run is among the last ones, if it is there.
-        let mut found = std::collections::HashMap::new();
+        let mut found = std::collections::BTreeMap::new();
         for row in rows {
             for sequence in 0..self.sequences {
                 let (history, start, count) = self.run_of(*row, sequence, limit);
@@ -191,20 +191,14 @@ impl Corpus {
         }
         batches
     }
+}
 
-    /// A column of some rows, (rows, values a row).
-    pub(super) fn column(
-        &self,
-        rows: &[usize],
-        values: &[f32],
-        each: usize,
-    ) -> Result<Tensor, LanguageError> {
-        let picked: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| &values[row * each..(row + 1) * each])
-            .copied()
-            .collect();
-        Tensor::from_vec(picked, (rows.len(), each), &Device::Cpu)
-            .map_err(computing("laying rows out"))
-    }
+/// Some rows of a column of `each` values a row, (rows, each).
+pub(super) fn column(rows: &[usize], values: &[f32], each: usize) -> Result<Tensor, LanguageError> {
+    let picked: Vec<f32> = rows
+        .iter()
+        .flat_map(|row| &values[row * each..(row + 1) * each])
+        .copied()
+        .collect();
+    Tensor::from_vec(picked, (rows.len(), each), &Device::Cpu).map_err(computing("laying rows out"))
 }

@@ -1,6 +1,6 @@
 //! Learning from recorded rows: one causal pass over each run, with the loss at every labelled row that sees a part of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::language::error::computing;
 use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
-use super::corpus::Corpus;
+use super::corpus::{Corpus, column};
 use super::deep::{Deep, DeepConfig};
 use super::head::{Head, HeadConfig, HeadInput, cross_entropy};
 
@@ -137,11 +137,35 @@ impl Trainer {
     }
 
     /// The values as they are now, by name.
-    pub fn values(&self) -> BTreeMap<String, Tensor> {
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn values(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
         let values = self.variables.iter();
         values
-            .map(|(name, variable)| (name.clone(), variable.as_tensor().clone()))
-            .collect()
+            .map(|(name, variable)| {
+                // A step changes the variable's own memory.
+                let copy = variable.as_tensor().copy();
+                copy.map(|copy| (name.clone(), copy))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(computing("copying values"))
+    }
+
+    /// Puts values back that [`Trainer::values`] gave.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn restore(&self, values: &BTreeMap<String, Tensor>) -> Result<(), LanguageError> {
+        for (name, variable) in &self.variables {
+            let value = values
+                .get(name)
+                .ok_or_else(|| LanguageError::Input(format!("the values lack `{name}`")))?;
+            variable
+                .set(value)
+                .map_err(computing("putting values back"))?;
+        }
+        Ok(())
     }
 
     /// The values and the optimizer's state: with the position, all that [`Trainer::resume`] needs.
@@ -149,7 +173,7 @@ impl Trainer {
     /// # Errors
     /// None but the tensor library's.
     pub fn checkpoint(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
-        let mut all = self.values();
+        let mut all = self.values()?;
         all.extend(self.adam.state()?);
         Ok(all)
     }
@@ -163,14 +187,7 @@ impl Trainer {
         checkpoint: &BTreeMap<String, Tensor>,
         position: Position,
     ) -> Result<(), LanguageError> {
-        for (name, variable) in &self.variables {
-            let value = checkpoint
-                .get(name)
-                .ok_or_else(|| LanguageError::Input(format!("the checkpoint lacks `{name}`")))?;
-            variable
-                .set(value)
-                .map_err(computing("going on from a checkpoint"))?;
-        }
+        self.restore(checkpoint)?;
         self.adam.resume(checkpoint, position.steps)
     }
 
@@ -198,8 +215,8 @@ impl Trainer {
             let (mut loss, mut rows, mut positions) = (0.0, 0, 0);
             for batch in group {
                 let (log_odds, taken) = self.log_odds(corpus, batch, Kernels::Differentiable)?;
-                let labels = corpus.column(batch, &corpus.rows.labels, corpus.tasks)?;
-                let weights = corpus.column(batch, &corpus.rows.weights, corpus.tasks)?;
+                let labels = column(batch, &corpus.rows.labels, corpus.tasks)?;
+                let weights = column(batch, &corpus.rows.weights, corpus.tasks)?;
                 let one = cross_entropy(&log_odds, &labels, &weights)?;
                 let gradients = one.backward().map_err(computing("learning"))?;
                 self.adam.gather(&gradients, &mut gathered)?;
@@ -280,8 +297,8 @@ impl Trainer {
         batch: &[usize],
         kernels: Kernels,
     ) -> Result<(Tensor, usize), LanguageError> {
-        let features = corpus.column(batch, &corpus.rows.features, corpus.features)?;
-        let base = corpus.column(batch, &corpus.rows.base, corpus.tasks)?;
+        let features = column(batch, &corpus.rows.features, corpus.features)?;
+        let base = column(batch, &corpus.rows.base, corpus.tasks)?;
         let (vectors, positions) = match self.vectors(corpus, batch, kernels)? {
             Some((users, items, positions)) => (Some((users, items)), positions),
             None => (None, 0),
@@ -306,7 +323,7 @@ impl Trainer {
         }
         let runs = corpus.runs(batch, self.limit())?;
         let (count, longest) = runs.shape;
-        let mut distinct = HashMap::new();
+        let mut distinct = BTreeMap::new();
         let mut items = Vec::new();
         let mut of_row = Vec::with_capacity(batch.len());
         for row in batch {

@@ -88,9 +88,15 @@ pub fn convert(weights: &Weights, folder: &Path, told: Told<'_>) -> Result<(), L
 
 /// The names and shapes of all tensors of a model: those that loading it asks for.
 fn tensors(weights: &Weights) -> Result<Vec<(String, Vec<usize>)>, LanguageError> {
-    let mut source = Source::new(Origin::Model(weights), &Device::Cpu, Purpose::List(Vec::new()));
+    let mut source = Source::new(
+        Origin::Model(weights),
+        &Device::Cpu,
+        Purpose::List(Vec::new()),
+    );
     match weights.shape() {
-        Shape::Decoder(config) => drop(Decoder::from_source(&mut source, config, 0..config.layers)?),
+        Shape::Decoder(config) => {
+            drop(Decoder::from_source(&mut source, config, 0..config.layers)?);
+        }
         Shape::Encoder(config) => drop(Encoder::from_source(&mut source, config, config.layers)?),
     }
     match source.done() {

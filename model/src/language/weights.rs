@@ -3,6 +3,7 @@
 //! Only what is asked for is read, and each tensor is checked when it is: there, of the shape that the configuration promises, whole, and finite. All
 //! come as f32.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -159,4 +160,13 @@ fn wrong(path: &Path, tensor: &str, problem: impl Into<String>) -> LanguageError
         tensor: tensor.to_owned(),
         problem: problem.into(),
     }
+}
+
+/// Values by name, as the bytes of a file that [`Weights`] and everybody else reads.
+///
+/// # Errors
+/// None but the tensor library's.
+pub fn to_safetensors(values: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, LanguageError> {
+    safetensors::serialize(values, None)
+        .map_err(|error| LanguageError::Input(format!("values that cannot be written: {error}")))
 }

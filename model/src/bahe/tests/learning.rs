@@ -188,7 +188,7 @@ fn everything_learns_that_is_not_frozen() {
     for frozen in [false, true] {
         let mut trainer = trainer(deep_depth(frozen), WIDTH);
         let values = |trainer: &Trainer| -> Vec<(String, Vec<f32>)> {
-            let values = trainer.values().into_iter();
+            let values = trainer.values().unwrap().into_iter();
             values
                 .map(|(name, value)| (name, value.flatten_all().unwrap().to_vec1().unwrap()))
                 .collect()

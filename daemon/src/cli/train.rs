@@ -1,0 +1,197 @@
+//! `headwater train`: models from recordings.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use headwater::Exit;
+use headwater::train::{Texts, TrainBahe, TrainSummary};
+
+use headwater_config::Config;
+
+use super::{Failure, Format, Global, print};
+
+/// Train a model from recorded events.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    model: Model,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Model {
+    Bahe(Box<Bahe>),
+}
+
+/// Train BAHE: a language model's shallow layers meet each text once, its deep layers learn over sequences of what comes out.
+///
+/// What text stands for items and behaviors is a template ([texts]), which behaviors make a sequence are kinds ([sequences]); both in the configuration.
+/// Rows are those that the daemon would log; their labels follow from behaviors that carry the request's id. Requests are split by their order: the first
+/// are learned from, those behind them validate, the rest are scored alone. Training ends when the validation loss rises.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The folder (--out) holds the model (model.safetensors, manifest.json), the vectors of all texts under their content hashes, so that another run over the same
+texts begins at once, and a checkpoint.
+
+Examples:
+  headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --model smollm2-135m --out shop-bahe
+  headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
+struct Bahe {
+    /// Item records, known from the start.
+    #[arg(long, value_name = "FILE")]
+    items: PathBuf,
+    /// Recorded behaviors and score requests.
+    #[arg(long, value_name = "FILE")]
+    events: PathBuf,
+    /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`).
+    #[arg(long, value_name = "PATH|NAME")]
+    model: PathBuf,
+    /// The folder of what is made.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Where predictions of all rows go: .gz is packed.
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// What becomes of texts: deep (layers that learn), frozen (layers that stay as they are), mean (no deep layers), none (no texts).
+    #[arg(long, value_enum, default_value = "deep")]
+    texts: TextsChoice,
+    /// Shallow layers.
+    #[arg(long, default_value_t = 8)]
+    cut: usize,
+    /// Deep layers, those above the cut.
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    /// Behaviors of a run at most, even.
+    #[arg(long, default_value_t = 128, value_parser = limit)]
+    limit: usize,
+    /// Passes over the rows at most.
+    #[arg(long, default_value_t = 3)]
+    passes: u64,
+    /// Learning rate.
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// Learning rate of the deep layers, as a part of the other.
+    #[arg(long, default_value_t = 0.1)]
+    deep_factor: f64,
+    /// Positions of a batch: what bounds memory.
+    #[arg(long, default_value_t = 2_048)]
+    positions: usize,
+    /// Share of the requests to learn from.
+    #[arg(long, default_value_t = 0.7, value_parser = share)]
+    train: f64,
+    /// Share of the requests to validate on.
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
+    valid: f64,
+    /// Seed of first values and of the order of rows.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How the summary is written.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TextsChoice {
+    None,
+    Mean,
+    Frozen,
+    Deep,
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok();
+    limit
+        .filter(|limit: &usize| (2..=512).contains(limit) && limit.is_multiple_of(2))
+        .ok_or_else(|| format!("`{text}` is not an even number from 2 to 512"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("`{text}` is not a share from 0 to 1"))
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
+    let config = global.load()?.config;
+    headwater::telemetry::init(&config.telemetry);
+    let Model::Bahe(bahe) = &arguments.model;
+    let training = TrainBahe {
+        items: bahe.items.clone(),
+        events: bahe.events.clone(),
+        model: model(&bahe.model, &config)?,
+        out: bahe.out.clone(),
+        predictions: bahe.predictions.clone(),
+        texts: match bahe.texts {
+            TextsChoice::None => Texts::None,
+            TextsChoice::Mean => Texts::Mean,
+            TextsChoice::Frozen => Texts::Frozen,
+            TextsChoice::Deep => Texts::Deep,
+        },
+        cut: bahe.cut,
+        layers: bahe.layers,
+        limit: bahe.limit,
+        passes: bahe.passes,
+        rate: bahe.rate,
+        deep_factor: bahe.deep_factor,
+        positions: bahe.positions,
+        shares: [bahe.train, bahe.valid],
+        seed: bahe.seed,
+        progress: std::io::stderr().is_terminal(),
+    };
+    let summary = training
+        .run(&config)
+        .map_err(|error| Failure::of(error.exit(), &error))?;
+    match bahe.format {
+        Format::Text => tell(&summary),
+        Format::Json => print(&serde_json::json!(summary).to_string()),
+    }
+    Ok(())
+}
+
+/// What lies there; else the model of that name in the cache.
+fn model(named: &Path, config: &Config) -> Result<PathBuf, Failure> {
+    if named.exists() {
+        return Ok(named.to_owned());
+    }
+    let found = match named.to_str() {
+        Some(name) => headwater::models::cache(config)
+            .find(name)
+            .map_err(|error| Failure::of(error.exit(), &error))?,
+        None => None,
+    };
+    found.map(|(_, folder)| folder).ok_or_else(|| {
+        let words = format!(
+            "`{}` is no folder or file, and no model of that name is in the cache: see `headwater models list`",
+            named.display()
+        );
+        Failure::new(Exit::Configuration, words)
+    })
+}
+
+fn tell(summary: &TrainSummary) {
+    let [learned, validated, scored] = summary.rows;
+    print(&format!(
+        "{learned} rows learned from, {validated} validated on, {scored} scored alone"
+    ));
+    if summary.distinct_texts > 0 {
+        print(&format!(
+            "{} texts, {} distinct: each is met {:.1} times; {} encoded in {:.1} s",
+            summary.texts,
+            summary.distinct_texts,
+            summary.texts as f64 / summary.distinct_texts as f64,
+            summary.encoded,
+            summary.encode_seconds
+        ));
+    }
+    let losses: Vec<String> = summary
+        .validation_loss
+        .iter()
+        .map(|loss| format!("{loss:.5}"))
+        .collect();
+    print(&format!(
+        "validation loss before and after each pass: {}; kept: pass {}; {:.1} s",
+        losses.join(", "),
+        summary.kept,
+        summary.train_seconds
+    ));
+}

@@ -1,0 +1,172 @@
+//! The table of predictions: what was said of each row, a line each, whole or not there.
+//!
+//! Before it stand [`crate::backtest`] and [`crate::train`]; after it, whoever judges predictions.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::exit::Exit;
+
+/// The first line.
+pub const HEADER: &str = "request_id\titem_id\ttask\tprobability";
+
+/// Why predictions cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictionsError {
+    /// The file.
+    #[error("{}: cannot be written", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An id that a table cannot hold.
+    #[error("{what} {id:?} has a tab or a line's end in it, which predictions cannot hold")]
+    Id {
+        /// Which id.
+        what: &'static str,
+        /// The id.
+        id: String,
+    },
+}
+
+impl PredictionsError {
+    /// How the process ends for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        use std::io::ErrorKind;
+        match self {
+            Self::Id { .. } => Exit::Configuration,
+            // A place where nothing can be made; all else, such as a full disk, may heal.
+            Self::Write { source, .. }
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound
+                        | ErrorKind::NotADirectory
+                        | ErrorKind::IsADirectory
+                        | ErrorKind::PermissionDenied
+                        | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Exit::Configuration
+            }
+            Self::Write { .. } => Exit::TryAgain,
+        }
+    }
+}
+
+/// The table.
+pub(crate) struct Predictions {
+    path: PathBuf,
+    /// Where it is written until it is whole.
+    partial: Option<PathBuf>,
+    to: Box<dyn Finish>,
+    text: Vec<u8>,
+}
+
+/// A writer with an end of its own.
+trait Finish: Write {
+    fn finish(self: Box<Self>) -> std::io::Result<()>;
+}
+
+impl<W: Write> Finish for BufWriter<W> {
+    fn finish(mut self: Box<Self>) -> std::io::Result<()> {
+        self.flush()
+    }
+}
+
+impl<W: Write> Finish for flate2::write::GzEncoder<W> {
+    fn finish(self: Box<Self>) -> std::io::Result<()> {
+        flate2::write::GzEncoder::finish(*self)?.flush()
+    }
+}
+
+impl Predictions {
+    /// Opens the table: `-` is standard output, and what ends in `.gz` is packed. A file is written under another name and moved at the end, so that one of
+    /// that name is a whole one.
+    pub(crate) fn open(path: &Path) -> Result<Self, PredictionsError> {
+        let fail = |source| PredictionsError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        // A device or a pipe is not to be replaced by a file.
+        let in_place = path.exists() && !path.is_file();
+        let mut partial = None;
+        let raw: Box<dyn Write> = if path == Path::new("-") {
+            Box::new(std::io::stdout())
+        } else if in_place {
+            Box::new(File::create(path).map_err(fail)?)
+        } else {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".partial");
+            let name = PathBuf::from(name);
+            let file = File::create(&name).map_err(fail)?;
+            partial = Some(name);
+            Box::new(file)
+        };
+        let buffered = BufWriter::with_capacity(1 << 18, raw);
+        let mut to: Box<dyn Finish> = if path.extension().is_some_and(|end| end == "gz") {
+            Box::new(flate2::write::GzEncoder::new(
+                buffered,
+                flate2::Compression::fast(),
+            ))
+        } else {
+            Box::new(buffered)
+        };
+        writeln!(to, "{HEADER}").map_err(fail)?;
+        Ok(Self {
+            path: path.to_owned(),
+            partial,
+            to,
+            text: Vec::new(),
+        })
+    }
+
+    /// One line: request, item and task, and the probability as it is to be read.
+    pub(crate) fn line(
+        &mut self,
+        [request, item, task]: [&str; 3],
+        probability: &str,
+    ) -> Result<(), PredictionsError> {
+        check("request_id", request)?;
+        check("item_id", item)?;
+        self.text.clear();
+        for cell in [request, item, task] {
+            self.text.extend_from_slice(cell.as_bytes());
+            self.text.push(b'\t');
+        }
+        self.text.extend_from_slice(probability.as_bytes());
+        self.text.push(b'\n');
+        self.to
+            .write_all(&self.text)
+            .map_err(|source| PredictionsError::Write {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Puts the whole table in its place.
+    pub(crate) fn finish(self) -> Result<(), PredictionsError> {
+        let moved = self.to.finish().and_then(|()| match &self.partial {
+            Some(partial) => std::fs::rename(partial, &self.path),
+            None => Ok(()),
+        });
+        moved.map_err(|source| PredictionsError::Write {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+fn check(what: &'static str, id: &str) -> Result<(), PredictionsError> {
+    if id.contains(['\t', '\n', '\r']) {
+        return Err(PredictionsError::Id {
+            what,
+            id: id.to_owned(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! Training from recordings: `headwater train bahe`.
+//!
+//! Before it stand the recordings that [`crate::backtest`] reads and a language model; after it a model folder, and predictions for every row, which
+//! whoever judges them reads. Rows come from [`crate::Engine`], so they are those that the daemon would have logged; a row sees what happened strictly
+//! before its time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use headwater_config::Config;
+use headwater_model::bahe::{
+    AdamSettings, Deep, DeepConfig, Depth, Head, HeadConfig, Position, TrainSettings, Trainer,
+};
+use headwater_model::language::{
+    DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
+};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+use crate::exit::Exit;
+use crate::predictions::{Predictions, PredictionsError};
+use crate::progress::Progress;
+use crate::recording::RecordingError;
+
+mod artifact;
+mod rows;
+mod vectors;
+
+use artifact::{Artifact, ArtifactError};
+use rows::Recorded;
+
+/// Rows of a batch at most, and batches of a step.
+const ROWS_MAX: usize = 512;
+const ACCUMULATE: usize = 2;
+
+/// What becomes of texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Texts {
+    /// Nothing: the rows' other numbers alone.
+    None,
+    /// Means of shallow vectors, without deep layers.
+    Mean,
+    /// Deep layers that stay as they are.
+    Frozen,
+    /// Deep layers that learn.
+    Deep,
+}
+
+/// What is trained, and on what.
+#[derive(Clone, Debug)]
+pub struct TrainBahe {
+    /// Item records, one a line; plain or gzipped.
+    pub items: PathBuf,
+    /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
+    pub events: PathBuf,
+    /// A model folder, or a GGUF file.
+    pub model: PathBuf,
+    /// Where the model goes; and working space: vectors and a checkpoint, from which a run that was cut off goes on.
+    pub out: PathBuf,
+    /// Where predictions of all rows go; none: nowhere.
+    pub predictions: Option<PathBuf>,
+    /// What becomes of texts.
+    pub texts: Texts,
+    /// Shallow layers: those below the cut.
+    pub cut: usize,
+    /// Deep layers.
+    pub layers: usize,
+    /// Behaviors of a run at most.
+    pub limit: usize,
+    /// Passes over the rows at most; it ends earlier when the validation loss rises.
+    pub passes: u64,
+    /// Learning rate of the head.
+    pub rate: f64,
+    /// Learning rate of the deep layers, as a part of the head's.
+    pub deep_factor: f64,
+    /// Positions of a batch.
+    pub positions: usize,
+    /// Share of the requests to learn from, and to validate on; those behind are scored alone.
+    pub shares: [f64; 2],
+    /// Of first values and of the order of rows.
+    pub seed: u64,
+    /// Whether to draw bars.
+    pub progress: bool,
+}
+
+/// What was trained.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TrainSummary {
+    /// Rows learned from, validated on, and scored alone.
+    pub rows: [usize; 3],
+    /// Texts asked for: of behaviors and of items.
+    pub texts: u64,
+    /// Of them distinct: what the shallow layers met.
+    pub distinct_texts: usize,
+    /// Tokens of the distinct texts that were encoded now, and how long that took.
+    pub encoded: usize,
+    /// Seconds of encoding.
+    pub encode_seconds: f64,
+    /// Seconds of the passes.
+    pub train_seconds: f64,
+    /// Mean loss of the validation rows before training and after each pass.
+    pub validation_loss: Vec<f64>,
+    /// The pass whose values were kept; 0: those before training.
+    pub kept: usize,
+    /// Positions of the deep layers, with padding, of all passes.
+    pub positions: u64,
+}
+
+/// Why training ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A recording cannot be read, or a line of it.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The language model, or what is computed by it.
+    #[error(transparent)]
+    Model(#[from] LanguageError),
+    /// The folder of the model.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The predictions cannot be written.
+    #[error(transparent)]
+    Predictions(#[from] PredictionsError),
+    /// There is nothing to learn from.
+    #[error(
+        "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of"
+    )]
+    NoLabels,
+}
+
+impl TrainError {
+    /// How the process ends for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Recording(_) | Self::Model(_) | Self::NoLabels => Exit::Configuration,
+            Self::Engine(error) => error.exit(),
+            Self::Artifact(error) => error.exit(),
+            Self::Predictions(error) => error.exit(),
+        }
+    }
+}
+
+impl TrainBahe {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The first line that cannot be used, a model that cannot, or whatever else keeps the result from being whole.
+    pub fn run(&self, config: &Config) -> Result<TrainSummary, TrainError> {
+        let artifact = Artifact::open(&self.out)?;
+        let mut summary = TrainSummary::default();
+        let mut recorded = Recorded::read(
+            config,
+            (&self.items, &self.events),
+            self.shares,
+            self.progress,
+        )?;
+        summary.rows = recorded.split_sizes();
+        if !recorded.has_labels() {
+            return Err(TrainError::NoLabels);
+        }
+        summary.texts = recorded.texts_asked;
+        summary.distinct_texts = recorded.texts.len();
+        let mut encoder = None;
+        let width = if self.texts == Texts::None {
+            recorded.without_vectors()?;
+            0
+        } else {
+            let opened = TextEncoder::open(&self.model, self.cut, &headwater_model::Device::Cpu)?;
+            let began = Instant::now();
+            let file = artifact.vectors(opened.version());
+            summary.encoded = vectors::fill(&opened, &mut recorded, &file, self.progress)?;
+            summary.encode_seconds = began.elapsed().as_secs_f64();
+            let width = opened.width();
+            encoder = Some(opened);
+            width
+        };
+        let mut trainer = self.trainer(config, &recorded, encoder.as_ref(), width)?;
+        let began = Instant::now();
+        self.learn(&mut trainer, &recorded, &artifact, &mut summary)?;
+        summary.train_seconds = began.elapsed().as_secs_f64();
+        artifact.keep(&trainer, encoder.as_ref(), self, &recorded)?;
+        if let Some(path) = &self.predictions {
+            self.predict(&trainer, &recorded, config, path)?;
+        }
+        Ok(summary)
+    }
+
+    /// The model before it learned anything.
+    fn trainer(
+        &self,
+        config: &Config,
+        recorded: &Recorded,
+        encoder: Option<&TextEncoder>,
+        width: usize,
+    ) -> Result<Trainer, TrainError> {
+        let head = HeadConfig {
+            width,
+            sequences: config.sequences.len(),
+            features: recorded.corpus.features,
+            tasks: recorded.corpus.tasks,
+            projected: 64,
+            inner: [128, 64],
+        };
+        let mut values = Head::random(&head, self.seed)?;
+        let depth = match (self.texts, encoder) {
+            (Texts::None, _) | (_, None) => Depth::None,
+            (Texts::Mean, _) => Depth::Mean { limit: self.limit },
+            (Texts::Frozen | Texts::Deep, Some(encoder)) => {
+                let (deep, config) = self.deep(config, encoder)?;
+                values.extend(deep);
+                Depth::Deep {
+                    config,
+                    frozen: self.texts == Texts::Frozen,
+                }
+            }
+        };
+        let settings = TrainSettings {
+            adam: AdamSettings {
+                rate: self.rate,
+                beta: [0.9, 0.999],
+                epsilon: 1e-8,
+                decay: 0.01,
+            },
+            deep_factor: self.deep_factor,
+            positions: self.positions,
+            rows_max: ROWS_MAX,
+            accumulate: ACCUMULATE,
+            longest: 1.0,
+            seed: self.seed,
+        };
+        Ok(Trainer::new(depth, &head, &values, &self.model, settings)?)
+    }
+
+    /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.
+    fn deep(
+        &self,
+        config: &Config,
+        encoder: &TextEncoder,
+    ) -> Result<(BTreeMap<String, headwater_model::Tensor>, DeepConfig), LanguageError> {
+        let weights = Weights::open(&self.model)?;
+        let deep = |blocks: DecoderConfig| DeepConfig {
+            blocks: DecoderConfig {
+                layers: self.layers,
+                ..blocks
+            },
+            sequences: config.sequences.len(),
+            limit: self.limit,
+        };
+        match weights.shape() {
+            Shape::Decoder(blocks) => {
+                let config = deep(blocks.clone());
+                let first = encoder.first_state()?;
+                Ok((Deep::above(&weights, self.cut, &first, &config)?, config))
+            }
+            Shape::Encoder(held) => {
+                let config = deep(DecoderConfig {
+                    family: Family::Llama,
+                    layers: self.layers,
+                    width: held.width,
+                    inner: held.width * 8 / 3,
+                    heads: held.heads,
+                    kv_heads: held.heads,
+                    head_width: held.width / held.heads,
+                    vocabulary: held.vocabulary,
+                    positions_max: self.limit + 1,
+                    rope_base: 10_000.0,
+                    norm_epsilon: 1e-5,
+                    first_token: 0,
+                    tied: true,
+                });
+                Ok((Deep::random(&config, self.seed)?, config))
+            }
+        }
+    }
+
+    /// Passes until the validation loss rises, or there were enough; keeps the best values.
+    fn learn(
+        &self,
+        trainer: &mut Trainer,
+        recorded: &Recorded,
+        artifact: &Artifact,
+        summary: &mut TrainSummary,
+    ) -> Result<(), TrainError> {
+        let corpus = &recorded.corpus;
+        let [learned, validated, _] = recorded.splits();
+        let loss = |trainer: &Trainer| -> Result<f64, TrainError> {
+            let scores = trainer.score(corpus, validated.clone(), &mut |_| {})?;
+            Ok(recorded.loss(validated.clone(), &scores))
+        };
+        summary.validation_loss.push(loss(trainer)?);
+        let mut best = (summary.validation_loss[0], trainer.values()?);
+        let mut position = Position::default();
+        while position.epoch < self.passes {
+            let bar = Progress::new(Some(learned.len() as u64), self.progress);
+            let mut done = 0;
+            position = trainer.pass(corpus, learned.clone(), position, &mut |_, report| {
+                done += report.rows as u64;
+                summary.positions += report.positions as u64;
+                bar.at(done, done);
+                true
+            })?;
+            bar.finish();
+            let now = loss(trainer)?;
+            tracing::info!(pass = position.epoch, loss = now, "validated");
+            summary.validation_loss.push(now);
+            if now < best.0 {
+                best = (now, trainer.values()?);
+                summary.kept = position.epoch as usize;
+            } else {
+                break;
+            }
+        }
+        artifact.checkpoint(trainer, position)?;
+        Ok(trainer.restore(&best.1)?)
+    }
+
+    fn predict(
+        &self,
+        trainer: &Trainer,
+        recorded: &Recorded,
+        config: &Config,
+        path: &std::path::Path,
+    ) -> Result<(), TrainError> {
+        let corpus = &recorded.corpus;
+        let bar = Progress::new(Some(corpus.len() as u64), self.progress);
+        let scores = trainer.score(corpus, 0..corpus.len(), &mut |done| {
+            bar.at(done as u64, done as u64);
+        })?;
+        bar.finish();
+        let mut predictions = Predictions::open(path)?;
+        let tasks: Vec<&String> = config.tasks.keys().collect();
+        for (row, of_row) in scores.chunks(corpus.tasks).enumerate() {
+            let (request, item) = recorded.named(row);
+            for (task, log_odds) in tasks.iter().zip(of_row) {
+                if recorded.holds(row, task) {
+                    let probability = 1.0 / (1.0 + (-log_odds).exp());
+                    predictions.line([request, item, task], &probability.to_string())?;
+                }
+            }
+        }
+        Ok(predictions.finish()?)
+    }
+}

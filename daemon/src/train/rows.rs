@@ -1,0 +1,512 @@
+//! Recordings to rows: features by the production step, labels by what followed, sequences by what came before.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use headwater_config::{Config, Field, TaskConfig, Template, Topic};
+use headwater_model::bahe::{Corpus, History, Rows};
+use headwater_model::language::LanguageError;
+use headwater_model::{Device, LoggedRequest, Tensor};
+use headwater_state::pinned_hash;
+use serde_json::Value;
+
+use crate::engine::{Engine, EngineError};
+use crate::progress::Progress;
+use crate::recording::{Recording, envelope};
+
+use super::TrainError;
+
+/// Events between two looks at the clock.
+const PROGRESS_EVENTS: u64 = 1024;
+
+/// All that the recordings say, in the form of rows.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) corpus: Corpus,
+    /// Distinct texts, in the order in which they were met.
+    pub(super) texts: Vec<String>,
+    /// How often one was asked for.
+    pub(super) texts_asked: u64,
+    /// Request, item and scenario of each row.
+    names: Vec<[Box<str>; 3]>,
+    /// Scenarios of each task; empty: all.
+    scenarios: BTreeMap<String, Vec<String>>,
+    /// Rows learned from, validated on, scored alone.
+    sizes: [usize; 3],
+    /// Mean and spread of each number of the rows that are learned from.
+    pub(super) moments: Vec<[f32; 2]>,
+}
+
+/// Texts, each once.
+#[derive(Default)]
+struct Texts {
+    places: BTreeMap<String, u32>,
+    all: Vec<String>,
+    asked: u64,
+}
+
+impl Texts {
+    fn place(&mut self, text: String) -> u32 {
+        self.asked += 1;
+        if let Some(place) = self.places.get(&text) {
+            return *place;
+        }
+        let place = self.all.len() as u32;
+        self.all.push(text.clone());
+        self.places.insert(text, place);
+        place
+    }
+}
+
+/// A row as it is met.
+struct Met {
+    names: [Box<str>; 3],
+    user: u32,
+    time: i64,
+    item: u32,
+    features: Vec<f32>,
+    base: Vec<f32>,
+    labels: Vec<f32>,
+    weights: Vec<f32>,
+    request: usize,
+}
+
+struct Reader<'a> {
+    config: &'a Config,
+    texts: Texts,
+    items: BTreeMap<String, Value>,
+    users: BTreeMap<String, u32>,
+    histories: Vec<History>,
+    rows: Vec<Met>,
+    /// Rows by request and item.
+    by_name: BTreeMap<u64, usize>,
+    requests: usize,
+}
+
+impl Recorded {
+    pub(super) fn read(
+        config: &Config,
+        (items, events): (&Path, &Path),
+        shares: [f64; 2],
+        progress: bool,
+    ) -> Result<Self, TrainError> {
+        let mut engine = Engine::logging(config)?;
+        let mut reader = Reader {
+            config,
+            texts: Texts::default(),
+            items: BTreeMap::new(),
+            users: BTreeMap::new(),
+            histories: Vec::new(),
+            rows: Vec::new(),
+            by_name: BTreeMap::new(),
+            requests: 0,
+        };
+        let mut records = Recording::open(items)?;
+        while let Some(line) = records.next_line()? {
+            let taken = match engine.item(line) {
+                Ok(()) => reader.item(line),
+                Err(EngineError::Refused(reject)) => Err(reject.to_string()),
+                Err(error) => return Err(error.into()),
+            };
+            taken.map_err(|reason| records.bad(reason))?;
+        }
+        let mut records = Recording::open(events)?;
+        let bar = Progress::new(records.size(), progress);
+        let mut count = 0;
+        while let Some(line) = records.next_line()? {
+            let taken = match envelope(line) {
+                Ok((topic, record)) => reader.event(topic, record, &mut engine)?,
+                Err(reason) => Err(reason),
+            };
+            taken.map_err(|reason| records.bad(reason))?;
+            count += 1;
+            if count % PROGRESS_EVENTS == 0 {
+                reader.take_rows(&mut engine)?;
+                bar.at(records.bytes_read(), count);
+            }
+        }
+        engine.step()?;
+        reader.take_rows(&mut engine)?;
+        bar.finish();
+        Ok(reader.finish(shares))
+    }
+
+    pub(super) fn split_sizes(&self) -> [usize; 3] {
+        self.sizes
+    }
+
+    pub(super) fn splits(&self) -> [Range<usize>; 3] {
+        let [learned, validated, scored] = self.sizes;
+        [
+            0..learned,
+            learned..learned + validated,
+            learned + validated..learned + validated + scored,
+        ]
+    }
+
+    pub(super) fn has_labels(&self) -> bool {
+        let learned = self.sizes[0] * self.corpus.tasks;
+        self.corpus.rows.weights[..learned]
+            .iter()
+            .any(|weight| *weight > 0.0)
+    }
+
+    /// Request and item of a row.
+    pub(super) fn named(&self, row: usize) -> (&str, &str) {
+        let [request, item, _] = &self.names[row];
+        (request, item)
+    }
+
+    /// Whether a task is predicted for a row.
+    pub(super) fn holds(&self, row: usize, task: &str) -> bool {
+        holds(&self.scenarios[task], &self.names[row][2])
+    }
+
+    /// Mean loss of rows whose log-odds are known, over all labels.
+    pub(super) fn loss(&self, rows: Range<usize>, log_odds: &[f32]) -> f64 {
+        let tasks = self.corpus.tasks;
+        let places = rows.start * tasks..rows.end * tasks;
+        let (labels, weights) = (&self.corpus.rows.labels, &self.corpus.rows.weights);
+        let labels = labels[places.clone()].iter().zip(&weights[places]);
+        let (mut sum, mut count) = (0.0, 0.0);
+        for ((label, weight), log_odds) in labels.zip(log_odds) {
+            let toward = if *label > 0.0 { -*log_odds } else { *log_odds };
+            let toward = f64::from(toward);
+            sum += f64::from(*weight) * (toward.max(0.0) + (-toward.abs()).exp().ln_1p());
+            count += f64::from(*weight);
+        }
+        sum / f64::max(count, 1.0)
+    }
+
+    /// No text is looked at.
+    pub(super) fn without_vectors(&mut self) -> Result<(), LanguageError> {
+        self.corpus.vectors = tensor(vec![0.0], (1, 1))?;
+        Ok(())
+    }
+}
+
+/// A tensor of rows.
+pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize)) -> Result<Tensor, LanguageError> {
+    Tensor::from_vec(values, shape, &Device::Cpu).map_err(|source| LanguageError::Compute {
+        doing: "laying vectors out",
+        source,
+    })
+}
+
+fn holds(scenarios: &[String], scenario: &str) -> bool {
+    scenarios.is_empty() || scenarios.iter().any(|one| one == scenario)
+}
+
+fn name(request: &str, item: &str) -> u64 {
+    pinned_hash(format!("{request}\0{item}").as_bytes())
+}
+
+impl Reader<'_> {
+    fn item(&mut self, record: &[u8]) -> Result<(), String> {
+        let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
+        let id = record["item_id"].as_str().unwrap_or_default().to_owned();
+        self.items.insert(id, record);
+        Ok(())
+    }
+
+    /// One event; the inner error says what is wrong with its line.
+    fn event(
+        &mut self,
+        topic: Topic,
+        record: &[u8],
+        engine: &mut Engine,
+    ) -> Result<Result<(), String>, EngineError> {
+        let taken = match topic {
+            Topic::Behaviors => engine.ingest(record),
+            Topic::ScoreRequests => engine.queue(record),
+            _ => engine.item(record),
+        };
+        match taken {
+            Ok(()) => {}
+            Err(EngineError::Refused(reject)) => return Ok(Err(reject.to_string())),
+            Err(error) => return Err(error),
+        }
+        match topic {
+            Topic::Behaviors => Ok(self.behavior(record)),
+            Topic::ScoreRequests => {
+                self.requests += 1;
+                Ok(self.request(record))
+            }
+            _ => Ok(self.item(record)),
+        }
+    }
+
+    fn user(&mut self, id: &str) -> u32 {
+        let sequences = self.config.sequences.len();
+        if let Some(user) = self.users.get(id) {
+            return *user;
+        }
+        let user = self.histories.len() as u32;
+        self.histories
+            .extend((0..sequences).map(|_| History::default()));
+        self.users.insert(id.to_owned(), user);
+        user
+    }
+
+    /// A request's rows, as far as the engine does not say them: who, when, what.
+    fn request(&mut self, record: &[u8]) -> Result<(), String> {
+        let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
+        let user = self.user(record["user_id"].as_str().unwrap_or_default());
+        let request = record["request_id"].as_str().unwrap_or_default();
+        let scenario = record["scenario"].as_str().unwrap_or_default();
+        let time = record["time"].as_i64().unwrap_or_default();
+        let tasks = self.config.tasks.len();
+        let candidates = record["candidates"].as_array();
+        for candidate in candidates.into_iter().flatten() {
+            let item = candidate.as_str().unwrap_or_default();
+            let text = self.item_text(item);
+            let item_text = self.texts.place(text);
+            let mut weights = vec![0.0; tasks];
+            if self.config.scoring.requests_are_impressions {
+                for (weight, task) in weights.iter_mut().zip(self.config.tasks.values()) {
+                    *weight = f32::from(u8::from(holds(&task.scenarios, scenario)));
+                }
+            }
+            self.by_name.insert(name(request, item), self.rows.len());
+            self.rows.push(Met {
+                names: [request.into(), item.into(), scenario.into()],
+                user,
+                time,
+                item: item_text,
+                features: Vec::new(),
+                base: Vec::new(),
+                labels: vec![0.0; tasks],
+                weights,
+                request: self.requests - 1,
+            });
+        }
+        Ok(())
+    }
+
+    fn behavior(&mut self, record: &[u8]) -> Result<(), String> {
+        let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
+        let text = |key: &str| record[key].as_str().unwrap_or_default();
+        let (kind, scenario, item) = (text("kind"), text("scenario"), text("item_id"));
+        if let Some(row) = self.by_name.get(&name(text("request_id"), item)) {
+            let row = &mut self.rows[*row];
+            for (place, task) in self.config.tasks.values().enumerate() {
+                label(
+                    task,
+                    kind,
+                    scenario,
+                    &mut row.labels[place],
+                    &mut row.weights[place],
+                );
+            }
+        }
+        let kinds = &self.config.kinds;
+        let is_impression = kinds.impressions.iter().any(|one| one == kind);
+        let belongs: Vec<usize> = self
+            .config
+            .sequences
+            .values()
+            .enumerate()
+            .filter(|(_, kinds)| {
+                kinds.iter().any(|one| one == kind) || (kinds.is_empty() && !is_impression)
+            })
+            .map(|(place, _)| place)
+            .collect();
+        if belongs.is_empty() {
+            return Ok(());
+        }
+        let Some(template) = self.config.texts.behavior(scenario, kind) else {
+            return Ok(());
+        };
+        let text = self.behavior_text(template, &record);
+        let text = self.texts.place(text);
+        let user = self.user(record["user_id"].as_str().unwrap_or_default());
+        let time = record["time"].as_i64().unwrap_or_default();
+        for sequence in belongs {
+            let history = &mut self.histories[user as usize + sequence];
+            // Late ones take the place that their time gives them.
+            let place = history.times.partition_point(|other| *other <= time);
+            history.times.insert(place, time);
+            history.texts.insert(place, text);
+        }
+        Ok(())
+    }
+
+    fn item_text(&self, item: &str) -> String {
+        self.config
+            .texts
+            .item
+            .fill(|field, text| self.put_item(item, field, text))
+    }
+
+    fn behavior_text(&self, template: &Template, record: &Value) -> String {
+        let item = record["item_id"].as_str().unwrap_or_default();
+        template.fill(|field, text| match field {
+            Field::Kind => put(&record["kind"], text),
+            Field::Scenario => put(&record["scenario"], text),
+            Field::Value => put(&record["value"], text),
+            Field::Attribute(name) => match &record["attributes"][name.as_str()] {
+                Value::Null if name == "query" => put(&record["query"], text),
+                value => put(value, text),
+            },
+            Field::Item => text.push_str(&self.item_text(item)),
+            of_item => self.put_item(item, of_item, text),
+        })
+    }
+
+    fn put_item(&self, id: &str, field: &Field, text: &mut String) {
+        let Some(record) = self.items.get(id) else {
+            return;
+        };
+        match field {
+            Field::ItemId => text.push_str(id),
+            Field::ItemCategories => {
+                let categories = record["categories"].as_array();
+                for (place, category) in categories.into_iter().flatten().enumerate() {
+                    text.push_str(if place > 0 { ", " } else { "" });
+                    put(category, text);
+                }
+            }
+            Field::ItemField(name) => match &record["fields"][name.as_str()] {
+                Value::Null => put(&record["numeric"][name.as_str()], text),
+                value => put(value, text),
+            },
+            Field::Kind | Field::Scenario | Field::Value | Field::Attribute(_) | Field::Item => {}
+        }
+    }
+
+    /// What the engine logged: numbers and scores of rows.
+    fn take_rows(&mut self, engine: &mut Engine) -> Result<(), EngineError> {
+        let mut wrong = None;
+        engine.take_rows(|record| {
+            let logged = LoggedRequest::read(record).expect("invariant: the engine wrote this row");
+            for candidate in &logged.candidates {
+                let row = self
+                    .by_name
+                    .get(&name(&logged.request_id, &candidate.item_id));
+                let Some(row) = row.and_then(|row| self.rows.get_mut(*row)) else {
+                    wrong = Some(candidate.item_id.to_string());
+                    continue;
+                };
+                let numbers = logged.shared.iter().chain(&*candidate.values);
+                row.features = numbers
+                    .map(|value| value.signum() * value.abs().ln_1p())
+                    .collect();
+                row.base = candidate
+                    .scores
+                    .iter()
+                    .map(|score| {
+                        let score = score.clamp(1e-6, 1.0 - 1e-6);
+                        (score / (1.0 - score)).ln()
+                    })
+                    .collect();
+            }
+        });
+        wrong.map_or(Ok(()), |item| {
+            Err(EngineError::DeadLetter {
+                reason: format!("a row of item `{item}` that nobody asked for"),
+            })
+        })
+    }
+
+    /// Rows of a user behind each other, in each part.
+    fn finish(self, [learned, validated]: [f64; 2]) -> Recorded {
+        let Self {
+            config,
+            texts,
+            histories,
+            mut rows,
+            requests,
+            ..
+        } = self;
+        // Requests that were not scored (expired, too large) have no rows.
+        rows.retain(|row| !row.base.is_empty());
+        let first = (requests as f64 * learned).round() as usize;
+        let second = (requests as f64 * (learned + validated)).round() as usize;
+        let part =
+            |row: &Met| usize::from(row.request >= first) + usize::from(row.request >= second);
+        rows.sort_by_key(|row| (part(row), row.user, row.time, row.request));
+        let mut sizes = [0; 3];
+        for row in &rows {
+            sizes[part(row)] += 1;
+        }
+        let features = rows.first().map_or(0, |row| row.features.len());
+        let moments = moments(&rows[..sizes[0]], features);
+        let sequences = config.sequences.len();
+        let mut columns = Rows::default();
+        let mut names = Vec::with_capacity(rows.len());
+        for row in rows {
+            columns.user.push(row.user);
+            for sequence in 0..sequences {
+                let times = &histories[row.user as usize + sequence].times;
+                columns
+                    .counts
+                    .push(times.partition_point(|time| *time < row.time) as u32);
+            }
+            columns.item.push(row.item);
+            let numbers = row.features.iter().zip(&moments);
+            columns
+                .features
+                .extend(numbers.map(|(value, [mean, spread])| (value - mean) / spread));
+            columns.base.extend(row.base);
+            columns.labels.extend(row.labels);
+            columns.weights.extend(row.weights);
+            names.push(row.names);
+        }
+        let scenarios = config.tasks.iter();
+        Recorded {
+            corpus: Corpus {
+                vectors: tensor(vec![0.0], (1, 1)).expect("invariant: one value in one row"),
+                histories,
+                sequences,
+                features,
+                tasks: config.tasks.len(),
+                rows: columns,
+            },
+            texts: texts.all,
+            texts_asked: texts.asked,
+            names,
+            scenarios: scenarios
+                .map(|(name, task)| (name.clone(), task.scenarios.clone()))
+                .collect(),
+            sizes,
+            moments,
+        }
+    }
+}
+
+/// What a behavior says of a row of its request: a trial, or a success, which is one.
+fn label(task: &TaskConfig, kind: &str, scenario: &str, label: &mut f32, weight: &mut f32) {
+    if !holds(&task.scenarios, scenario) {
+        return;
+    }
+    let is = |kinds: &[String]| kinds.iter().any(|one| one == kind);
+    if is(&task.positive) {
+        (*label, *weight) = (1.0, 1.0);
+    } else if is(&task.trials) {
+        *weight = 1.0;
+    }
+}
+
+/// Appends a text, or a number as it was written.
+fn put(value: &Value, text: &mut String) {
+    match value {
+        Value::String(value) => text.push_str(value),
+        Value::Number(value) => text.push_str(&value.to_string()),
+        _ => {}
+    }
+}
+
+/// Mean and spread of each number; a number that never moves has the spread 1.
+fn moments(rows: &[Met], features: usize) -> Vec<[f32; 2]> {
+    let count = rows.len().max(1) as f64;
+    (0..features)
+        .map(|place| {
+            let of = |row: &Met| f64::from(row.features[place]);
+            let mean = rows.iter().map(of).sum::<f64>() / count;
+            let square = rows.iter().map(|row| (of(row) - mean).powi(2)).sum::<f64>() / count;
+            let spread = square.sqrt();
+            [mean as f32, if spread > 1e-6 { spread as f32 } else { 1.0 }]
+        })
+        .collect()
+}

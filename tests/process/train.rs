@@ -1,0 +1,171 @@
+//! `headwater train`: recordings become a model and predictions, the same ones each time.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::models::write_model;
+use crate::program::{Place, Ran};
+
+/// Users see two items; even ones like one of them, odd ones the other.
+fn write_recordings(folder: &Path) -> [String; 2] {
+    let items = ["a", "b"].map(|title| {
+        json!({"item_id": format!("i{title}"), "time": 1_700_000_000_000_i64, "fields": {"title": title}, "categories": []}).to_string()
+    });
+    let mut events = Vec::new();
+    for step in 0..12_i64 {
+        for user in 0..40 {
+            let time = 1_700_000_100_000 + step * 60_000 + user;
+            let (request, user_id) = (format!("r{step}-{user}"), format!("u{user}"));
+            let wanted = if user % 2 == 0 { "ia" } else { "ib" };
+            let asked = json!({"request_id": request, "user_id": user_id, "scenario": "home", "time": time, "candidates": ["ia", "ib"]});
+            events.push(json!({"topic": "score-requests", "record": asked}).to_string());
+            for (item, kind) in [("ia", "impression"), ("ib", "impression"), (wanted, "like")] {
+                let done = json!({"event_id": format!("{request}-{item}-{kind}"), "user_id": user_id, "item_id": item, "kind": kind, "scenario": "home",
+                    "time": time + 1, "request_id": request});
+                events.push(json!({"topic": "behaviors", "record": done}).to_string());
+            }
+        }
+    }
+    let files = ["items.jsonl", "events.jsonl"].map(|name| folder.join(name).display().to_string());
+    fs::write(&files[0], items.join("\n")).unwrap();
+    fs::write(&files[1], events.join("\n")).unwrap();
+    files
+}
+
+fn train(place: &Place, [items, events]: &[String; 2], out: &Path, more: &[&str]) -> Ran {
+    let out = out.to_str().unwrap();
+    let predictions = format!("{out}.tsv");
+    let fixed = [
+        "train",
+        "bahe",
+        "--items",
+        items,
+        "--events",
+        events,
+        "--out",
+        out,
+        "--predictions",
+        &predictions,
+        "--format",
+        "json",
+        "--cut",
+        "1",
+        "--limit",
+        "8",
+        "--rate",
+        "0.006",
+    ];
+    place.run(&[&fixed[..], more].concat())
+}
+
+/// Goal: every row has a prediction, training lowers the loss, the same files give the same bytes, and texts are met once. Method: a small random model in the cache,
+/// trained twice from recordings whose labels follow from texts; with each depth.
+#[test]
+fn recordings_become_a_model() {
+    let place = Place::new("scenarios.names = [\"home\"]");
+    let folder = place.file().parent().unwrap().to_owned();
+    let recordings = write_recordings(&folder);
+    write_model(&folder.join("language"), None);
+    let from = folder.join("language").display().to_string();
+    let fetched = place.run(&["models", "fetch", "tiny", "--from", &from]);
+    assert_eq!(fetched.code, Some(0), "{fetched:?}");
+
+    let out = folder.join("first");
+    let ran = train(
+        &place,
+        &recordings,
+        &out,
+        &["--model", "tiny", "--passes", "10", "--layers", "1"],
+    );
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary: serde_json::Value = ran.json();
+    assert_eq!(summary["rows"], json!([672, 96, 192]), "{summary}");
+    // Two items, and one kind of behavior that is no impression with each.
+    assert_eq!(
+        (&summary["distinct_texts"], &summary["encoded"]),
+        (&json!(4), &json!(4)),
+        "{summary}"
+    );
+    let losses: Vec<f64> = serde_json::from_value(summary["validation_loss"].clone()).unwrap();
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(best < 0.95 * losses[0], "{losses:?}");
+    let table = fs::read_to_string(folder.join("first.tsv")).unwrap();
+    assert_eq!(table.lines().count(), 1 + 960);
+    assert!(table.starts_with("request_id\titem_id\ttask\tprobability\n"));
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["kind"], "bahe");
+
+    let second = folder.join("second");
+    let again = train(
+        &place,
+        &recordings,
+        &second,
+        &["--model", &from, "--passes", "10", "--layers", "1"],
+    );
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(table == fs::read_to_string(folder.join("second.tsv")).unwrap());
+    for name in ["model.safetensors", "checkpoint.safetensors"] {
+        assert!(
+            fs::read(out.join(name)).unwrap() == fs::read(second.join(name)).unwrap(),
+            "{name}"
+        );
+    }
+    for texts in ["none", "mean", "frozen"] {
+        let ran = train(
+            &place,
+            &recordings,
+            &out,
+            &[
+                "--model", &from, "--texts", texts, "--passes", "1", "--layers", "1",
+            ],
+        );
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let summary: serde_json::Value = ran.json();
+        assert_eq!(summary["encoded"], 0, "{summary}");
+    }
+}
+
+/// Goal: what cannot be trained from is named. Method: a line that is no record, events without labels, a model that is not there, too many layers.
+#[test]
+fn what_cannot_be_trained_from_is_named() {
+    let place = Place::new("scenarios.names = [\"home\"]");
+    let folder = place.file().parent().unwrap().to_owned();
+    let recordings = write_recordings(&folder);
+    write_model(&folder.join("language"), None);
+    let from = folder.join("language").display().to_string();
+    let out = folder.join("out");
+    let refused = |recordings: &[String; 2], more: &[&str], words: &str| {
+        let ran = train(&place, recordings, &out, more);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains(words), "{ran:?}");
+    };
+    refused(
+        &recordings,
+        &["--model", "nothing"],
+        "`nothing` is no folder or file, and no model of that name is in the cache",
+    );
+    refused(
+        &recordings,
+        &["--model", &from, "--layers", "2"],
+        "2 layers above 1 of a model of 2",
+    );
+    let torn = folder.join("torn.jsonl").display().to_string();
+    fs::write(&torn, "{\"topic\": \"behaviors\", \"record\": {}}\n").unwrap();
+    let torn = [recordings[0].clone(), torn];
+    refused(&torn, &["--model", &from], "torn.jsonl, line 1: ");
+    let requests = fs::read_to_string(&recordings[1]).unwrap();
+    let requests: Vec<&str> = requests
+        .lines()
+        .filter(|line| line.contains("score-requests"))
+        .collect();
+    let unlabeled = folder.join("unlabeled.jsonl").display().to_string();
+    fs::write(&unlabeled, requests.join("\n")).unwrap();
+    refused(
+        &[recordings[0].clone(), unlabeled],
+        &["--model", &from],
+        "no row has a label",
+    );
+}
