@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plants one bug after another in a copy of the tree, and has the simulation's seeds look for it. Every bug must turn them red.
-#   tests/simulation/planted.sh [NAME]        about half a minute a bug; TARGET_DIR: a target folder to build in
+#   tests/simulation/planted.sh [NAME]        about half a minute a bug; TARGET_DIR: a target folder to build in, such as ./target
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tree=$(mktemp -d "${TMPDIR:-/tmp}/headwater-planted.XXXXXX")
@@ -14,7 +14,7 @@ plant() { # plant NAME FILE FROM TO
   [ -z "${only:-}" ] || [ "$only" = "$name" ] || return 0
   cp "$tree/$file" "$tree/sound"
   FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/ or die "not found\n"' "$tree/$file" || { echo "$name: its place is not found in $file" >&2; exit 1; }
-  if out=$(cd "$tree" && cargo test -q -p headwater-tests --test simulation 2>&1 | tr -d '\000'); then
+  if out=$(cd "$tree" && cargo test -q --workspace --test simulation 2>&1 | tr -d '\000'); then
     echo "$name: MISSED"; missed=$((missed + 1))
   elif found=$(grep -aoE '[0-9]+ of [0-9]+ seeds failed' <<<"$out"); then
     echo "$name: found, $found"
