@@ -225,6 +225,9 @@ impl Demo {
         while !stop.load(Ordering::Relaxed) {
             let elapsed = began.elapsed();
             if self.duration.is_some_and(|duration| elapsed >= duration) {
+                // The last second, or what there was of it.
+                show.now.freshness_ms = freshness(daemon, &mut fresh);
+                each(&show.second(elapsed.as_secs().max(told + 1)));
                 break;
             }
             let due = (elapsed.as_secs_f64() * self.rate) as u64;

@@ -16,7 +16,10 @@ fn the_demo_tells_each_second() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert!((3..=6).contains(&seconds.len()), "{ran:?}");
+    assert!(
+        seconds.last().unwrap()["second"].as_u64() >= Some(5),
+        "{ran:?}"
+    );
     for second in &seconds {
         let latency = |name| second["latency_ms"][name].as_f64().unwrap();
         assert!(

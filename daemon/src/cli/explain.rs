@@ -133,7 +133,17 @@ fn show(found: &Explanation, arguments: &Arguments) {
 /// Only what was scored has rows.
 fn why_no_rows(answers: &[Answered]) -> String {
     let status = |answer: &Answered| answer.record.get("status").map_or_else(String::new, plain);
+    let has_items = |answer: &Answered| {
+        let items = answer.record.get("items").and_then(Value::as_array);
+        items.is_none_or(|items| !items.is_empty())
+    };
     match answers.first().map(status) {
+        Some(_)
+            if !answers.iter().any(has_items)
+                && answers.iter().all(|answer| status(answer) == "ok") =>
+        {
+            "the request has no candidates".to_owned()
+        }
         Some(first) if answers.iter().all(|answer| status(answer) != "ok") => {
             format!("an answer with the status {first} has none")
         }
