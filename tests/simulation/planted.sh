@@ -35,7 +35,7 @@ plant page-not-written state/src/partition/write_back.rs '.filter(|page| page.di
 plant position-with-the-first-part state/src/partition/write_back.rs 'self.write(part, None)' 'let early = self.sealed_position(now); self.write(part, Some(early))'
 plant dedupe-forgotten state/src/partition.rs 'if resident.user.has_event(behavior.event)' 'if behavior.event == 1 && resident.user.has_event(behavior.event)'
 plant restore-one-early consumers/src/restore.rs 'waiting.at[0] >= ends[0]' 'waiting.at[0] + 2 >= ends[0]'
-plant changelog-position-too-far consumers/src/worker.rs 'owned.users.committed(changelog);' 'owned.users.committed(changelog + 3);'
+plant changelog-position-too-far consumers/src/worker/commit.rs 'owned.users.committed(changelog.unwrap_or(reached));' 'owned.users.committed(changelog.unwrap_or(reached) + 3);'
 plant dirty-user-evicted state/src/partition/residents.rs 'if used || resident.dirty || resident.writing' 'if used || resident.writing'
 plant tombstone-missed state/src/partition/restore.rs 'self.put_standing(place, request, standing);' 'if standing.is_some() { self.put_standing(place, request, standing); }'
 plant restore-stable-alone consumers/src/restore.rs 'let written = log.written(at)?;' 'let written = log.extent(at)?;'
