@@ -57,7 +57,7 @@ pub struct TrainBahe {
     pub events: PathBuf,
     /// A model folder, or a GGUF file.
     pub model: PathBuf,
-    /// Where the model goes; and working space: vectors and a checkpoint, from which a run that was cut off goes on.
+    /// Where the model goes, the vectors of texts, from which another run begins, and a checkpoint after the last pass.
     pub out: PathBuf,
     /// Where predictions of all rows go; none: nowhere.
     pub predictions: Option<PathBuf>,
