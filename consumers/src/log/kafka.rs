@@ -34,6 +34,7 @@ mod error;
 mod group;
 mod member;
 mod orphans;
+mod patience;
 mod producer;
 mod reader;
 mod sink;

@@ -31,6 +31,10 @@ pub(super) enum OrderError {
     NoTransaction,
     #[error("the producer is to be recovered first")]
     NotRecovered,
+    #[error(
+        "the client did not come back from a call within twice the operation timeout; another is made"
+    )]
+    NeverBack,
     #[error("the brokers did not acknowledge within the operation timeout")]
     Unacknowledged,
     #[error("the queue of unsent records stayed full for the operation timeout")]

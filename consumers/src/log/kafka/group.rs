@@ -37,7 +37,7 @@ pub(super) struct Group {
     awaiting: BTreeSet<i32>,
     membership: Membership,
     joined: bool,
-    metadata: Option<ConsumerGroupMetadata>,
+    metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// An error that came together with a rebalance: for the next call.
     stash: Option<LogError>,
     /// We are fenced, for good.
@@ -110,7 +110,7 @@ impl Group {
     fn follow(&mut self, told: Told) -> Rebalance {
         self.membership.0 += 1;
         self.joined = true;
-        self.metadata = self.consumer.group_metadata();
+        self.metadata = self.consumer.group_metadata().map(Arc::new);
         for partition in &told.rebalance.lost {
             self.owned.remove(partition);
             self.awaiting.remove(partition);
@@ -141,8 +141,8 @@ impl Group {
     }
 
     /// The metadata as of now, for a question whose answer is thrown away.
-    pub(super) fn any_metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.group_metadata()
+    pub(super) fn any_metadata(&self) -> Option<Arc<ConsumerGroupMetadata>> {
+        self.consumer.group_metadata().map(Arc::new)
     }
 
     /// The metadata with which positions of these partitions can be committed, if they have been ours ever since they were polled
@@ -151,7 +151,7 @@ impl Group {
         &self,
         membership: Membership,
         positions: &[(TopicPartition, i64)],
-    ) -> Result<&ConsumerGroupMetadata, LogError> {
+    ) -> Result<&Arc<ConsumerGroupMetadata>, LogError> {
         const DOING: &str = "committing positions";
         for (at, _) in positions {
             if self

@@ -24,6 +24,7 @@ use rdkafka::{ClientContext, Message, Statistics, TopicPartitionList};
 use super::Shared;
 use super::client::{self, Logging};
 use super::error::{self, OrderError};
+use super::patience::Patient;
 use crate::log::{LogError, Outgoing, TopicPartition};
 
 /// Topics whose offsets a commit tells: their readers follow us by them.
@@ -31,7 +32,7 @@ const TOLD: [Topic; 2] = [Topic::Changelog, Topic::ItemState];
 
 /// A producer.
 pub(super) struct Sink {
-    producer: ThreadedProducer<Deliveries>,
+    producer: Patient<ThreadedProducer<Deliveries>>,
     shared: Arc<Shared>,
     identity: String,
     /// Topics whose leaders the client knows.
@@ -56,12 +57,15 @@ pub(super) enum Failed {
 impl Sink {
     /// A producer that writes in transactions. Aborts or completes what its predecessor left open, and fences it.
     pub(super) fn transactional(shared: &Arc<Shared>, identity: &str) -> Result<Self, LogError> {
+        const DOING: &str = "taking over the transactional id";
         let mut sink = Self::new(shared, identity, identity, Some(identity))?;
         // Connects. A client that has no connection yet asks for its coordinator again only after 500 ms.
         sink.meet(Topic::Behaviors)?;
-        sink.producer
-            .init_transactions(shared.settings.operation_timeout)
-            .map_err(|error| sink.explain("taking over the transactional id", error))?;
+        let timeout = shared.settings.operation_timeout;
+        sink.patiently(DOING, timeout, move |producer| {
+            producer.init_transactions(timeout)
+        })?
+        .map_err(|error| sink.explain(DOING, error))?;
         Ok(sink)
     }
 
@@ -84,7 +88,7 @@ impl Sink {
             changed: Condvar::new(),
         };
         Ok(Self {
-            producer: client::writing(&shared.settings, client_id, id, context)?,
+            producer: Patient::new(client::writing(&shared.settings, client_id, id, context)?),
             shared: Arc::clone(shared),
             identity: identity.to_owned(),
             met: BTreeSet::new(),
@@ -99,7 +103,7 @@ impl Sink {
         if self.met.contains(&topic) {
             return Ok(());
         }
-        client::ask_leaders(self.producer.client(), &self.shared, topic)
+        client::ask_leaders(self.producer.client().client(), &self.shared, topic)
             .map_err(|error| self.known(topic, "asking for a topic's leaders", error))?;
         self.met.insert(topic);
         Ok(())
@@ -115,6 +119,7 @@ impl Sink {
     /// Opens a transaction.
     pub(super) fn begin(&mut self) -> Result<(), LogError> {
         self.producer
+            .client()
             .begin_transaction()
             .map_err(|error| self.explain("opening a transaction", error))?;
         self.number += 1;
@@ -155,7 +160,7 @@ impl Sink {
         }
         let mut deadline = None;
         loop {
-            let error = match self.producer.send(message) {
+            let error = match self.producer.client().send(message) {
                 Ok(()) => {
                     self.sent += 1;
                     return Ok(());
@@ -192,7 +197,7 @@ impl Sink {
         // The last acknowledgement is told a moment before librdkafka counts it as done. If its own commit or flush looked in
         // this moment, it would wait for 100 ms.
         let mut turns = 0;
-        while self.producer.in_flight_count() > 0 {
+        while self.producer.client().in_flight_count() > 0 {
             if Instant::now() >= deadline {
                 return Err(error::unavailable(DOING, OrderError::Unacknowledged));
             }
@@ -220,7 +225,7 @@ impl Sink {
     pub(super) fn send_positions(
         &self,
         positions: &[(TopicPartition, i64)],
-        metadata: &ConsumerGroupMetadata,
+        metadata: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Failed> {
         const DOING: &str = "adding positions to the transaction";
         let mut list = TopicPartitionList::with_capacity(positions.len());
@@ -234,12 +239,12 @@ impl Sink {
         }
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.producer.send_offsets_to_transaction(
-                &list,
-                metadata,
-                left.max(Duration::from_millis(1)),
-            ) {
+            let left = Self::left(deadline);
+            let (list, metadata) = (list.clone(), Arc::clone(metadata));
+            let added = self.patiently(DOING, left, move |producer| {
+                producer.send_offsets_to_transaction(&list, &metadata, left)
+            });
+            match added.map_err(Failed::Abort)? {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < deadline => {}
@@ -264,11 +269,11 @@ impl Sink {
         const DOING: &str = "committing";
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self
-                .producer
-                .commit_transaction(left.max(Duration::from_millis(1)))
-            {
+            let left = Self::left(deadline);
+            let decided = self.patiently(DOING, left, move |producer| {
+                producer.commit_transaction(left)
+            });
+            match decided.map_err(Failed::Unknown)? {
                 Ok(()) => return Ok(()),
                 // Asking again is what the outcome is learned by.
                 Err(KafkaError::Transaction(error))
@@ -295,17 +300,17 @@ impl Sink {
 
     /// Aborts the open transaction and forgets what was not sent yet.
     pub(super) fn abort(&self) -> Result<(), LogError> {
+        const DOING: &str = "aborting";
         let deadline = Instant::now() + self.shared.settings.operation_timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self
-                .producer
-                .abort_transaction(left.max(Duration::from_millis(1)))
-            {
+            let left = Self::left(deadline);
+            match self.patiently(DOING, left, move |producer| {
+                producer.abort_transaction(left)
+            })? {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < deadline => {}
-                Err(error) => return Err(self.explain("aborting", error)),
+                Err(error) => return Err(self.explain(DOING, error)),
             }
         }
     }
@@ -317,7 +322,28 @@ impl Sink {
     }
 
     fn deliveries(&self) -> &Deliveries {
-        self.producer.client().context()
+        self.producer.client().client().context()
+    }
+
+    /// A transactional call, waited for twice as long as librdkafka was told to take for it.
+    fn patiently<R: Send + 'static>(
+        &self,
+        doing: &'static str,
+        timeout: Duration,
+        call: impl FnOnce(&ThreadedProducer<Deliveries>) -> R + Send + 'static,
+    ) -> Result<R, LogError> {
+        let patience = timeout + self.shared.settings.operation_timeout;
+        self.producer.call(patience, call).ok_or_else(|| {
+            tracing::warn!(target: "kafka", client = self.identity, doing, "a call of librdkafka does not come back; its client is given up");
+            error::unavailable(doing, OrderError::NeverBack)
+        })
+    }
+
+    /// The time until a deadline, and a moment at least.
+    fn left(deadline: Instant) -> Duration {
+        deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1))
     }
 
     fn in_flight(&self) -> u64 {
@@ -347,6 +373,7 @@ impl Sink {
         // After a fatal error every call fails with other words; a refusal is told beside the calls.
         let fatal = self
             .producer
+            .client()
             .client()
             .fatal_error()
             .map(|(code, _)| KafkaError::Global(code));
