@@ -14,6 +14,7 @@ pub mod partitioner;
 pub mod pseudonym;
 pub mod repartition;
 mod restore;
+pub mod stage;
 pub mod step;
 mod trouble;
 pub mod worker;

@@ -7,9 +7,10 @@ use headwater_state::Timestamp;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::log::TopicSpec;
+use crate::error::Reaction;
 use crate::log::local::faults::{Call, Fault, Op};
 use crate::log::local::{LocalLog, Options};
+use crate::log::{Outgoing, TopicSpec};
 
 const NOW: i64 = 1_763_892_000_000;
 const MAPPING: &str = "[step]\nwait = \"1ms\"\n[source.behaviors]\nmapped = true\nrepartition = true\nevents = \"/list\"\nuser_id = \"/u\"\n\
@@ -63,11 +64,11 @@ fn bench() -> (Arc<LocalLog>, Script, Arc<AtomicI64>) {
     (log, script, clock)
 }
 
-fn stage(log: &Arc<LocalLog>, toml: &str) -> Repartition {
+fn stage(log: &Arc<LocalLog>, toml: &str) -> Stage<Repartition> {
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
     let member = log.member("one", 0).unwrap();
     let config = Config::from_toml(toml).unwrap();
-    Repartition::new(
+    Repartition::stage(
         &config,
         Arc::clone(log) as Arc<dyn Log>,
         member,
@@ -135,7 +136,7 @@ fn contents(log: &LocalLog, topic: Topic, partitions: i32) -> Vec<Lying> {
     found
 }
 
-fn run_to_the_end(stage: &mut Repartition, log: &LocalLog, events: usize) {
+fn run_to_the_end(stage: &mut Stage<Repartition>, log: &LocalLog, events: usize) {
     for _ in 0..1000 {
         stage.turn().unwrap();
         if contents(log, Topic::Repartition, 4).len() >= events {

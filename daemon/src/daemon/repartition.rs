@@ -10,12 +10,13 @@ use headwater_config::{Config, LogKind, Topic};
 use headwater_consumers::log::kafka::{KafkaLog, KafkaSettings};
 use headwater_consumers::log::{Log, TopicFacts};
 use headwater_consumers::repartition::{GROUP_SUFFIX, Repartition};
+use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction, words};
 
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
 use super::kafka_settings;
-use crate::status::{Board, Stage, WorkerStatus};
+use crate::status::{Board, Stage as Phase, WorkerStatus};
 use crate::supervisor::Stopping;
 use crate::topics::{self, CheckError, Fault, Faults, Found};
 use crate::world::SystemWorld;
@@ -103,7 +104,7 @@ pub(super) struct Repartitioning {
 impl Repartitioning {
     pub(super) fn run(&self, stopping: &Stopping) -> Result<(), StopError> {
         let outcome = self.work(stopping);
-        self.tell(Stage::Ended, None);
+        self.tell(Phase::Ended, None);
         outcome.map_err(StopError::Repartition)
     }
 
@@ -122,22 +123,22 @@ impl Repartitioning {
                 pauses.reset();
             }
             if told.as_ref() != Some(&trouble) {
-                self.tell(Stage::Running, trouble.clone());
+                self.tell(Phase::Running, trouble.clone());
                 told = Some(trouble);
             }
         }
-        tracing::info!(partitions = ?stage.partitions().collect::<Vec<_>>(), "letting the source go");
+        tracing::info!(partitions = ?stage.reading().keys().collect::<Vec<_>>(), "letting the source go");
         stage.stop(stopping.forever())
     }
 
     /// Becomes a member. Brokers that are away are waited for.
-    fn join(&self, stopping: &Stopping) -> Result<Option<Repartition>, Error> {
+    fn join(&self, stopping: &Stopping) -> Result<Option<Stage<Repartition>>, Error> {
         let mut pauses = BackOff::new();
-        self.tell(Stage::Joining, None);
+        self.tell(Phase::Joining, None);
         loop {
             let error = match self.log.member(&self.instance, 0) {
                 Ok(member) => {
-                    return Ok(Some(Repartition::new(
+                    return Ok(Some(Repartition::stage(
                         &self.config,
                         Arc::clone(&self.log),
                         member,
@@ -155,7 +156,7 @@ impl Repartitioning {
                 error = &error as &dyn std::error::Error,
                 "cannot join the group of the source"
             );
-            self.tell(Stage::Joining, Some(words(&error)));
+            self.tell(Phase::Joining, Some(words(&error)));
             if stopping.pause(pauses.next()) {
                 return Ok(None);
             }
@@ -163,7 +164,7 @@ impl Repartitioning {
     }
 
     /// The stage is told of as the worker after the last, so that its trouble is the daemon's. It has no partitions of users.
-    fn tell(&self, stage: Stage, trouble: Option<String>) {
+    fn tell(&self, stage: Phase, trouble: Option<String>) {
         self.board.tell(WorkerStatus {
             number: self.config.instance.workers,
             stage,
