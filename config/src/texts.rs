@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use crate::quantity::{Bytes, Span};
 use crate::text;
 
 /// What text stands for what.
@@ -16,6 +17,17 @@ use crate::text;
 pub struct TextsConfig {
     /// For an item.
     pub item: Template,
+    /// The language model that makes vectors of texts: a name in the cache, a folder or a file; none: no vectors.
+    #[serde(deserialize_with = "text::optional")]
+    pub encoder: Option<String>,
+    /// Its layers that are run. At least 1.
+    pub cut: usize,
+    /// Whether this instance makes vectors for all.
+    pub encode: bool,
+    /// Vectors in memory.
+    pub memory: Bytes,
+    /// Edges of the times before a row in which its user's behaviors are put together, ascending.
+    pub buckets: Vec<Span>,
     /// For a behavior: by `scenario/kind`, by kind, or for all others by `*`.
     pub behaviors: BTreeMap<String, Template>,
 }

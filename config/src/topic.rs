@@ -30,6 +30,10 @@ pub enum Topic {
     DeadLetters,
     /// Where a source that is not keyed by user is brought into order.
     Repartition,
+    /// Texts that stand for items and behaviors, keyed by text hash; compacted.
+    Texts,
+    /// Their vectors, keyed by encoder and text hash; compacted.
+    Embeddings,
 }
 
 /// What the brokers do with old records of a topic.
@@ -59,7 +63,7 @@ impl fmt::Display for Topic {
 
 impl Topic {
     /// Every topic, in a fixed order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Behaviors,
         Self::Items,
         Self::ScoreRequests,
@@ -72,6 +76,8 @@ impl Topic {
         Self::Fleet,
         Self::DeadLetters,
         Self::Repartition,
+        Self::Texts,
+        Self::Embeddings,
     ];
 
     /// The key under `[topics]` that names this topic.
@@ -89,6 +95,8 @@ impl Topic {
             Self::Fleet => "fleet",
             Self::DeadLetters => "dead_letters",
             Self::Repartition => "repartition",
+            Self::Texts => "texts",
+            Self::Embeddings => "embeddings",
         }
     }
 
@@ -99,7 +107,9 @@ impl Topic {
             | Self::StandingScores
             | Self::Changelog
             | Self::ItemState
-            | Self::Fleet => Cleanup::Compact,
+            | Self::Fleet
+            | Self::Texts
+            | Self::Embeddings => Cleanup::Compact,
             Self::Behaviors
             | Self::ScoreRequests
             | Self::Scores
@@ -120,7 +130,9 @@ impl Topic {
             | Self::FeatureLog
             | Self::Changelog
             | Self::ItemDeltas
-            | Self::ItemState => Partitioning::Aligned,
+            | Self::ItemState
+            | Self::Texts
+            | Self::Embeddings => Partitioning::Aligned,
             Self::Items | Self::Fleet | Self::DeadLetters | Self::Repartition => Partitioning::Free,
         }
     }

@@ -34,6 +34,10 @@ pub struct TopicsConfig {
     pub dead_letters: String,
     /// Where a source that is not keyed by user is brought into order.
     pub repartition: String,
+    /// Texts that stand for items and behaviors.
+    pub texts: String,
+    /// Their vectors.
+    pub embeddings: String,
     /// Partitions of every topic that is partitioned by user or item. 1 to 10,000.
     pub partitions: i32,
     /// Copies of every partition on the brokers. 1 to 32.
@@ -58,6 +62,8 @@ impl TopicsConfig {
             Topic::Fleet => &self.fleet,
             Topic::DeadLetters => &self.dead_letters,
             Topic::Repartition => &self.repartition,
+            Topic::Texts => &self.texts,
+            Topic::Embeddings => &self.embeddings,
         }
     }
 }

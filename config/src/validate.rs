@@ -32,6 +32,10 @@ const ATTRIBUTES_MAX: usize = 8;
 const TASKS_MAX: usize = 32;
 /// Each is run by itself, and its vector is an input of the head.
 const SEQUENCES_MAX: usize = 8;
+/// Layers of an encoder at most: more than any that is known.
+const CUT_MAX: usize = 1_000;
+/// Times before a row that are told apart, at most.
+const BUCKETS_MAX: usize = 16;
 
 /// Each scenario is a label of metrics, and statistics of items are kept for each.
 const SCENARIOS_MAX: usize = 1_000;
@@ -369,6 +373,20 @@ fn texts(rules: &mut Rules, config: &Config) {
             config.texts.item
         )
     });
+    let texts = &config.texts;
+    rules.require((1..=CUT_MAX).contains(&texts.cut), &["texts.cut"], || {
+        format!(
+            "{} is not a number of layers from 1 to {CUT_MAX}",
+            texts.cut
+        )
+    });
+    let edges: Vec<i64> = texts.buckets.iter().map(|edge| edge.millis()).collect();
+    let ascending = edges.is_sorted_by(|one, next| one < next);
+    rules.require(
+        ascending && edges.first().is_none_or(|first| *first > 0) && edges.len() < BUCKETS_MAX,
+        &["texts.buckets"],
+        || format!("edges must ascend from above 0, and be fewer than {BUCKETS_MAX}"),
+    );
     for name in config.texts.behaviors.keys() {
         let key = format!("texts.behaviors.{name}");
         let (scenario, kind) = name

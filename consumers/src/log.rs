@@ -115,7 +115,7 @@ pub struct Outgoing<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Membership(pub u64);
 
-/// What a poll says beside records: partitions (of [`Topic::Behaviors`]) that came, go, or are gone.
+/// What a poll says beside records: partitions of the group's input that came, go, or are gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rebalance {
     /// Newly ours, not yet read: [`Member::start`] begins reading, once their state is restored.
@@ -196,6 +196,10 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// A member of the group with the transactional id `<prefix><group>-<instance>-<worker>` and static membership under the
     /// same name. Fences whoever held them before; an open transaction of a predecessor is aborted before this returns.
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError>;
+
+    /// The same log for another group, `<group><suffix>`, whose members are assigned the partitions of `input` where this one's are
+    /// assigned those of [`Topic::Behaviors`]. Two groups know nothing of each other.
+    fn beside(&self, suffix: &str, input: Topic) -> Result<std::sync::Arc<dyn Log>, LogError>;
 
     /// A reader outside the group, at positions of its own.
     fn reader(&self) -> Result<Box<dyn Reader>, LogError>;

@@ -169,7 +169,9 @@ fn take_in(
         | Topic::ItemState
         | Topic::Fleet
         | Topic::DeadLetters
-        | Topic::Repartition => (engine.item(record), &mut summary.items),
+        | Topic::Repartition
+        | Topic::Texts
+        | Topic::Embeddings => (engine.item(record), &mut summary.items),
     };
     match taken {
         Ok(()) => {

@@ -350,7 +350,9 @@ impl Engine {
                 | Topic::StandingScores
                 | Topic::ItemState
                 | Topic::Fleet
-                | Topic::Repartition => {}
+                | Topic::Repartition
+                | Topic::Texts
+                | Topic::Embeddings => {}
             }
         }
         for (number, _) in &self.output.changed {

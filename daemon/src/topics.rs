@@ -55,7 +55,21 @@ impl std::error::Error for Faults {}
 /// Whether a daemon of this configuration uses the topic.
 #[must_use]
 pub fn is_used(config: &Config, topic: Topic) -> bool {
-    topic != Topic::Repartition || config.source.behaviors.repartition
+    match topic {
+        Topic::Repartition => config.source.behaviors.repartition,
+        Topic::Texts | Topic::Embeddings => config.texts.encoder.is_some(),
+        Topic::Behaviors
+        | Topic::Items
+        | Topic::ScoreRequests
+        | Topic::Scores
+        | Topic::StandingScores
+        | Topic::FeatureLog
+        | Topic::Changelog
+        | Topic::ItemDeltas
+        | Topic::ItemState
+        | Topic::Fleet
+        | Topic::DeadLetters => true,
+    }
 }
 
 /// What `headwater topics create` makes: every topic that is used. Those that are not partitioned by user or item get few partitions.
@@ -78,7 +92,9 @@ pub fn specs(config: &Config) -> impl Iterator<Item = TopicSpec> {
                 | Topic::ItemDeltas
                 | Topic::ItemState
                 | Topic::DeadLetters
-                | Topic::Repartition => config.topics.partitions,
+                | Topic::Repartition
+                | Topic::Texts
+                | Topic::Embeddings => config.topics.partitions,
             },
             replication_factor: config.topics.replication_factor,
             min_insync_replicas: config.topics.min_insync_replicas,

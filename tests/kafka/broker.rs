@@ -24,6 +24,7 @@ pub(crate) fn settings(bootstrap: String, test: &str) -> KafkaSettings {
     KafkaSettings {
         bootstrap,
         group: format!("{prefix}-headwater"),
+        input: Topic::Behaviors,
         topics: Topic::ALL.into_iter().map(name).collect(),
         session_timeout: Duration::from_secs(6),
         transaction_timeout: Duration::from_secs(10),

@@ -136,6 +136,10 @@ pub const CASES: &[Case] = &[
         members::a_forgotten_instances_partitions_move,
     ),
     ("pause and start hold", members::pause_and_start_hold),
+    (
+        "two groups know nothing of each other",
+        members::two_groups_know_nothing_of_each_other,
+    ),
 ];
 
 /// Runs all cases, one after the other.
@@ -298,7 +302,13 @@ impl Ground {
 
     /// A member that has been assigned exactly these partitions.
     fn member_with(&self, instance: &str, partitions: &[i32]) -> Driver {
+        self.reader_of(Topic::Behaviors, instance, partitions)
+    }
+
+    /// The same in a group whose input is another topic.
+    fn reader_of(&self, topic: Topic, instance: &str, partitions: &[i32]) -> Driver {
         let mut driver = Driver::new(self, instance);
+        driver.input = topic;
         let wanted: BTreeSet<i32> = partitions.iter().copied().collect();
         self.until("the member has its partitions", || {
             driver.step();
@@ -311,6 +321,8 @@ impl Ground {
 /// Drives a member as a worker does: starts what is assigned at the committed positions, gives back what is asked for.
 struct Driver {
     member: Box<dyn Member>,
+    /// What the group reads.
+    input: Topic,
     batch: RecordBatch,
     /// Partitions that are ours.
     held: BTreeSet<i32>,
@@ -330,6 +342,7 @@ impl Driver {
         let member = ground.log.member(instance, 0).expect("a member");
         Self {
             member,
+            input: Topic::Behaviors,
             batch: RecordBatch::default(),
             held: BTreeSet::new(),
             asked: Vec::new(),
@@ -366,7 +379,7 @@ impl Driver {
                 self.held.insert(*partition),
                 "partition {partition} is assigned, but was ours already"
             );
-            let of = input(*partition);
+            let of = TopicPartition::new(self.input, *partition);
             let committed = self.member.committed(&[of])?[0];
             self.member
                 .start(&[(of, committed.map_or(Start::Beginning, Start::At))])?;

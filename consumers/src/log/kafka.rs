@@ -46,6 +46,8 @@ mod wake;
 pub struct KafkaSettings {
     /// `host:port` of some brokers, separated by commas.
     pub bootstrap: String,
+    /// The topic whose partitions the group's members are assigned: [`Topic::Behaviors`], but for a group beside the daemon's.
+    pub input: Topic,
     /// The consumer group, with the prefix already before it. Transactional ids and group instance ids are
     /// `<group>-<instance>-<worker>`.
     pub group: String,
@@ -70,6 +72,7 @@ impl fmt::Debug for KafkaSettings {
         out.debug_struct("KafkaSettings")
             .field("bootstrap", &self.bootstrap)
             .field("group", &self.group)
+            .field("input", &self.input)
             .field("topics", &self.topics)
             .field("session_timeout", &self.session_timeout)
             .field("transaction_timeout", &self.transaction_timeout)
@@ -129,7 +132,7 @@ impl KafkaLog {
         shared
             .asking
             .fetch_metadata(
-                Some(shared.names.of(Topic::Behaviors)),
+                Some(shared.names.of(shared.settings.input)),
                 shared.settings.operation_timeout,
             )
             .map_err(|error| {
@@ -260,6 +263,15 @@ impl Log for KafkaLog {
             Arc::clone(&self.shared),
             identity,
         )?))
+    }
+
+    fn beside(&self, suffix: &str, input: Topic) -> Result<Arc<dyn Log>, LogError> {
+        let mut settings = self.shared.settings.clone();
+        settings.group.push_str(suffix);
+        settings.input = input;
+        // What the daemon's own group may repeat to its readers, another stage may not: what follows counts what it writes.
+        settings.send_now = false;
+        Ok(Arc::new(Self::connect(settings)?))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {

@@ -139,7 +139,24 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct LocalLog {
     broker: Arc<Broker>,
-    _cleaner: Option<Cleaner>,
+    seats: Seats,
+    /// Ends with the last handle.
+    cleaner: Option<Arc<Cleaner>>,
+}
+
+/// Which group a handle's members sit in.
+#[derive(Clone, Debug)]
+struct Seats {
+    /// The group's name.
+    group: String,
+    /// The topic whose partitions are assigned.
+    input: Topic,
+}
+
+impl Seats {
+    fn identity(&self, instance: &str, worker: usize) -> String {
+        format!("{}-{instance}-{worker}", self.group)
+    }
 }
 
 /// What all handles of one log share.
@@ -204,11 +221,16 @@ impl LocalLog {
         };
         let broker = Arc::new(broker);
         let cleaner = folder
-            .map(|folder| Cleaner::start(&broker, folder))
+            .map(|folder| Cleaner::start(&broker, folder).map(Arc::new))
             .transpose()?;
+        let seats = Seats {
+            group: broker.options.group.clone(),
+            input: Topic::Behaviors,
+        };
         Ok(Self {
             broker,
-            _cleaner: cleaner,
+            seats,
+            cleaner,
         })
     }
 
@@ -240,10 +262,6 @@ impl LocalLog {
 }
 
 impl Broker {
-    fn identity(&self, instance: &str, worker: usize) -> String {
-        format!("{}-{instance}-{worker}", self.options.group)
-    }
-
     /// Packs a record for an append.
     fn enqueue(&self, into: &mut Pending, record: &Outgoing<'_>) -> Result<(), LogError> {
         self.state.lock().partition(record.to)?;
@@ -282,13 +300,13 @@ impl Broker {
     /// Counts of what has changed so far.
     fn seen(&self) -> (u64, u64) {
         let state = self.state.lock();
-        (state.appends, state.group.version())
+        (state.appends, state.groups_version())
     }
 
     /// Waits until something has changed since `seen`, or the time is over: then the answer is false.
     fn wait(&self, seen: (u64, u64), until: Instant) -> bool {
         let mut state = self.state.lock();
-        while (state.appends, state.group.version()) == seen {
+        while (state.appends, state.groups_version()) == seen {
             if self.changed.wait_until(&mut state, until).timed_out() {
                 return false;
             }
@@ -351,7 +369,19 @@ impl Log for LocalLog {
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {
-        Ok(Box::new(LocalMember::new(&self.broker, instance, worker)?))
+        let member = LocalMember::new(&self.broker, self.seats.clone(), instance, worker);
+        Ok(Box::new(member?))
+    }
+
+    fn beside(&self, suffix: &str, input: Topic) -> Result<Arc<dyn Log>, LogError> {
+        Ok(Arc::new(Self {
+            broker: Arc::clone(&self.broker),
+            seats: Seats {
+                group: format!("{}{suffix}", self.seats.group),
+                input,
+            },
+            cleaner: self.cleaner.clone(),
+        }))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
@@ -364,7 +394,9 @@ impl Log for LocalLog {
 
     fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
         self.pass(Op::Forget, "forgetting an instance")?;
-        self.broker.state.lock().group.remove_instance(instance);
+        let mut state = self.broker.state.lock();
+        state.group(self.seats.input).remove_instance(instance);
+        drop(state);
         self.broker.changed.notify_all();
         Ok(())
     }

@@ -69,7 +69,9 @@ impl Inputs {
             | Topic::ItemState
             | Topic::Fleet
             | Topic::DeadLetters
-            | Topic::Repartition => None,
+            | Topic::Repartition
+            | Topic::Texts
+            | Topic::Embeddings => None,
         }
     }
 

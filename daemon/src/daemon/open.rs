@@ -51,6 +51,7 @@ pub fn kafka_settings(config: &Config) -> KafkaSettings {
     KafkaSettings {
         bootstrap: config.kafka.brokers.clone(),
         group: config.group(),
+        input: Topic::Behaviors,
         topics: Topic::ALL
             .into_iter()
             .map(|topic| (topic, config.topic_name(topic)))

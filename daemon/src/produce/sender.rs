@@ -161,7 +161,9 @@ impl Sender {
             | Topic::ItemState
             | Topic::Fleet
             | Topic::DeadLetters
-            | Topic::Repartition => unreachable!("invariant: recordings hold records of inputs"),
+            | Topic::Repartition
+            | Topic::Texts
+            | Topic::Embeddings => unreachable!("invariant: recordings hold records of inputs"),
         };
         let count = self.partitions[&topic];
         reading.to.partition = match &reading.key {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use headwater_config::Topic;
 
-use super::{Bench, Driver, Ground, input};
-use crate::log::Start;
+use super::{Bench, Driver, Ground, input, plain};
+use crate::log::{Start, TopicPartition};
 
 const TOPICS: [(Topic, i32); 2] = [(Topic::Behaviors, 4), (Topic::Changelog, 4)];
 const ALL: [i32; 4] = [0, 1, 2, 3];
@@ -247,4 +247,58 @@ pub(super) fn pause_and_start_hold(bench: &dyn Bench) {
         driver.values_of(0).len() >= 4
     });
     assert_eq!(driver.values_of(0), ["a", "b", "b", "c"]);
+}
+
+/// Goal: a group beside the daemon's reads a topic of its own, and neither disturbs the other. Method: a member of each under one name, over
+/// topics of different counts; both commit, the second with records to a third topic; then another member of the second comes back to
+/// where it was, while the first is polled.
+pub(super) fn two_groups_know_nothing_of_each_other(bench: &dyn Bench) {
+    let ground = Ground::new(
+        bench,
+        &[
+            (Topic::Behaviors, 4),
+            (Topic::Texts, 2),
+            (Topic::Embeddings, 2),
+        ],
+    );
+    let text = |partition| TopicPartition::new(Topic::Texts, partition);
+    let vector = TopicPartition::new(Topic::Embeddings, 1);
+    for partition in ALL {
+        ground.produce(input(partition), &["a"]);
+    }
+    for partition in [0, 1] {
+        ground.produce(text(partition), &["t"]);
+    }
+    let mut first = ground.member_with("one", &ALL);
+    let log = ground.log.beside("-encode", Topic::Texts).expect("a group");
+    let beside = Ground {
+        log,
+        patience: ground.patience,
+    };
+    let mut second = beside.reader_of(Topic::Texts, "one", &[0, 1]);
+    first.until_seen(&ground, 4);
+    second.until_seen(&ground, 2);
+    second.member.begin().expect("a transaction");
+    second.member.send(plain(vector, "v")).expect("a send");
+    let positions = [(text(0), 1), (text(1), 1)];
+    let membership = second.membership;
+    second
+        .member
+        .commit(membership, &positions)
+        .expect("a commit");
+    first.member.begin().expect("a transaction");
+    let membership = first.membership;
+    first
+        .member
+        .commit(membership, &[(input(0), 1)])
+        .expect("a commit");
+    assert_eq!(ground.values(vector), ["v"]);
+    drop(second);
+    ground.produce(text(0), &["u"]);
+    let mut second = beside.reader_of(Topic::Texts, "one", &[0, 1]);
+    second.until_seen(&ground, 1);
+    assert_eq!(second.seen[0].text(), "u");
+    first.linger();
+    assert_eq!(first.held.len(), 4);
+    assert_eq!(first.changes.len(), 1, "{:?}", first.changes);
 }

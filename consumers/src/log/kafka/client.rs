@@ -425,6 +425,7 @@ mod tests {
         KafkaSettings {
             bootstrap: "127.0.0.1:1".to_owned(),
             group: "headwater".to_owned(),
+            input: Topic::Behaviors,
             topics: Topic::ALL
                 .into_iter()
                 .map(|topic| (topic, format!("headwater.{}", topic.key())))

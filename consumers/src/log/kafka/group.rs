@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_config::Topic;
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
@@ -63,7 +62,7 @@ impl Group {
             consumer.set_nonempty_callback(wake.callback());
         }
         consumer
-            .subscribe(&[shared.names.of(Topic::Behaviors)])
+            .subscribe(&[shared.names.of(shared.settings.input)])
             .map_err(|error| error::of("joining the group", error, identity))?;
         Ok(Self {
             consumer,
@@ -237,7 +236,7 @@ impl Group {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         match error::code(&error)? {
             Code::UnknownTopicOrPartition | Code::UnknownTopic => {
-                Some(self.shared.missing(Topic::Behaviors))
+                Some(self.shared.missing(self.shared.settings.input))
             }
             code if error::is_fenced(code) => {
                 self.fenced = true;

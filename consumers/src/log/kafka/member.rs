@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_config::Topic;
-
 use super::Shared;
 use super::error::{self, OrderError};
 use super::group::Group;
@@ -131,7 +129,7 @@ impl KafkaMember {
         let timed_out = self.timed_out();
         self.abort()
             .map_err(|error| Self::unless(timed_out, error))?;
-        let position = [(TopicPartition::new(Topic::Behaviors, 0), 0)];
+        let position = [(TopicPartition::new(self.shared.settings.input, 0), 0)];
         let metadata = self.group.any_metadata();
         self.begin()?;
         let sink = self.sink(DOING)?;

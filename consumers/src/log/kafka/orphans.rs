@@ -6,7 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use headwater_config::Topic;
 use rdkafka::consumer::Consumer;
 
 use super::{Shared, admin};
@@ -83,8 +82,9 @@ impl Watch {
 
 /// Asks the brokers; `None` while the group is not at rest.
 fn find(shared: &Shared) -> Result<Option<Found>, LogError> {
-    let topic = shared.names.of(Topic::Behaviors);
-    let Some(partitions) = admin::partitions(shared, Topic::Behaviors)? else {
+    let input = shared.settings.input;
+    let topic = shared.names.of(input);
+    let Some(partitions) = admin::partitions(shared, input)? else {
         return Ok(None);
     };
     let groups = shared

@@ -60,7 +60,7 @@ impl Sink {
         const DOING: &str = "taking over the transactional id";
         let mut sink = Self::new(shared, identity, identity, Some(identity))?;
         // Connects. A client that has no connection yet asks for its coordinator again only after 500 ms.
-        sink.meet(Topic::Behaviors)?;
+        sink.meet(shared.settings.input)?;
         let timeout = shared.settings.operation_timeout;
         sink.patiently(DOING, timeout, move |producer| {
             producer.init_transactions(timeout)

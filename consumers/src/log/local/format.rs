@@ -57,6 +57,8 @@ pub(super) const fn code(topic: Topic) -> u8 {
         Topic::Fleet => 10,
         Topic::DeadLetters => 11,
         Topic::Repartition => 12,
+        Topic::Texts => 13,
+        Topic::Embeddings => 14,
     }
 }
 

@@ -13,7 +13,7 @@ use super::faults::{Call, Fault, Op};
 use super::group::View;
 use super::partitions::State;
 use super::pending::Pending;
-use super::{Broker, INJECTED, refused, unavailable};
+use super::{Broker, INJECTED, Seats, refused, unavailable};
 use crate::log::{
     CommitError, Committed, LogError, Member, Membership, Outgoing, PollLimit, Rebalance,
     RecordBatch, Start, TopicPartition,
@@ -32,6 +32,7 @@ enum Transaction {
 #[derive(Debug)]
 pub(super) struct LocalMember {
     broker: Arc<Broker>,
+    seats: Seats,
     instance: String,
     identity: String,
     epoch: u64,
@@ -46,25 +47,27 @@ impl LocalMember {
     /// Takes the transactional id and the seat; fences whoever had them.
     pub(super) fn new(
         broker: &Arc<Broker>,
+        seats: Seats,
         instance: &str,
         worker: usize,
     ) -> Result<Self, LogError> {
-        let identity = broker.identity(instance, worker);
+        let identity = seats.identity(instance, worker);
         if broker.fault(Op::Join, &identity) == Fault::Unavailable {
             return Err(unavailable("joining the group", INJECTED));
         }
         let now = (broker.options.clock)();
         let mut state = broker.state.lock();
-        if !state.topics.contains_key(&Topic::Behaviors) {
-            return Err(super::no_topic(Topic::Behaviors));
+        if !state.topics.contains_key(&seats.input) {
+            return Err(super::no_topic(seats.input));
         }
         let epoch = next_epoch(&mut state, &identity);
         state.settle(&identity, now);
-        let view = state.group.join(&identity, instance, now);
+        let view = state.group(seats.input).join(&identity, instance, now);
         drop(state);
         broker.changed.notify_all();
         Ok(Self {
             broker: Arc::clone(broker),
+            seats,
             instance: instance.to_owned(),
             identity,
             epoch,
@@ -85,7 +88,9 @@ impl LocalMember {
                 next_epoch(&mut self.broker.state.lock(), &self.identity);
             }
             Fault::Lose => {
-                self.broker.state.lock().group.remove(&self.identity);
+                let mut state = self.broker.state.lock();
+                state.group(self.seats.input).remove(&self.identity);
+                drop(state);
                 self.broker.changed.notify_all();
             }
             Fault::Pass
@@ -118,7 +123,8 @@ impl LocalMember {
         state.settle(&self.identity, now);
         for (of, _) in positions {
             state.partition(*of).map_err(CommitError::Aborted)?;
-            if !state.group.vouches(&self.view, membership.0, of.partition) {
+            let group = state.group(self.seats.input);
+            if !group.vouches(&self.view, membership.0, of.partition) {
                 let partition = of.partition;
                 let why =
                     format!("partition {partition} is not ours under the membership of that poll");
@@ -164,15 +170,14 @@ impl Member for LocalMember {
         loop {
             let mut state = self.broker.state.lock();
             self.check_fenced(&state)?;
-            let before = state.group.version();
+            let group = state.group(self.seats.input);
+            let before = group.version();
             let now = (self.broker.options.clock)();
-            let changes = state
-                .group
-                .poll(&self.identity, &self.instance, &mut self.view, now);
-            if state.group.version() != before {
+            let changes = group.poll(&self.identity, &self.instance, &mut self.view, now);
+            if group.version() != before {
                 self.broker.changed.notify_all();
             }
-            let seen = (state.appends, state.group.version());
+            let seen = (state.appends, state.groups_version());
             drop(state);
             if !changes.is_empty() {
                 let gone = |of: TopicPartition| {
@@ -235,7 +240,8 @@ impl Member for LocalMember {
             .retain(|of| !partitions.contains(&of.partition));
         let mut state = self.broker.state.lock();
         self.check_fenced(&state)?;
-        state.group.release(&mut self.view, partitions);
+        let group = state.group(self.seats.input);
+        group.release(&mut self.view, partitions);
         drop(state);
         self.broker.changed.notify_all();
         Ok(())
@@ -336,7 +342,7 @@ impl Member for LocalMember {
         let mut state = self.broker.state.lock();
         self.check_fenced(&state)?;
         if forever {
-            state.group.remove(&self.identity);
+            state.group(self.seats.input).remove(&self.identity);
         }
         drop(state);
         self.broker.changed.notify_all();

@@ -12,7 +12,6 @@ use headwater_config::Cleanup;
 
 use super::Options;
 use super::format::{self, Body, Found, Frame, HEADER_BYTES};
-use super::group::Group;
 use super::partitions::{ChunkRef, State};
 use super::segment::{self, Segment};
 use crate::log::{LogError, TopicPartition};
@@ -87,7 +86,8 @@ pub(super) fn open(folder: Option<&Path>, options: &Options) -> Result<(State, u
         topics: BTreeMap::new(),
         positions: BTreeMap::new(),
         epochs: BTreeMap::new(),
-        group: Group::new(session_ms, options.rebalance.as_millis() as i64),
+        groups: BTreeMap::new(),
+        sessions: (session_ms, options.rebalance.as_millis() as i64),
         closed: found,
         active,
         appends: 0,

@@ -143,7 +143,10 @@ pub(super) struct State {
     pub positions: BTreeMap<TopicPartition, i64>,
     /// The newest epoch of each transactional id.
     pub epochs: BTreeMap<String, u64>,
-    pub group: Group,
+    /// The group that reads each input.
+    pub groups: BTreeMap<Topic, Group>,
+    /// How long a seat is kept, and a partition waited for: what groups are made with.
+    pub sessions: (i64, i64),
     /// All but the last, in order.
     pub closed: Vec<Arc<Segment>>,
     pub active: Arc<Segment>,
@@ -262,9 +265,24 @@ impl State {
             .entry(topic)
             .or_default()
             .resize_with(partitions, Partition::default);
-        if topic == Topic::Behaviors {
-            self.group.set_partitions(partitions);
+        if let Some(group) = self.groups.get_mut(&topic) {
+            group.set_partitions(partitions);
         }
+    }
+
+    /// The group that reads an input, made when its first member comes.
+    pub(super) fn group(&mut self, input: Topic) -> &mut Group {
+        let partitions = self.topics.get(&input).map_or(0, Vec::len);
+        self.groups.entry(input).or_insert_with(|| {
+            let mut group = Group::new(self.sessions.0, self.sessions.1);
+            group.set_partitions(partitions);
+            group
+        })
+    }
+
+    /// Counts changes that a poll of any group may have to report.
+    pub(super) fn groups_version(&self) -> u64 {
+        self.groups.values().map(Group::version).sum()
     }
 
     /// Appends records and positions at once. With `marker`, the end of the transaction takes an offset in each partition, as
