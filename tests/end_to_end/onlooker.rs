@@ -50,6 +50,26 @@ fn consumer(bootstrap: &str, group: &str, isolation: &str) -> BaseConsumer {
         .unwrap()
 }
 
+/// The members of a group as the brokers see them.
+pub(crate) fn describe_group(bootstrap: &str, group: &str) -> String {
+    let groups = consumer(bootstrap, group, "read_committed")
+        .fetch_group_list(Some(group), Duration::from_secs(5));
+    let groups = match groups {
+        Ok(groups) => groups,
+        Err(error) => return format!("the brokers do not tell of group {group}: {error}"),
+    };
+    let mut said = String::new();
+    for group in groups.groups() {
+        said += &format!("group {} is {}\n", group.name(), group.state());
+        for member in group.members() {
+            let assigned = member.assignment().map_or(0, <[u8]>::len);
+            let (client, id) = (member.client_id(), member.id());
+            said += &format!("  {client} ({id}): an assignment of {assigned} bytes\n");
+        }
+    }
+    said
+}
+
 impl Onlooker {
     /// `group` is whose committed positions it can tell; it never joins.
     pub(crate) fn new(bootstrap: &str, group: &str) -> Self {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use headwater_tests::program::{Daemon, Place};
 use serde_json::Value;
 
-use crate::progress;
+use crate::{onlooker, progress};
 
 /// Partitions of each topic.
 pub(crate) const PARTITIONS: usize = 8;
@@ -204,12 +204,27 @@ impl Fleet {
             }
             assert!(
                 Instant::now() < deadline,
-                "in vain: {what}; a works on {:?}, b on {:?}",
+                "in vain: {what}; a works on {:?}, b on {:?}\n{}",
                 working[0],
-                working[1]
+                working[1],
+                self.explain()
             );
             std::thread::park_timeout(Duration::from_millis(50));
         }
+    }
+
+    /// What daemons and brokers say of themselves: for whoever has to find out why nothing happens.
+    fn explain(&mut self) -> String {
+        let mut said = String::new();
+        for instance in &mut self.instances {
+            let status = instance
+                .daemon
+                .as_mut()
+                .and_then(|daemon| daemon.get("/status"));
+            said += &format!("{} says {status:?}\n", instance.name);
+        }
+        let group = self.config().group();
+        said + &onlooker::describe_group(&self.brokers, &group)
     }
 
     /// Waits until all partitions are worked on, each by one.
