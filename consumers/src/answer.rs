@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use headwater_config::Topic;
 use headwater_model::Scores;
-use headwater_state::{ScenarioId, Timestamp};
+use headwater_state::{EncoderId, ScenarioId, Timestamp};
 use serde::Serialize;
 
 use crate::assemble::Assembler;
@@ -131,6 +131,8 @@ pub struct Answer<'a> {
     pub state: StatePosition<'a>,
     /// The item statistics: sum of the next offsets of `item-state`.
     pub item_state: i64,
+    /// Whose vectors of texts its rows saw, where they saw any.
+    pub embeddings: Option<EncoderId>,
     /// From the newest counted behavior of the user to now; absent where there is none.
     pub freshness_ms: Option<i64>,
     /// What makes the scores less than they could be; absent where nothing does.
@@ -155,6 +157,9 @@ impl Answer<'_> {
         put(to, ",\"partition\":", &self.state.partition);
         put(to, ",\"offset\":", &self.state.offset);
         put(to, "},\"item_state\":", &self.item_state);
+        if let Some(encoder) = self.embeddings {
+            put(to, ",\"embeddings\":", &encoder.to_string());
+        }
         if let Some(freshness_ms) = self.freshness_ms {
             put(to, ",\"freshness_ms\":", &freshness_ms);
         }

@@ -7,20 +7,30 @@
 //! A row costs one pass over the user's recent behaviors and entries, whatever the number of events behind them, and a few look-ups a
 //! candidate. Decayed counts of an entity are kept for the minute, and the rate that an item's trials were expected to have for the hour.
 
+use std::sync::Arc;
+
 use headwater_config::{Config, Span};
 use headwater_model::{
     Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
     LoggedRequest, Scores, TaskSpec,
 };
 use headwater_state::{
-    Entity, ItemTable, KindId, Length, ScenarioId, Timestamp, User, pinned_hash,
+    EncoderId, Entity, ItemTable, KindId, Length, ScenarioId, Timestamp, User, VectorTable,
+    pinned_hash,
 };
 
+use crate::encode::{Embed, EmbedError};
+use crate::metrics::Metrics;
+
 mod entries;
+mod likings;
 mod memo;
 
 use entries::{Entries, Groups};
+use likings::Likings;
 use memo::{Memo, Plan};
+
+pub use likings::MissingText;
 
 /// What a row is made of.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +78,8 @@ pub struct Assembler {
     entries: Entries,
     groups: Groups,
     item_state: i64,
+    /// What is told of texts; none: nothing, likenesses stay 0.
+    likings: Option<Likings>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,7 +186,7 @@ impl Assembler {
                 user,
             })
             .collect();
-        let schema = FeatureSchema::new(specs)?;
+        let schema = FeatureSchema::with_likeness(specs, likings::spec(config))?;
         let mut roles: Vec<(KindId, Vec<Role>)> = Vec::new();
         for kind in &config.kinds.names {
             let of_tasks: Vec<Role> = config
@@ -214,8 +226,39 @@ impl Assembler {
             entries: Entries::default(),
             groups: Groups::default(),
             item_state: 0,
+            likings: None,
             schema,
         })
+    }
+
+    /// Reads vectors of texts from a table, where the configuration has an encoder.
+    pub fn read_vectors(&mut self, config: &Config, table: Arc<VectorTable>, metrics: &Metrics) {
+        if config.texts.encoder.is_some() {
+            self.likings = Some(Likings::new(config, table, metrics.texts.clone()));
+        }
+    }
+
+    /// Has vectors of texts made at once, in event time: for the engine and for backtests.
+    pub fn embed_at_once(&mut self, embed: Box<dyn Embed>) {
+        if let Some(likings) = &mut self.likings {
+            likings.embed_at_once(embed);
+        }
+    }
+
+    /// Why vectors were not made at once, once.
+    pub fn embed_failure(&mut self) -> Option<EmbedError> {
+        self.likings.as_mut()?.failure()
+    }
+
+    /// Texts of the last rows that have no vector yet, each once.
+    pub fn missing_texts(&self) -> &[MissingText] {
+        self.likings.as_ref().map_or(&[], Likings::missing)
+    }
+
+    /// Whose vectors the last rows saw.
+    pub fn encoder(&self) -> Option<EncoderId> {
+        let encoder = self.likings.as_ref()?.encoder()?;
+        Some(encoder.id)
     }
 
     /// Assembles the rows of a request and has them scored.
@@ -253,6 +296,12 @@ impl Assembler {
         }
         for (place, candidate) in row.candidates.iter().enumerate() {
             self.candidate(place, candidate, row, items);
+        }
+        if let Some(likings) = &mut self.likings {
+            likings.fill_batch(row, items, &mut self.batch);
+            if likings.make_missing() {
+                likings.fill_batch(row, items, &mut self.batch);
+            }
         }
         &self.batch
     }
@@ -412,6 +461,7 @@ impl Assembler {
             user: pseudonym,
             scenario: request.scenario_name,
             item_state: self.item_state,
+            embeddings: self.likings.as_ref().and_then(Likings::encoder_name),
         };
         LoggedRequest::of(
             head,

@@ -138,6 +138,16 @@ pub enum Error {
     /// The configured tasks make no feature schema.
     #[error(transparent)]
     Schema(#[from] headwater_model::FeatureSchemaError),
+    /// A language model failed over texts.
+    #[error("embedding texts")]
+    Encode(#[source] crate::encode::EmbedError),
+    /// The store of vectors failed.
+    #[error("store of text vectors")]
+    Vectors {
+        /// Why.
+        #[source]
+        source: headwater_state::Error,
+    },
     /// The thread that writes to the store is gone.
     #[error("the store's writer stopped")]
     Writer,
@@ -181,6 +191,8 @@ impl Error {
             | Self::Widened { .. }
             | Self::Internal { .. }
             | Self::Schema(_)
+            | Self::Encode(_)
+            | Self::Vectors { .. }
             | Self::Writer => Reaction::Stop,
         }
     }

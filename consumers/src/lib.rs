@@ -6,6 +6,8 @@
 pub mod answer;
 pub mod assemble;
 pub mod decode;
+pub mod embeddings;
+pub mod encode;
 mod error;
 pub mod items;
 pub mod log;
@@ -16,9 +18,10 @@ pub mod repartition;
 mod restore;
 pub mod stage;
 pub mod step;
+pub mod texts;
 mod trouble;
 pub mod worker;
 mod write_back;
 
 pub use error::{Error, Reaction, words};
-pub use metrics::{BESIDE_USERS, Metrics};
+pub use metrics::{BESIDE_USERS, Metrics, TextMetrics};

@@ -5,6 +5,10 @@ use prometheus::{
     Registry,
 };
 
+mod texts;
+
+pub use texts::TextMetrics;
+
 /// The parts of [`Metrics::beside_bytes`]: what a partition holds beside its users.
 pub const BESIDE_USERS: [&str; 2] = ["timers", "statistics"];
 
@@ -71,6 +75,8 @@ pub struct Metrics {
     pub items_out_of_order: IntCounter,
     /// Item records written again behind an older one.
     pub items_put_back: IntCounter,
+    /// Texts and their vectors.
+    pub texts: TextMetrics,
 }
 
 const FAST: [f64; 16] = [
@@ -245,6 +251,7 @@ impl Metrics {
                 "headwater_consumers_items_put_back_total",
                 "Item records written again behind an older one.",
             )?,
+            texts: TextMetrics::register(registry)?,
         })
     }
 

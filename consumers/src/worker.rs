@@ -386,6 +386,7 @@ impl Worker {
     fn recover(&mut self) -> Result<(), Error> {
         self.recovering = true;
         self.pending = None;
+        self.pipeline.forget_asked();
         // What the last step left is polled again, like all that is not committed.
         self.output.clear();
         // First state goes back: whatever fails after this, nothing half done is left in memory.

@@ -30,6 +30,7 @@ mod fleet_task;
 mod items;
 mod open;
 mod repartition;
+mod texts;
 mod worker;
 
 pub use error::{StartError, StopError};
@@ -69,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
+    texts: Option<texts::Texts>,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) fast: headwater_consumers::Metrics,
@@ -114,6 +116,7 @@ impl Daemon {
         let fast = headwater_consumers::Metrics::register(&registry)?;
         let metrics = Metrics::register(&registry)?;
         let (stores, put_aside) = open_stores(&config, &found, &metrics)?;
+        let texts = texts::open(&config, &*stores)?;
         let listener = config.admin.address.map(listen).transpose()?;
         let address = listener
             .as_ref()
@@ -127,6 +130,7 @@ impl Daemon {
             identity,
             log,
             stores,
+            texts,
             registry,
             metrics,
             fast,
@@ -268,6 +272,7 @@ impl Inner {
             items_caught_up,
             items_trouble,
             put_aside: self.put_aside.clone(),
+            texts: self.texts.as_ref().map(|texts| texts.status(&self.fast)),
             workers: self.board.workers(),
             stopping: (self.supervisor.phase() > Phase::Running).then(|| Stopped {
                 failure: self.supervisor.why(),
@@ -402,6 +407,7 @@ fn spawn(
         })?;
     }
     let fast = repartition::of_fast_loop(&inner.config);
+    texts::spawn(inner, &fast)?;
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,
@@ -412,6 +418,7 @@ fn spawn(
             log: Arc::clone(&inner.log),
             stores: Arc::clone(&inner.stores),
             items: Arc::clone(&items),
+            vectors: inner.texts.as_ref().map(|texts| Arc::clone(&texts.table)),
             metrics: inner.fast.clone(),
             board: Arc::clone(&inner.board),
             positions: Arc::clone(&inner.positions),

@@ -15,6 +15,8 @@
 //! - **Memory of users** is bounded by `state.memory`; what does not fit lies in the store, in memory ([`Engine::new`]) or in a folder
 //!   ([`Engine::in_folder`]). Items and their statistics are in memory, all of them, as in the daemon.
 //!
+//! Where `texts.encoder` is set, vectors of texts are made when a row first needs them: rows are what they would be if no text ever waited.
+//!
 //! What needs a log or a clock is not here: a standing request is answered once (`degraded: too_many_standing`), behaviors alone are not
 //! scored, and no feature log is written. State does not outlive the engine: there is no log to restore it from.
 
@@ -28,9 +30,14 @@ use headwater_consumers::items::ItemMaker;
 use headwater_consumers::log::{RecordBatch, TopicPartition};
 use headwater_consumers::step::{Owned, Pipeline, StepOutput};
 use headwater_consumers::worker::settings_of;
+use headwater_model::Device;
+use headwater_model::language::TextEncoder;
 use headwater_state::{
-    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp, pinned_hash,
+    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp, VECTORS,
+    VectorTable, pinned_hash,
 };
+
+use crate::models::ModelsError;
 
 mod answer;
 mod error;
@@ -139,8 +146,22 @@ impl Engine {
             users,
             statistics: Statistics::default(),
         };
+        let mut pipeline = Pipeline::new(&config, (1, 1), metrics.clone())?;
+        if let Some(named) = &config.texts.encoder {
+            let path = crate::models::locate(&config, named)?;
+            let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu)
+                .map_err(ModelsError::Model)?;
+            let store = MemoryStores::default()
+                .open(VECTORS)
+                .map_err(EngineError::Store)?;
+            let table = VectorTable::open(store, config.texts.memory.get())
+                .expect("invariant: an empty store is not damaged");
+            let assembler = pipeline.assembler();
+            assembler.read_vectors(&config, Arc::new(table), &metrics);
+            assembler.embed_at_once(Box::new(Arc::new(encoder)));
+        }
         Ok(Self {
-            pipeline: Pipeline::new(&config, (1, 1), metrics)?,
+            pipeline,
             owned: BTreeMap::from([(PARTITION, owned)]),
             items: ItemTable::default(),
             maker: ItemMaker::new(&config),
@@ -304,6 +325,10 @@ impl Engine {
             &mut self.output,
         );
         stepped.map_err(|source| EngineError::Step { source })?;
+        if let Some(failure) = self.pipeline.assembler().embed_failure() {
+            let source = headwater_consumers::Error::Encode(failure);
+            return Err(EngineError::Step { source });
+        }
         let taken_in = self.take_in_output();
         if taken_in.is_err() || !self.output.rest {
             self.waiting.clear();

@@ -56,11 +56,21 @@ impl Exit {
         }
     }
 
+    /// Of a failure of state.
+    #[must_use]
+    pub const fn of_state(error: &headwater_state::Error) -> Self {
+        use headwater_state::Error;
+        match error {
+            Error::Store(error) => Self::of_store(error),
+            Error::Damaged { .. } => Self::TryAgain,
+            Error::Changelog { .. } => Self::Format,
+        }
+    }
+
     /// Of a failure of the fast loop.
     #[must_use]
     pub const fn of_consumers(error: &headwater_consumers::Error) -> Self {
         use headwater_consumers::Error;
-        use headwater_state::Error as State;
         match error {
             Error::Log(error)
             | Error::Commit(
@@ -68,12 +78,10 @@ impl Exit {
                 | CommitError::Unknown(error)
                 | CommitError::Fenced(error),
             ) => Self::of_log(error),
-            Error::State { source, .. } => match source {
-                State::Store(error) => Self::of_store(error),
-                State::Damaged { .. } => Self::TryAgain,
-                State::Changelog { .. } => Self::Format,
-            },
-            Error::Topic { .. } | Error::Widened { .. } | Error::Schema(_) => Self::Configuration,
+            Error::State { source, .. } | Error::Vectors { source } => Self::of_state(source),
+            Error::Topic { .. } | Error::Widened { .. } | Error::Schema(_) | Error::Encode(_) => {
+                Self::Configuration
+            }
             Error::Disagreement { .. }
             | Error::Recreated { .. }
             | Error::Forgotten { .. }

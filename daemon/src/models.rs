@@ -139,6 +139,24 @@ impl Fetch {
     }
 }
 
+/// The path of a language model: what lies there; else the one of that name in the cache.
+///
+/// # Errors
+/// If there is neither, or the cache cannot be read.
+pub fn locate(config: &Config, named: &str) -> Result<PathBuf, ModelsError> {
+    let path = PathBuf::from(named);
+    if path.exists() {
+        return Ok(path);
+    }
+    let found = if cache::is_name(named) {
+        cache(config).find(named)?
+    } else {
+        None
+    };
+    let nowhere = || ModelsError::Nowhere(named.to_owned());
+    found.map(|(_, folder)| folder).ok_or_else(nowhere)
+}
+
 /// The model cache of a configuration.
 #[must_use]
 pub fn cache(config: &Config) -> Cache {

@@ -142,7 +142,7 @@ pub enum ReplayError {
 impl ReplayError {
     /// How the process ends for it.
     #[must_use]
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         match self {
             Self::Recording(_) | Self::Embedded => Exit::Configuration,
             Self::Log(error) => Exit::of_log(error),

@@ -27,10 +27,24 @@ pub struct Status {
     pub items_trouble: Option<String>,
     /// Where a store that did not open was put aside, and why.
     pub put_aside: Option<PutAside>,
+    /// Texts and their vectors, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextsStatus>,
     /// Each worker.
     pub workers: Vec<WorkerStatus>,
     /// Whether it is stopping, and why if that is for a failure.
     pub stopping: Option<Stopped>,
+}
+
+/// How far texts and their vectors are.
+#[derive(Clone, Debug, Serialize)]
+pub struct TextsStatus {
+    /// Whose vectors rows see; none: nobody has made any yet.
+    pub encoder: Option<String>,
+    /// Texts that wait to be embedded, as this instance last saw; 0 where it does not encode.
+    pub waiting: i64,
+    /// How long the text that was taken last had waited.
+    pub waited_seconds: f64,
 }
 
 /// A store that did not open.

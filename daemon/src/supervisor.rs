@@ -24,6 +24,8 @@ pub enum TaskKind {
     Items,
     /// Announcements to and from the other instances, and what is measured every few seconds.
     Fleet,
+    /// Texts to vectors, and vectors to the own table.
+    Texts,
     /// HTTP.
     Admin,
 }
@@ -49,13 +51,15 @@ impl TaskKind {
             Self::Worker | Self::Items => OnFailure::Stop,
             // Without the one, who owns what is told late; without the other nobody sees the daemon. Nothing is scored wrong.
             Self::Fleet | Self::Admin => OnFailure::Restart(20),
+            // Scores go on without new vectors; what fails so often needs a person.
+            Self::Texts => OnFailure::Restart(5),
         }
     }
 
     /// When it is told to end: HTTP answers until everything else has ended.
     const fn ends_at(self) -> Phase {
         match self {
-            Self::Worker | Self::Items | Self::Fleet => Phase::Draining,
+            Self::Worker | Self::Items | Self::Texts | Self::Fleet => Phase::Draining,
             Self::Admin => Phase::Ended,
         }
     }

@@ -48,18 +48,24 @@
 //!   item table as of the request; [`Counts::of_entry`] takes it. It is what tells a generous user from one who was
 //!   shown good items. The item table may cache the rate by item, scenario and task.
 //!
+//! **Likenesses** ([`LikenessSpec`]) are there where texts have vectors. For each configured sequence (kinds of behaviors) and each stretch of time before
+//! the row: the cosine of the candidate's vector and the sum of those of the items that the user met, each of length 1 and weighted by how often; and
+//! the greatest cosine with one of the sequence's newest behaviors. What has no vector (yet) is left out.
+//!
 //! In one pass over the user's entries, before any candidate, the assembler sums `User`, a map category → counts and
 //! a map attribute → counts; a candidate then costs one look-up a category and one an attribute. A cap on the entries
 //! of a very long user is sound as long as it keeps those with positives: on MovieLens the newest 128 give the same
 //! AUC as all of them.
 
 mod batch;
+mod likeness;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{FeatureBatch, FeatureRow};
-pub use schema::{Feature, FeatureSchema, FeatureSchemaError, HalfLives, TaskSpec};
+pub use likeness::{Against, LikenessSpec};
+pub use schema::{Feature, FeatureSchema, FeatureSchemaError, HalfLives, Meaning, TaskSpec};
 
 /// The value of `idle` where nothing of the level ever happened.
 const NEVER: f32 = -1.0;

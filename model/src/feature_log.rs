@@ -44,6 +44,9 @@ pub struct LoggedRequest<'a> {
     pub time: i64,
     /// The position of the item state that the rows saw.
     pub item_state: i64,
+    /// Whose vectors of texts the rows saw, where they saw any.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<Cow<'a, str>>,
     /// The numbers that all candidates share.
     pub shared: Cow<'a, [f32]>,
     /// The candidates, in the request's order.
@@ -122,6 +125,8 @@ pub struct LogHead<'a> {
     pub scenario: &'a str,
     /// The position of the item state that the rows saw.
     pub item_state: i64,
+    /// Whose vectors of texts the rows saw.
+    pub embeddings: Option<&'a str>,
 }
 
 impl<'a> LoggedRequest<'a> {
@@ -158,6 +163,7 @@ impl<'a> LoggedRequest<'a> {
             scenario: head.scenario.into(),
             time: batch.time_ms(),
             item_state: head.item_state,
+            embeddings: head.embeddings.map(Cow::Borrowed),
             shared: batch.shared().into(),
             candidates,
         }

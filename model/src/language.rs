@@ -27,6 +27,6 @@ pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::LanguageError;
 pub use part::Kernels;
-pub use text::{TEXT_TOKENS_MAX, TextEncoder};
+pub use text::{TEXT_TOKENS_MAX, TextEncoder, canonical, text_hash};
 pub use tokenizer::LanguageTokenizer;
 pub use weights::{Weights, to_safetensors};

@@ -16,7 +16,7 @@ pub use baseline::{
     Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,
 };
 pub use feature::{
-    Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError, HalfLives, Level,
-    Quantity, TaskSpec,
+    Against, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError,
+    HalfLives, Level, LikenessSpec, Meaning, Quantity, TaskSpec,
 };
 pub use feature_log::{FeatureLogError, LogHead, LoggedCandidate, LoggedRequest};

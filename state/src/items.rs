@@ -12,6 +12,7 @@ use crate::entities::{Entities, PinnedHasher};
 use crate::error::Damage;
 use crate::item_state;
 use crate::statistics::Entity;
+use crate::vectors::TextHash;
 
 /// What is known of an item, as its newest record says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +31,8 @@ pub struct Item {
     pub attributes: Box<[u32]>,
     /// Numbers by name.
     pub numeric: BTreeMap<Box<str>, f64>,
+    /// Hash of the text that stands for it, where texts have vectors.
+    pub text: Option<TextHash>,
 }
 
 /// All items, and the statistics of items, categories and scenarios.
@@ -56,7 +59,7 @@ pub struct ItemTableBytes {
 }
 
 /// Bytes of an item beside its texts, categories and numbers: its place in the map and what the allocator adds.
-const ITEM_BYTES: usize = 224;
+const ITEM_BYTES: usize = 248;
 /// Bytes of a tree of texts, and of one of numbers, for every eleven of them.
 const TREE_BYTES: [usize; 2] = [376, 288];
 /// What the allocator adds to a name or text.

@@ -24,6 +24,7 @@ mod recent;
 mod statistics;
 mod store;
 mod user;
+mod vectors;
 
 pub use behavior::{
     Behavior, Coordinates, FixedSum, KindId, ScenarioId, SlotId, Timestamp, pinned_hash,
@@ -38,3 +39,7 @@ pub use recent::{Recent, RecentBehavior};
 pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
 pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, open};
 pub use user::{Position, Standing, User};
+pub use vectors::{
+    CurrentEncoder, EncoderId, Looked, TextHash, VECTORS, VectorKey, VectorRecord, VectorTable,
+    read_vector, vector_bytes,
+};

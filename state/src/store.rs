@@ -37,7 +37,7 @@ pub trait Store: Send + Sync {
 
 /// The stores of an instance, one for each partition.
 pub trait Stores: Send + Sync + std::fmt::Debug {
-    /// The store of a partition, made if there is none.
+    /// The store of a partition, or of [`crate::VECTORS`], made if there is none.
     fn open(&self, partition: i32) -> Result<Arc<dyn Store>, StoreError>;
 
     /// Deletes a partition's store; the next `open` makes an empty one.
@@ -173,6 +173,9 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 
 /// The name of a partition's tree. The topic is in it, so that nobody takes it for anything else.
 fn tree_name(partition: i32) -> String {
+    if partition == crate::vectors::VECTORS {
+        return Topic::Embeddings.key().to_owned();
+    }
     format!("{}-{partition}", Topic::Behaviors.key())
 }
 

@@ -14,4 +14,5 @@ mod models;
 mod recordings;
 mod refusals;
 mod service;
+mod texts;
 mod train;

@@ -101,6 +101,7 @@ fn forms_are_golden() {
             offset: 18,
         },
         item_state: 42,
+        embeddings: None,
         freshness_ms: Some(250),
         degraded: &["unknown_scenario"],
     };
@@ -172,6 +173,7 @@ fn an_answer_reads_back() {
             offset: i64::MAX,
         },
         item_state: 9,
+        embeddings: Some(headwater_state::EncoderId([0xab; 16])),
         freshness_ms: Some(-1),
         degraded: &["late", "history_forgotten"],
     };
@@ -183,7 +185,7 @@ fn an_answer_reads_back() {
     let state = serde_json::json!({"topic": "t", "partition": 7, "offset": i64::MAX});
     let mut expected = serde_json::json!({
         "request_id": text, "user_id": text, "scenario": text, "time": -5, "status": "ok", "model": "baseline-1", "part": [2, 3],
-        "items": [], "state": state, "item_state": 9, "freshness_ms": -1, "degraded": ["late", "history_forgotten"],
+        "items": [], "state": state, "item_state": 9, "embeddings": "abababababababababababababababab", "freshness_ms": -1, "degraded": ["late", "history_forgotten"],
     });
     assert_eq!(read(&answer), expected);
     answer.part = None;

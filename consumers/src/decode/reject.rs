@@ -30,7 +30,7 @@ impl Reject {
         "key_differs",
     ];
 
-    pub(super) fn new(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &'static str, detail: impl Into<String>) -> Self {
         debug_assert!(Self::CODES.contains(&code));
         let mut detail = detail.into();
         if detail.len() > DETAIL_BYTES_MAX {

@@ -2,16 +2,20 @@
 //!
 //! Before it stands `decode`; after it the item table, of the follower or of an engine.
 
-use headwater_config::Config;
+use headwater_config::{Config, Template};
+use headwater_model::language::text_hash;
 use headwater_state::{Item, ItemTable};
 
 use crate::decode::{DecodedItem, Decoder, Reject};
+use crate::texts;
 
 /// Makes items of records.
 #[derive(Debug)]
 pub struct ItemMaker {
     decoder: Decoder,
     attributes: Vec<String>,
+    /// What text stands for an item, where texts have vectors.
+    text: Option<Template>,
 }
 
 impl ItemMaker {
@@ -20,6 +24,7 @@ impl ItemMaker {
         Self {
             decoder: Decoder::new(config),
             attributes: config.items.attributes.clone(),
+            text: (config.texts.encoder.is_some()).then(|| config.texts.item.clone()),
         }
     }
 
@@ -75,7 +80,7 @@ impl ItemMaker {
         categories.sort_unstable();
         categories.dedup();
         let text = |text: &str| -> Box<str> { text.into() };
-        Item {
+        let mut item = Item {
             time: decoded.time.0,
             offset,
             item_type: decoded.item_type.as_deref().map(text),
@@ -91,6 +96,12 @@ impl ItemMaker {
                 .iter()
                 .map(|(name, value)| (text(name), *value))
                 .collect(),
+            text: None,
+        };
+        if let Some(template) = &self.text {
+            let text = texts::of_item(template, &decoded.item_id, &item, table);
+            item.text = (!text.is_empty()).then(|| text_hash(&text));
         }
+        item
     }
 }

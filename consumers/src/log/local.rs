@@ -149,6 +149,8 @@ pub struct LocalLog {
 struct Seats {
     /// The group's name.
     group: String,
+    /// What its positions are kept under: 0 for the log's own.
+    number: u32,
     /// The topic whose partitions are assigned.
     input: Topic,
 }
@@ -225,6 +227,7 @@ impl LocalLog {
             .transpose()?;
         let seats = Seats {
             group: broker.options.group.clone(),
+            number: 0,
             input: Topic::Behaviors,
         };
         Ok(Self {
@@ -284,7 +287,7 @@ impl Broker {
         let appended = self
             .state
             .lock()
-            .append(records, &[], false, &self.options)?;
+            .append(records, (0, &[]), false, &self.options)?;
         self.appended(appended.rolled);
         Ok(())
     }
@@ -365,7 +368,7 @@ impl Log for LocalLog {
 
     fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
         self.pass(Op::Extent, "asking for committed positions")?;
-        self.broker.state.lock().committed(of)
+        self.broker.state.lock().committed(self.seats.number, of)
     }
 
     fn member(&self, instance: &str, worker: usize) -> Result<Box<dyn Member>, LogError> {
@@ -378,6 +381,11 @@ impl Log for LocalLog {
             broker: Arc::clone(&self.broker),
             seats: Seats {
                 group: format!("{}{suffix}", self.seats.group),
+                // Of a group beside a group beside, the way there is part of the name.
+                number: crc32fast::hash(
+                    &[&self.seats.number.to_le_bytes(), suffix.as_bytes()].concat(),
+                )
+                .max(1),
                 input,
             },
             cleaner: self.cleaner.clone(),
@@ -395,7 +403,7 @@ impl Log for LocalLog {
     fn forget_instance(&self, instance: &str) -> Result<(), LogError> {
         self.pass(Op::Forget, "forgetting an instance")?;
         let mut state = self.broker.state.lock();
-        state.group(self.seats.input).remove_instance(instance);
+        state.group(&self.seats).remove_instance(instance);
         drop(state);
         self.broker.changed.notify_all();
         Ok(())

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::{
-    Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
-    Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems, StatePosition,
-    StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
+    ASKED_MAX, Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable,
+    Owned, Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems,
+    StatePosition, StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
 
 /// Bytes of the candidates in one record of the feature log, at most.
@@ -53,6 +53,7 @@ impl Pipeline {
             candidates: request.candidates,
         };
         self.assembler.score(&row, items, &mut self.scores);
+        self.ask_texts(output);
         *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
             request,
@@ -71,6 +72,23 @@ impl Pipeline {
             self.log_rows(request, cause, salt, output);
         }
         Ok(())
+    }
+
+    /// Sends texts that have no vector yet to whoever makes vectors, each once.
+    fn ask_texts(&mut self, output: &mut StepOutput) {
+        for missing in self.assembler.missing_texts() {
+            if self.asked.len() >= ASKED_MAX {
+                self.asked.clear();
+            }
+            if !self.asked.insert(missing.hash) {
+                continue;
+            }
+            let number = partition_of(&missing.hash, self.settings.partitions);
+            let at = TopicPartition::new(Topic::Texts, number);
+            let (key, value) = (Some(&missing.hash[..]), Some(missing.text.as_bytes()));
+            output.transactional.push(at, (0, 0), key, value, []);
+            self.metrics.texts.asked.inc();
+        }
     }
 
     pub(super) fn answer(
@@ -107,6 +125,7 @@ impl Pipeline {
                 offset: owned.users.position().input(Topic::Behaviors).unwrap_or(0),
             },
             item_state: self.assembler.item_state(),
+            embeddings: self.assembler.encoder(),
             freshness_ms,
             degraded,
         };

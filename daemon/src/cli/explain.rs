@@ -219,14 +219,19 @@ fn show_answer(answer: &Answered, arguments: &Arguments) {
 
 fn show_rows(view: &RowsView) {
     print(&format!(
-        "{} candidates at {} UTC in scenario {}, model {}, schema {}, user {}, item state {}",
+        "{} candidates at {} UTC in scenario {}, model {}, schema {}, user {}, item state {}{}",
         view.candidates,
         moment(view.time),
         view.scenario,
         view.model,
         view.schema,
         view.user,
-        view.item_state
+        view.item_state,
+        view.embeddings
+            .as_ref()
+            .map_or_else(String::new, |encoder| format!(
+                ", vectors of texts {encoder}"
+            ))
     ));
     print("\nfeatures of all candidates");
     show_features(&view.shared);

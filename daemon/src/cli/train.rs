@@ -1,12 +1,9 @@
 //! `headwater train`: models from recordings.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use headwater::Exit;
 use headwater::train::{Texts, TrainBahe, TrainSummary};
-
-use headwater_config::Config;
 
 use super::{Failure, Format, Global, print};
 
@@ -44,7 +41,7 @@ struct Bahe {
     events: PathBuf,
     /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`).
     #[arg(long, value_name = "PATH|NAME")]
-    model: PathBuf,
+    model: String,
     /// The folder of what is made.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -118,7 +115,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     let training = TrainBahe {
         items: bahe.items.clone(),
         events: bahe.events.clone(),
-        model: model(&bahe.model, &config)?,
+        model: headwater::models::locate(&config, &bahe.model)
+            .map_err(|error| Failure::of(error.exit(), &error))?,
         out: bahe.out.clone(),
         predictions: bahe.predictions.clone(),
         texts: match bahe.texts {
@@ -146,26 +144,6 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         Format::Json => print(&serde_json::json!(summary).to_string()),
     }
     Ok(())
-}
-
-/// What lies there; else the model of that name in the cache.
-fn model(named: &Path, config: &Config) -> Result<PathBuf, Failure> {
-    if named.exists() {
-        return Ok(named.to_owned());
-    }
-    let found = match named.to_str() {
-        Some(name) => headwater::models::cache(config)
-            .find(name)
-            .map_err(|error| Failure::of(error.exit(), &error))?,
-        None => None,
-    };
-    found.map(|(_, folder)| folder).ok_or_else(|| {
-        let words = format!(
-            "`{}` is no folder or file, and no model of that name is in the cache: see `headwater models list`",
-            named.display()
-        );
-        Failure::new(Exit::Configuration, words)
-    })
 }
 
 fn tell(summary: &TrainSummary) {

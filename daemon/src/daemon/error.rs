@@ -38,6 +38,16 @@ pub enum StartError {
     /// The stores do not open.
     #[error("store")]
     Store(#[from] StoreError),
+    /// The store of text vectors cannot be read.
+    #[error("vectors of texts")]
+    Vectors {
+        /// Why.
+        #[source]
+        source: headwater_state::Error,
+    },
+    /// The language model of `texts.encoder` cannot be had.
+    #[error("texts.encoder")]
+    Encoder(#[from] crate::models::ModelsError),
     /// The registry has metrics of these names already.
     #[error("metrics registry: a registry belongs to one daemon")]
     Metrics(#[from] prometheus::Error),
@@ -64,7 +74,7 @@ pub enum StartError {
 impl StartError {
     /// How the process ends for it.
     #[must_use]
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_)
             | Self::Admin { .. }
@@ -75,6 +85,8 @@ impl StartError {
             Self::LogFolder { .. } => Exit::Format,
             Self::Log(error) | Self::Topics(CheckError::Log(error)) => Exit::of_log(error),
             Self::Store(error) => Exit::of_store(error),
+            Self::Vectors { source } => Exit::of_state(source),
+            Self::Encoder(error) => error.exit(),
             Self::Thread(_) => Exit::TryAgain,
         }
     }
@@ -128,6 +140,9 @@ pub enum StopError {
     /// Items cannot be followed.
     #[error("reading {} and {}", Topic::Items, Topic::ItemState)]
     Items(#[source] headwater_consumers::Error),
+    /// Texts cannot be embedded, or their vectors not followed.
+    #[error("texts and their vectors")]
+    Texts(#[source] headwater_consumers::Error),
     /// The fleet topic cannot be read or written.
     #[error("fleet topic")]
     Fleet(#[source] LogError),
@@ -153,9 +168,10 @@ impl StopError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Worker { source, .. } | Self::Repartition(source) | Self::Items(source) => {
-                Exit::of_consumers(source)
-            }
+            Self::Worker { source, .. }
+            | Self::Repartition(source)
+            | Self::Items(source)
+            | Self::Texts(source) => Exit::of_consumers(source),
             Self::Replaced { .. } => Exit::Format,
             Self::PartitionsChanged { .. } => Exit::Configuration,
             Self::Fleet(error) => Exit::of_log(error),

@@ -13,7 +13,7 @@ use headwater_consumers::log::{CommitError, Log, LogError, TopicPartition};
 use headwater_consumers::step::{Pipeline, SharedItems};
 use headwater_consumers::worker::Worker;
 use headwater_consumers::{Error, Metrics, Reaction, words};
-use headwater_state::{Partition, Stores};
+use headwater_state::{Partition, Stores, VectorTable};
 use parking_lot::Mutex;
 
 use super::back_off::BackOff;
@@ -65,6 +65,8 @@ pub(crate) struct Working {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) items: SharedItems,
+    /// Vectors of texts, where there are any.
+    pub(crate) vectors: Option<Arc<VectorTable>>,
     pub(crate) metrics: Metrics,
     pub(crate) board: Arc<Board>,
     pub(crate) positions: Arc<Positions>,
@@ -182,7 +184,12 @@ impl Working {
     fn try_join(&self) -> Result<Worker, Error> {
         let member = self.log.member(&self.instance, self.number)?;
         let counts = (self.found.partitions, self.found.dead_letters);
-        let pipeline = Pipeline::new(&self.config, counts, self.metrics.clone())?;
+        let mut pipeline = Pipeline::new(&self.config, counts, self.metrics.clone())?;
+        if let Some(vectors) = &self.vectors {
+            let table = Arc::clone(vectors);
+            let assembler = pipeline.assembler();
+            assembler.read_vectors(&self.config, table, &self.metrics);
+        }
         Worker::new(
             &self.config,
             Arc::clone(&self.log),

@@ -16,6 +16,9 @@ pub enum EngineError {
     /// A record cannot be read: nothing changed. With a log it would be a dead letter.
     #[error("record refused: {0}")]
     Refused(#[from] Reject),
+    /// The language model of `texts.encoder` cannot be had.
+    #[error("texts.encoder")]
+    Encoder(#[from] crate::models::ModelsError),
     /// The store's folder cannot be used.
     #[error("store not opened")]
     Store(#[source] headwater_state::StoreError),
@@ -40,6 +43,7 @@ impl EngineError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Tasks(_) | Self::Refused(_) => Exit::Configuration,
+            Self::Encoder(error) => error.exit(),
             Self::Store(error) => Exit::of_store(error),
             Self::Step { source } => Exit::of_consumers(source),
             Self::DeadLetter { .. } => Exit::Bug,

@@ -23,6 +23,9 @@ pub struct RowsView {
     pub time: i64,
     /// The position of the item statistics that the rows saw.
     pub item_state: i64,
+    /// Whose vectors of texts the rows saw, where they saw any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<String>,
     /// How many candidates the record has.
     pub candidates: usize,
     /// Features that all candidates share.
@@ -34,7 +37,7 @@ pub struct RowsView {
 /// One feature's value.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct FeatureView {
-    /// `task.level.quantity`.
+    /// `task.level.quantity`, or `text.sequence.when`.
     pub name: String,
     /// Its value.
     pub value: f32,
@@ -116,6 +119,7 @@ impl Reader {
             scenario: logged.scenario.to_string(),
             time: logged.time,
             item_state: logged.item_state,
+            embeddings: logged.embeddings.as_ref().map(ToString::to_string),
             candidates: logged.candidates.len(),
             shared: features(schema.shared(), &logged.shared),
             rows: chosen

@@ -14,6 +14,11 @@ pub enum ModelsError {
         "\"{0}\" is not the name of a model: up to 64 small letters, digits, `.`, `_` and `-`, a letter or digit first"
     )]
     Name(String),
+    /// Neither a path nor in the cache.
+    #[error(
+        "`{0}` is no folder or file, and no model of that name is in the cache: `headwater models fetch` brings the presets, `headwater models list` shows what is there"
+    )]
+    Nowhere(String),
     /// No preset, and nobody says where it lies.
     #[error(
         "no preset is called \"{name}\" (there are {presets}); a model of your own needs --from"
@@ -133,6 +138,7 @@ impl ModelsError {
             }
             Self::Manifest { .. } => Exit::Format,
             Self::Name(_)
+            | Self::Nowhere(_)
             | Self::Unknown { .. }
             | Self::From { .. }
             | Self::NoPython { .. }

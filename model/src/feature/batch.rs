@@ -54,6 +54,8 @@ impl FeatureRow<'_> {
 #[derive(Clone, Debug)]
 pub struct FeatureBatch {
     tasks: usize,
+    /// Likenesses of a candidate.
+    alike: usize,
     time_ms: i64,
     rows: usize,
     shared: Vec<f32>,
@@ -65,14 +67,11 @@ pub struct FeatureBatch {
 impl FeatureBatch {
     /// An empty batch of the schema's layout.
     pub fn new(schema: &FeatureSchema) -> Self {
-        let blank = |features: &[Feature]| -> Vec<f32> {
-            features
-                .iter()
-                .map(|feature| feature.quantity.default())
-                .collect()
-        };
+        let blank =
+            |features: &[Feature]| -> Vec<f32> { features.iter().map(Feature::default).collect() };
         Self {
             tasks: schema.tasks().len(),
+            alike: schema.likeness().width(),
             time_ms: 0,
             rows: 0,
             shared: blank(schema.shared()),
@@ -117,8 +116,25 @@ impl FeatureBatch {
             candidate < self.rows && task < self.tasks,
             "candidate {candidate}, task {task} is out of range; this is a bug"
         );
-        let from = (candidate * self.tasks + task) * OWN + level.offset();
+        let from = candidate * self.own_width() + task * OWN + level.offset();
         fill(&mut self.own[from..], level, counts, self.time_ms);
+    }
+
+    /// Sets a likeness of one candidate, by its place ([`super::LikenessSpec::place`]). What is not finite counts as not set.
+    ///
+    /// Panics on a candidate or place out of range: the caller's bug.
+    pub fn set_alike(&mut self, candidate: usize, place: usize, cosine: f32) {
+        assert!(
+            candidate < self.rows && place < self.alike,
+            "candidate {candidate}, likeness {place} is out of range; this is a bug"
+        );
+        let at = candidate * self.own_width() + self.tasks * OWN + place;
+        self.own[at] = if cosine.is_finite() { cosine } else { 0.0 };
+    }
+
+    /// Numbers of a candidate.
+    fn own_width(&self) -> usize {
+        self.tasks * OWN + self.alike
     }
 
     /// The number of candidates.
@@ -148,7 +164,7 @@ impl FeatureBatch {
 
     /// One candidate's row.
     pub fn row(&self, candidate: usize) -> FeatureRow<'_> {
-        let width = self.tasks * OWN;
+        let width = self.own_width();
         FeatureRow {
             shared: &self.shared,
             own: &self.own[candidate * width..(candidate + 1) * width],

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::likeness::{Against, LikenessSpec};
 use super::{Level, Quantity};
 
 /// The layout's version, part of every schema's hash: raise it when a quantity comes to mean something else.
@@ -37,16 +38,51 @@ pub struct TaskSpec {
 /// One number of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
-    /// `task.level.quantity`, unique within the schema and the same in every schema that has it.
+    /// `task.level.quantity` or `text.sequence.when`, unique within the schema and the same in every schema that has it.
     pub name: String,
     /// A hash of the name: the same feature has the same id in every schema.
     pub id: u64,
-    /// The task, by its place in the schema.
-    pub task: usize,
-    /// Whom it speaks of.
-    pub level: Level,
-    /// What it counts.
-    pub quantity: Quantity,
+    /// What it says.
+    pub meaning: Meaning,
+}
+
+/// What a number of a row says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// How often something happened.
+    Counted {
+        /// The task, by its place in the schema.
+        task: usize,
+        /// Whom it speaks of.
+        level: Level,
+        /// What it counts.
+        quantity: Quantity,
+    },
+    /// The cosine of the candidate's text vector and others, -1 to 1; 0 where one of them is not there.
+    Alike {
+        /// The sequence, by its place.
+        sequence: usize,
+        /// Which of its behaviors.
+        against: Against,
+    },
+}
+
+impl Feature {
+    /// The number where nothing was set.
+    pub const fn default(&self) -> f32 {
+        match self.meaning {
+            Meaning::Counted { quantity, .. } => quantity.default(),
+            Meaning::Alike { .. } => 0.0,
+        }
+    }
+
+    /// The unit of the number.
+    pub const fn unit(&self) -> &'static str {
+        match self.meaning {
+            Meaning::Counted { quantity, .. } => quantity.unit(),
+            Meaning::Alike { .. } => "cosine",
+        }
+    }
 }
 
 /// Which numbers a row holds, in which order, and what they mean.
@@ -55,6 +91,7 @@ pub struct FeatureSchema {
     tasks: Vec<TaskSpec>,
     shared: Vec<Feature>,
     own: Vec<Feature>,
+    likeness: LikenessSpec,
     hash: u64,
 }
 
@@ -87,6 +124,14 @@ pub enum FeatureSchemaError {
 impl FeatureSchema {
     /// The schema of these tasks, in this order.
     pub fn new(tasks: Vec<TaskSpec>) -> Result<Self, FeatureSchemaError> {
+        Self::with_likeness(tasks, LikenessSpec::default())
+    }
+
+    /// The same with likenesses behind the counts.
+    pub fn with_likeness(
+        tasks: Vec<TaskSpec>,
+        likeness: LikenessSpec,
+    ) -> Result<Self, FeatureSchemaError> {
         if tasks.is_empty() {
             return Err(FeatureSchemaError::NoTask);
         }
@@ -121,16 +166,27 @@ impl FeatureSchema {
                         Feature {
                             id: xxh3_64(name.as_bytes()),
                             name,
-                            task,
-                            level,
-                            quantity,
+                            meaning: Meaning::Counted {
+                                task,
+                                level,
+                                quantity,
+                            },
                         }
                     }));
                 }
             }
             found
         };
-        let (shared, own) = (features(true), features(false));
+        let (shared, mut own) = (features(true), features(false));
+        own.extend(
+            likeness
+                .features()
+                .map(|(name, sequence, against)| Feature {
+                    id: xxh3_64(name.as_bytes()),
+                    name,
+                    meaning: Meaning::Alike { sequence, against },
+                }),
+        );
         let mut text = format!("layout {LAYOUT}\n");
         for task in &tasks {
             // Debug quotes the free text, so that no definition can pass for another line.
@@ -144,8 +200,9 @@ impl FeatureSchema {
                 }
             }
         }
+        likeness.describe(&mut text);
         for feature in shared.iter().chain(&own) {
-            writeln!(text, "{} {}", feature.name, feature.quantity.unit())
+            writeln!(text, "{} {}", feature.name, feature.unit())
                 .expect("invariant: a String takes any text");
         }
         Ok(Self {
@@ -153,7 +210,13 @@ impl FeatureSchema {
             tasks,
             shared,
             own,
+            likeness,
         })
+    }
+
+    /// The likenesses.
+    pub fn likeness(&self) -> &LikenessSpec {
+        &self.likeness
     }
 
     /// The tasks, in order; elsewhere a task is named by its place here.

@@ -151,16 +151,22 @@ fn set_numbers_lie_where_the_schema_says() {
                     .zip(row.shared)
                     .chain(schema.own().iter().zip(row.own))
                 {
-                    let here = feature.level == level
-                        && feature.task == task
-                        && (level.is_shared() || candidate == 2);
+                    let Meaning::Counted {
+                        task: of,
+                        level: at,
+                        quantity,
+                    } = feature.meaning
+                    else {
+                        panic!("{} counts nothing", feature.name);
+                    };
+                    let here = at == level && of == task && (level.is_shared() || candidate == 2);
                     let expected = if here {
-                        match feature.quantity {
+                        match quantity {
                             Idle => 8.0,
                             other => 1.0 + f32::from(other as u8),
                         }
                     } else {
-                        feature.quantity.default()
+                        feature.default()
                     };
                     assert_eq!(
                         value.to_bits(),
@@ -168,7 +174,7 @@ fn set_numbers_lie_where_the_schema_says() {
                         "{} of {candidate}",
                         feature.name
                     );
-                    let got = row.get(feature.level, feature.task, feature.quantity);
+                    let got = row.get(at, of, quantity);
                     assert_eq!(got.to_bits(), expected.to_bits(), "{}", feature.name);
                 }
             }

@@ -27,6 +27,7 @@ const HEAD: LogHead<'_> = LogHead {
     user: "p7",
     scenario: "news",
     item_state: 42,
+    embeddings: None,
 };
 
 /// A batch of two candidates and its scores.

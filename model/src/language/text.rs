@@ -1,13 +1,14 @@
 //! Texts to vectors: the layers below the cut, run once for each distinct text, and pooled.
 //!
 //! Before it, templates make the texts of behaviors and items; after it, a vector lies under its content hash ([`TextEncoder::key`]), which holds
-//! everything that the vector follows from: the text, and the encoder's version (weights, tokenizer, cut, pooling). So vectors of two encoders never mix.
+//! everything that the vector follows from: the encoder's version (weights, tokenizer, cut, pooling), and the text. So vectors of two encoders never mix.
 //!
 //! A causal model parks attention on its first position, and on a few words that carry little, with activations that make all texts look alike
 //! (attention sinks). So a decoder gets a constant token before each text, and the mean leaves out its position and every other whose
 //! state is far longer than is usual. An encoder gets the frame that it was trained with, and the mean is over all of it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, IndexOp as _};
 use sha2::{Digest as _, Sha256};
@@ -51,6 +52,8 @@ pub struct TextEncoder {
     /// A decoder's state that is longer says nothing of its text.
     longest: f32,
     version: [u8; 32],
+    /// Tokens that were run.
+    tokens: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,7 @@ impl TextEncoder {
             first_token,
             longest: f32::INFINITY,
             version: hash.finalize().into(),
+            tokens: AtomicU64::new(0),
         };
         encoder.longest = SINK * encoder.usual_length()?;
         Ok(encoder)
@@ -107,6 +111,11 @@ impl TextEncoder {
         &self.version
     }
 
+    /// Tokens of texts that were run so far, padding left out.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
     /// Numbers in a vector.
     pub fn width(&self) -> usize {
         match &self.model {
@@ -128,12 +137,20 @@ impl TextEncoder {
         }
     }
 
-    /// The content hash under which a text's vector lies.
+    /// The encoder's half of content hashes: the beginning of its version.
+    pub fn id(&self) -> [u8; 16] {
+        *self
+            .version
+            .first_chunk()
+            .expect("invariant: a version is longer")
+    }
+
+    /// The content hash under which a text's vector lies: whose, and of what.
     pub fn key(&self, text: &str) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        hash.update(self.version);
-        hash.update(canonical(text));
-        hash.finalize().into()
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&self.id());
+        key[16..].copy_from_slice(&text_hash(&canonical(text)));
+        key
     }
 
     /// The vectors of texts, each as if it were alone, to rounding. Batches are cut so that none has more than `tokens_max` tokens with padding (one text
@@ -190,6 +207,8 @@ impl TextEncoder {
     fn states(&self, texts: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>, LanguageError> {
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
+        let tokens: usize = lengths.iter().sum();
+        self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         let padded: Vec<Vec<u32>> = texts
             .iter()
             .map(|ids| {
@@ -249,8 +268,14 @@ fn mean(positions: &[&Vec<f32>]) -> Vec<f32> {
     sum.iter().map(|sum| sum / count).collect()
 }
 
+/// The hash of a canonical text: half of its content hash.
+pub fn text_hash(canonical: &str) -> [u8; 16] {
+    let hash: [u8; 32] = Sha256::digest(canonical).into();
+    *hash.first_chunk().expect("invariant: a hash is longer")
+}
+
 /// The text that counts: runs of white space and control characters are one space, none at its ends, and what is far behind any cut is left out.
-fn canonical(text: &str) -> String {
+pub fn canonical(text: &str) -> String {
     let words = text.split(|one: char| one.is_whitespace() || one.is_control());
     let mut canonical = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
     for word in words.filter(|word| !word.is_empty()) {

@@ -250,8 +250,8 @@ pub(super) fn pause_and_start_hold(bench: &dyn Bench) {
 }
 
 /// Goal: a group beside the daemon's reads a topic of its own, and neither disturbs the other. Method: a member of each under one name, over
-/// topics of different counts; both commit, the second with records to a third topic; then another member of the second comes back to
-/// where it was, while the first is polled.
+/// topics of different counts; both commit, the second with records to a third topic; a third group over the second's topic begins
+/// at its beginning; then another member of the second comes back to where it was, while the first is polled.
 pub(super) fn two_groups_know_nothing_of_each_other(bench: &dyn Bench) {
     let ground = Ground::new(
         bench,
@@ -293,7 +293,17 @@ pub(super) fn two_groups_know_nothing_of_each_other(bench: &dyn Bench) {
         .commit(membership, &[(input(0), 1)])
         .expect("a commit");
     assert_eq!(ground.values(vector), ["v"]);
-    drop(second);
+    let log = ground.log.beside("-other", Topic::Texts).expect("a group");
+    let other = Ground {
+        log,
+        patience: ground.patience,
+    };
+    let committed = other.log.committed(&[text(0)]).expect("positions");
+    assert_eq!(committed, [None], "of another group over the same topic");
+    let mut third = other.reader_of(Topic::Texts, "one", &[0, 1]);
+    third.until_seen(&ground, 2);
+    assert_eq!(second.changes.len(), 1, "{:?}", second.changes);
+    drop((second, third));
     ground.produce(text(0), &["u"]);
     let mut second = beside.reader_of(Topic::Texts, "one", &[0, 1]);
     second.until_seen(&ground, 1);

@@ -10,7 +10,7 @@
 //! body     1 snapshot   topics u32 × (topic u8 · partitions u32 × (start i64 · next i64)) · positions
 //!          2 topic      topic u8 · partitions u32
 //!          3 records    positions · chunks u32 × chunk
-//! positions  u32 × (topic u8 · partition i32 · position i64)
+//! positions  u32 × (topic u8 · partition i32 · position i64); of another group than the log's own, 128 + topic u8 · partition i32 · group u32 · position i64
 //! chunk    topic u8 · partition i32 · base i64 · last i64 · next i64 · length u32 · record…
 //! record   offset - base u32 · timestamp i64 · key u32 · value u32 · headers u32 · bytes of the three   (u32::MAX: null)
 //! headers  (name u32 · value u32 · bytes of the two)…
@@ -35,6 +35,8 @@ pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 const MAGIC: [u8; 8] = *b"HWLOCAL1";
 const FRAME_END: u8 = 0xA5;
+/// Beside a topic: the position is another group's.
+const OTHER_GROUP: u8 = 0x80;
 const RECORD_HEAD_BYTES: usize = 24;
 const NULL: u32 = u32::MAX;
 
@@ -93,6 +95,15 @@ pub(super) struct Frame(Vec<u8>);
 /// What a snapshot says of one topic: its partitions' first and next offsets.
 pub(super) type TopicExtents = (Topic, Vec<(i64, i64)>);
 
+/// Whose position, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mark {
+    /// Hash of what a group beside the log's own has behind its name; 0: the log's own.
+    pub group: u32,
+    /// Where.
+    pub of: TopicPartition,
+}
+
 /// Where a chunk lies in its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -125,13 +136,15 @@ impl Frame {
         self.0.extend_from_slice(&of.partition.to_le_bytes());
     }
 
-    fn positions<'a>(
-        &mut self,
-        positions: impl ExactSizeIterator<Item = (&'a TopicPartition, &'a i64)>,
-    ) {
+    fn positions<'a>(&mut self, positions: impl ExactSizeIterator<Item = (&'a Mark, &'a i64)>) {
         self.u32(positions.len());
-        for (of, position) in positions {
-            self.place(*of);
+        for (mark, position) in positions {
+            self.place(mark.of);
+            if mark.group != 0 {
+                let topic = self.0.len() - 5;
+                self.0[topic] |= OTHER_GROUP;
+                self.0.extend_from_slice(&mark.group.to_le_bytes());
+            }
             self.i64(*position);
         }
     }
@@ -140,7 +153,7 @@ impl Frame {
     pub(super) fn snapshot<'a>(
         &mut self,
         topics: &[TopicExtents],
-        positions: impl ExactSizeIterator<Item = (&'a TopicPartition, &'a i64)>,
+        positions: impl ExactSizeIterator<Item = (&'a Mark, &'a i64)>,
     ) {
         self.begin(SNAPSHOT);
         self.u32(topics.len());
@@ -165,7 +178,7 @@ impl Frame {
     /// Begins a frame of records: `chunks` calls of [`Frame::chunk`] must follow.
     pub(super) fn records<'a>(
         &mut self,
-        positions: impl ExactSizeIterator<Item = (&'a TopicPartition, &'a i64)>,
+        positions: impl ExactSizeIterator<Item = (&'a Mark, &'a i64)>,
         chunks: usize,
     ) {
         self.begin(RECORDS);
@@ -265,13 +278,13 @@ pub(super) enum Body {
     /// All topics and positions as of here.
     Snapshot {
         topics: Vec<TopicExtents>,
-        positions: Vec<(TopicPartition, i64)>,
+        positions: Vec<(Mark, i64)>,
     },
     /// A topic was made.
     Topic { topic: Topic, partitions: usize },
     /// Records and positions that came to be together.
     Records {
-        positions: Vec<(TopicPartition, i64)>,
+        positions: Vec<(Mark, i64)>,
         chunks: Vec<ChunkAt>,
     },
 }
@@ -471,10 +484,17 @@ impl<'a> Cut<'a> {
         Some(TopicPartition { topic, partition })
     }
 
-    fn positions(&mut self) -> Option<Vec<(TopicPartition, i64)>> {
+    fn positions(&mut self) -> Option<Vec<(Mark, i64)>> {
         let mut positions = Vec::new();
         for _ in 0..self.u32()? {
-            positions.push((self.place()?, self.i64()?));
+            let named = self.u8()?;
+            let topic = topic(named & !OTHER_GROUP)?;
+            let of = TopicPartition::new(topic, self.array().map(i32::from_le_bytes)?);
+            let group = match named & OTHER_GROUP {
+                0 => 0,
+                _ => self.u32()?,
+            };
+            positions.push((Mark { group, of }, self.i64()?));
         }
         Some(positions)
     }

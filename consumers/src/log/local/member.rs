@@ -62,7 +62,7 @@ impl LocalMember {
         }
         let epoch = next_epoch(&mut state, &identity);
         state.settle(&identity, now);
-        let view = state.group(seats.input).join(&identity, instance, now);
+        let view = state.group(&seats).join(&identity, instance, now);
         drop(state);
         broker.changed.notify_all();
         Ok(Self {
@@ -89,7 +89,7 @@ impl LocalMember {
             }
             Fault::Lose => {
                 let mut state = self.broker.state.lock();
-                state.group(self.seats.input).remove(&self.identity);
+                state.group(&self.seats).remove(&self.identity);
                 drop(state);
                 self.broker.changed.notify_all();
             }
@@ -123,7 +123,7 @@ impl LocalMember {
         state.settle(&self.identity, now);
         for (of, _) in positions {
             state.partition(*of).map_err(CommitError::Aborted)?;
-            let group = state.group(self.seats.input);
+            let group = state.group(&self.seats);
             if !group.vouches(&self.view, membership.0, of.partition) {
                 let partition = of.partition;
                 let why =
@@ -135,7 +135,12 @@ impl LocalMember {
             }
         }
         let appended = state
-            .append(&self.pending, positions, true, &self.broker.options)
+            .append(
+                &self.pending,
+                (self.seats.number, positions),
+                true,
+                &self.broker.options,
+            )
             .map_err(CommitError::Aborted)?;
         if let Fault::CommitLate { which, ms } = fault {
             state.delay(&self.identity, &appended, which, now + ms);
@@ -170,7 +175,7 @@ impl Member for LocalMember {
         loop {
             let mut state = self.broker.state.lock();
             self.check_fenced(&state)?;
-            let group = state.group(self.seats.input);
+            let group = state.group(&self.seats);
             let before = group.version();
             let now = (self.broker.options.clock)();
             let changes = group.poll(&self.identity, &self.instance, &mut self.view, now);
@@ -211,7 +216,7 @@ impl Member for LocalMember {
         }
         let state = self.broker.state.lock();
         self.check_fenced(&state)?;
-        state.committed(of)
+        state.committed(self.seats.number, of)
     }
 
     fn start(&mut self, at: &[(TopicPartition, Start)]) -> Result<(), LogError> {
@@ -240,7 +245,7 @@ impl Member for LocalMember {
             .retain(|of| !partitions.contains(&of.partition));
         let mut state = self.broker.state.lock();
         self.check_fenced(&state)?;
-        let group = state.group(self.seats.input);
+        let group = state.group(&self.seats);
         group.release(&mut self.view, partitions);
         drop(state);
         self.broker.changed.notify_all();
@@ -342,7 +347,7 @@ impl Member for LocalMember {
         let mut state = self.broker.state.lock();
         self.check_fenced(&state)?;
         if forever {
-            state.group(self.seats.input).remove(&self.identity);
+            state.group(&self.seats).remove(&self.identity);
         }
         drop(state);
         self.broker.changed.notify_all();

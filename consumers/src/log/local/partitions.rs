@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use headwater_config::{Cleanup, Topic};
 
-use super::format::{CHUNK_HEAD_BYTES, Frame, HEADER_BYTES, Packed, Span, TopicExtents};
+use super::format::{CHUNK_HEAD_BYTES, Frame, HEADER_BYTES, Mark, Packed, Span, TopicExtents};
 use super::group::Group;
 use super::pending::Pending;
 use super::segment::Segment;
-use super::{Options, no_topic, refused};
+use super::{Options, Seats, no_topic, refused};
 use crate::log::{Extent, LogError, TopicPartition};
 
 /// Where a chunk lies.
@@ -140,11 +140,11 @@ impl Partition {
 #[derive(Debug)]
 pub(super) struct State {
     pub topics: BTreeMap<Topic, Vec<Partition>>,
-    pub positions: BTreeMap<TopicPartition, i64>,
+    pub positions: BTreeMap<Mark, i64>,
     /// The newest epoch of each transactional id.
     pub epochs: BTreeMap<String, u64>,
-    /// The group that reads each input.
-    pub groups: BTreeMap<Topic, Group>,
+    /// The groups that have had members, and what each reads.
+    pub groups: BTreeMap<u32, (Topic, Group)>,
     /// How long a seat is kept, and a partition waited for: what groups are made with.
     pub sessions: (i64, i64),
     /// All but the last, in order.
@@ -206,10 +206,15 @@ impl State {
         })
     }
 
-    /// What the group has committed.
-    pub(super) fn committed(&self, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
+    /// What a group has committed.
+    pub(super) fn committed(
+        &self,
+        group: u32,
+        of: &[TopicPartition],
+    ) -> Result<Vec<Option<i64>>, LogError> {
+        let position = |of: &TopicPartition| self.positions.get(&Mark { group, of: *of });
         of.iter()
-            .map(|of| self.partition(*of).map(|_| self.positions.get(of).copied()))
+            .map(|of| self.partition(*of).map(|_| position(of).copied()))
             .collect()
     }
 
@@ -265,24 +270,27 @@ impl State {
             .entry(topic)
             .or_default()
             .resize_with(partitions, Partition::default);
-        if let Some(group) = self.groups.get_mut(&topic) {
-            group.set_partitions(partitions);
+        for (input, group) in self.groups.values_mut() {
+            if *input == topic {
+                group.set_partitions(partitions);
+            }
         }
     }
 
-    /// The group that reads an input, made when its first member comes.
-    pub(super) fn group(&mut self, input: Topic) -> &mut Group {
-        let partitions = self.topics.get(&input).map_or(0, Vec::len);
-        self.groups.entry(input).or_insert_with(|| {
+    /// The group of these seats, made when its first member comes.
+    pub(super) fn group(&mut self, seats: &Seats) -> &mut Group {
+        let partitions = self.topics.get(&seats.input).map_or(0, Vec::len);
+        let (_, group) = self.groups.entry(seats.number).or_insert_with(|| {
             let mut group = Group::new(self.sessions.0, self.sessions.1);
             group.set_partitions(partitions);
-            group
-        })
+            (seats.input, group)
+        });
+        group
     }
 
     /// Counts changes that a poll of any group may have to report.
     pub(super) fn groups_version(&self) -> u64 {
-        self.groups.values().map(Group::version).sum()
+        self.groups.values().map(|(_, group)| group.version()).sum()
     }
 
     /// Appends records and positions at once. With `marker`, the end of the transaction takes an offset in each partition, as
@@ -292,7 +300,7 @@ impl State {
     pub(super) fn append(
         &mut self,
         records: &Pending,
-        positions: &[(TopicPartition, i64)],
+        (group, positions): (u32, &[(TopicPartition, i64)]),
         marker: bool,
         options: &Options,
     ) -> Result<Appended, LogError> {
@@ -300,9 +308,14 @@ impl State {
         if rolled {
             self.roll()?;
         }
+        let mark = |of: &TopicPartition| Mark { group, of: *of };
+        let marks: Vec<(Mark, i64)> = positions
+            .iter()
+            .map(|(of, position)| (mark(of), *position))
+            .collect();
         let mut frame = std::mem::take(&mut self.frame);
         frame.records(
-            positions.iter().map(|(of, position)| (of, position)),
+            marks.iter().map(|(mark, position)| (mark, position)),
             records.len(),
         );
         let mut placed = Vec::with_capacity(records.len());
@@ -338,8 +351,8 @@ impl State {
                 popped |= partition.retain_bytes(options.retention_bytes);
             }
         }
-        for (of, position) in positions {
-            self.positions.insert(*of, *position);
+        for (mark, position) in marks {
+            self.positions.insert(mark, position);
         }
         self.appends += 1;
         if popped {

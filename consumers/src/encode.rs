@@ -1,0 +1,222 @@
+//! Texts to vectors, once for the whole fleet: the work of a [`Stage`] with a group of its own, in which [`Topic::Texts`] is the input.
+//!
+//! Before it, workers put texts that have no vector into that topic, with the step that met them; after it, every instance follows
+//! [`Topic::Embeddings`] into its own table ([`crate::embeddings`]). Vectors and positions are one transaction, and instances that encode share the
+//! partitions: a text is embedded once. Each encoder has a group of its own, so another one begins with the first text there is, and the
+//! vectors of the former stay as they are.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_config::{Config, Topic};
+use headwater_model::language::{TextEncoder, canonical, text_hash};
+use headwater_state::{
+    CurrentEncoder, EncoderId, TextHash, Timestamp, VectorKey, VectorTable, vector_bytes,
+};
+
+use crate::decode::Reject;
+use crate::error::Error;
+use crate::log::{Log, LogError, Member, PollLimit, Record, RecordBatch, TopicPartition};
+use crate::metrics::Metrics;
+use crate::stage::{Parts, Stage, Work};
+use crate::worker::World;
+
+/// Texts of one poll at most: some seconds of work for a CPU, well within the time that a member may be away.
+const TEXTS_MAX: usize = 64;
+/// Tokens of a batch, with padding.
+const TOKENS_MAX: usize = 2_048;
+
+/// What makes vectors of texts.
+pub trait Embed: Send + std::fmt::Debug {
+    /// Whose vectors they are.
+    fn encoder(&self) -> CurrentEncoder;
+
+    /// The vectors of canonical texts, in their order.
+    ///
+    /// # Errors
+    /// What the model says.
+    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
+
+    /// Tokens that were run so far.
+    fn tokens(&self) -> u64;
+}
+
+/// Why texts were not embedded.
+pub type EmbedError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Embed for Arc<TextEncoder> {
+    fn encoder(&self) -> CurrentEncoder {
+        CurrentEncoder {
+            id: EncoderId(self.id()),
+            width: u16::try_from(self.width())
+                .expect("invariant: language models have fewer than 65,536 numbers a position"),
+        }
+    }
+
+    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        Ok(self.encode(texts, TOKENS_MAX)?)
+    }
+
+    fn tokens(&self) -> u64 {
+        TextEncoder::tokens(self)
+    }
+}
+
+/// What the group of an encoder is called, after the daemon's.
+#[must_use]
+pub fn group_suffix(encoder: EncoderId) -> String {
+    format!("-encode-{:.12}", encoder.to_string())
+}
+
+/// What the stage does with texts.
+pub struct Encode {
+    embed: Box<dyn Embed>,
+    encoder: CurrentEncoder,
+    table: Arc<VectorTable>,
+    /// Texts of the poll, each once, and where the vector goes.
+    waiting: Vec<(TextHash, String, i32)>,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Encode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encode")
+            .field("encoder", &self.encoder)
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Encode {
+    /// The stage with a member of its own, of the group [`group_suffix`]. `table` is the instance's, so that what is there is not made again.
+    pub fn stage(
+        config: &Config,
+        log: Arc<dyn Log>,
+        member: Box<dyn Member>,
+        (embed, table): (Box<dyn Embed>, Arc<VectorTable>),
+        dead_letter_partitions: i32,
+        metrics: Metrics,
+        world: Box<dyn World>,
+    ) -> Stage<Self> {
+        Stage::new(Parts {
+            log,
+            member,
+            work: Self {
+                encoder: embed.encoder(),
+                embed,
+                table,
+                waiting: Vec::new(),
+                metrics: metrics.clone(),
+            },
+            input: Topic::Texts,
+            name: config.topic_name(Topic::Texts),
+            label: Topic::Texts.key(),
+            limit: PollLimit {
+                records: TEXTS_MAX,
+                bytes: 1 << 20,
+                wait: Duration::from_millis(100),
+            },
+            dead_letter_partitions,
+            metrics,
+            world,
+        })
+    }
+
+    /// The record that makes an encoder the current one.
+    #[must_use]
+    pub fn announcement(encoder: CurrentEncoder) -> (TopicPartition, Vec<u8>, Vec<u8>) {
+        let at = TopicPartition::new(Topic::Embeddings, 0);
+        (at, VectorKey::Current.bytes(), encoder.bytes())
+    }
+
+    /// Texts that the group of `log` has not embedded yet.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn behind(log: &dyn Log, partitions: i32) -> Result<u64, LogError> {
+        let all: Vec<_> = (0..partitions)
+            .map(|number| TopicPartition::new(Topic::Texts, number))
+            .collect();
+        let mut behind = 0;
+        for (of, committed) in all.iter().zip(log.committed(&all)?) {
+            let extent = log.extent(*of)?;
+            let from = committed.unwrap_or(0).max(extent.first);
+            behind += (extent.next - from).max(0) as u64;
+        }
+        Ok(behind)
+    }
+}
+
+impl Work for Encode {
+    fn take(
+        &mut self,
+        record: &Record<'_>,
+        now: Timestamp,
+        _: &mut RecordBatch,
+    ) -> Result<(), Reject> {
+        let Some(value) = record.value else {
+            return Ok(());
+        };
+        let text = std::str::from_utf8(value)
+            .map_err(|_| Reject::new("unreadable", "the text is not UTF-8"))?;
+        let hash = text_hash(text);
+        if record.key != Some(&hash) || canonical(text) != text {
+            let reason = "the key is not the hash of the canonical text";
+            return Err(Reject::new("key_differs", reason));
+        }
+        let age = now.since(Timestamp(record.timestamp)).max(0) as f64 / 1000.0;
+        self.metrics.texts.queue_age.set(age);
+        let known = self.waiting.iter().any(|(other, ..)| *other == hash)
+            // A copy that cannot be read lacks it: made again, it is the same.
+            || self.table.has(self.encoder.id, &hash).unwrap_or(false);
+        if known {
+            self.metrics.texts.repeated.inc();
+        } else {
+            let text = text.to_owned();
+            self.waiting.push((hash, text, record.at.partition));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, output: &mut RecordBatch) -> Result<(), Error> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let waiting = std::mem::take(&mut self.waiting);
+        let texts: Vec<&str> = waiting.iter().map(|(_, text, _)| text.as_str()).collect();
+        let before = self.embed.tokens();
+        let vectors = self.embed.embed(&texts).map_err(Error::Encode)?;
+        let tokens = self.embed.tokens() - before;
+        self.metrics.texts.tokens.inc_by(tokens);
+        for ((hash, text, partition), vector) in waiting.iter().zip(&vectors) {
+            if vector.len() != usize::from(self.encoder.width)
+                || !vector.iter().all(|value| value.is_finite())
+            {
+                let shown: String = text.chars().take(80).collect();
+                return Err(Error::Encode(
+                    format!("the vector of the text {shown:?} holds numbers that are not finite, or not as many as it should").into(),
+                ));
+            }
+            let key = VectorKey::Vector(self.encoder.id, *hash).bytes();
+            let at = TopicPartition::new(Topic::Embeddings, *partition);
+            output.push(at, (0, 0), Some(&key), Some(&vector_bytes(vector)), []);
+        }
+        self.metrics.texts.encoded.inc_by(vectors.len() as u64);
+        let seconds = began.elapsed().as_secs_f64();
+        self.metrics.texts.encode_seconds.observe(seconds);
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// A new encoder's group begins with the first text; what has a vector already is passed over.
+    fn anew(&self, _: &dyn Log, _: &mut dyn Member) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

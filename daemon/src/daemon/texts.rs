@@ -1,0 +1,267 @@
+//! The threads of texts: one follows vectors into the instance's own table; where this instance encodes, another makes vectors for the whole fleet.
+//!
+//! Neither keeps a score waiting: without them rows have less of texts, and say by their features that it is so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_config::{Config, Topic};
+use headwater_consumers::embeddings::VectorFollower;
+use headwater_consumers::encode::{Embed, Encode, group_suffix};
+use headwater_consumers::log::{Log, Outgoing, PollLimit};
+use headwater_consumers::stage::Stage;
+use headwater_consumers::{Error, Metrics, Reaction};
+use headwater_model::Device;
+use headwater_model::language::TextEncoder;
+use headwater_state::{VECTORS, VectorTable};
+
+use super::Inner;
+use super::back_off::BackOff;
+use super::error::{StartError, StopError};
+use crate::status::TextsStatus;
+use crate::supervisor::{Stopping, Supervisor, TaskKind};
+use crate::world::SystemWorld;
+
+/// What is read of vectors at once.
+const LIMIT: PollLimit = PollLimit {
+    records: 2_000,
+    bytes: 4 << 20,
+    wait: Duration::from_millis(200),
+};
+
+/// Between two looks at how many texts wait: a question to the brokers a partition.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What an instance has for texts.
+#[derive(Debug)]
+pub(super) struct Texts {
+    pub(super) table: Arc<VectorTable>,
+    /// Where this instance encodes.
+    encoder: Option<Arc<TextEncoder>>,
+}
+
+impl Texts {
+    pub(super) fn status(&self, metrics: &Metrics) -> TextsStatus {
+        TextsStatus {
+            encoder: self.table.current().map(|current| current.id.to_string()),
+            waiting: metrics.texts.queue.get(),
+            waited_seconds: metrics.texts.queue_age.get(),
+        }
+    }
+}
+
+/// Opens the table and, where this instance encodes, the language model.
+///
+/// # Errors
+/// A model that is not there or not right, or a store that cannot be read.
+pub(super) fn open(
+    config: &Config,
+    stores: &dyn headwater_state::Stores,
+) -> Result<Option<Texts>, StartError> {
+    let Some(named) = &config.texts.encoder else {
+        return Ok(None);
+    };
+    let open = || {
+        let store = stores.open(VECTORS)?;
+        VectorTable::open(store, config.texts.memory.get())
+    };
+    let table = match open() {
+        // The topic has it all.
+        Err(error @ headwater_state::Error::Damaged { .. }) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "stored vectors of texts are damaged; reading them again"
+            );
+            stores.remove(VECTORS)?;
+            open()
+        }
+        opened => opened,
+    };
+    let table = table.map_err(|source| StartError::Vectors { source })?;
+    let encoder = if config.texts.encode {
+        let path = crate::models::locate(config, named)?;
+        let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu)
+            .map_err(crate::models::ModelsError::Model)?;
+        let encoder = Arc::new(encoder);
+        let (id, width) = (encoder.encoder().id, encoder.width());
+        tracing::info!(model = %path.display(), encoder = %id, width, "encoder of texts loaded");
+        Some(encoder)
+    } else {
+        None
+    };
+    Ok(Some(Texts {
+        table: Arc::new(table),
+        encoder,
+    }))
+}
+
+/// Starts the threads.
+///
+/// # Errors
+/// If the system gives none.
+pub(super) fn spawn(inner: &Arc<Inner>, config: &Config) -> std::io::Result<()> {
+    let Some(texts) = &inner.texts else {
+        return Ok(());
+    };
+    let supervisor: &Supervisor = &inner.supervisor;
+    let following = Following {
+        config: config.clone(),
+        log: Arc::clone(&inner.log),
+        table: Arc::clone(&texts.table),
+        metrics: inner.fast.clone(),
+    };
+    supervisor.spawn(TaskKind::Texts, "headwater-vectors", move |stopping| {
+        following.run(stopping)
+    })?;
+    if let Some(encoder) = &texts.encoder {
+        let encoding = Encoding {
+            instance: inner.identity.instance.clone(),
+            config: config.clone(),
+            counts: (inner.found.partitions, inner.found.dead_letters),
+            log: Arc::clone(&inner.log),
+            table: Arc::clone(&texts.table),
+            encoder: Arc::clone(encoder),
+            metrics: inner.fast.clone(),
+        };
+        supervisor.spawn(TaskKind::Texts, "headwater-encode", move |stopping| {
+            encoding.run(stopping)
+        })?;
+    }
+    Ok(())
+}
+
+struct Following {
+    config: Config,
+    log: Arc<dyn Log>,
+    table: Arc<VectorTable>,
+    metrics: Metrics,
+}
+
+impl Following {
+    fn run(&self, stopping: &Stopping) -> Result<(), StopError> {
+        let mut pauses = BackOff::new();
+        let mut follower: Option<VectorFollower> = None;
+        while !stopping.is_set() {
+            match self.advance(&mut follower) {
+                Ok(()) => pauses.reset(),
+                Err(error) if error.reaction() == Reaction::Retry => {
+                    follower = None;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "vectors of texts cannot be read");
+                    stopping.pause(pauses.next());
+                }
+                Err(error) => return Err(StopError::Texts(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&self, follower: &mut Option<VectorFollower>) -> Result<(), Error> {
+        let follower = match follower {
+            Some(follower) => follower,
+            None => follower.insert(VectorFollower::new(
+                &self.config,
+                &*self.log,
+                Arc::clone(&self.table),
+                self.metrics.clone(),
+            )?),
+        };
+        follower.advance(LIMIT).map(|_| ())
+    }
+}
+
+struct Encoding {
+    instance: String,
+    config: Config,
+    /// Partitions of texts, and of dead letters.
+    counts: (i32, i32),
+    log: Arc<dyn Log>,
+    table: Arc<VectorTable>,
+    encoder: Arc<TextEncoder>,
+    metrics: Metrics,
+}
+
+impl Encoding {
+    fn run(&self, stopping: &Stopping) -> Result<(), StopError> {
+        self.work(stopping).map_err(StopError::Texts)
+    }
+
+    fn work(&self, stopping: &Stopping) -> Result<(), Error> {
+        let mut pauses = BackOff::new();
+        let (log, mut stage) = loop {
+            match self.join() {
+                Ok(joined) => break joined,
+                Err(error) if error.reaction() == Reaction::Retry => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cannot join the group of texts");
+                    if stopping.pause(pauses.next()) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let mut announced = false;
+        let mut looked: Option<Instant> = None;
+        while !stopping.is_set() {
+            stage.turn()?;
+            if stage.has_failed() {
+                stopping.pause(pauses.next());
+            } else if stage.trouble().is_none() {
+                pauses.reset();
+            }
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                looked = Some(Instant::now());
+                // What cannot be asked now is asked again.
+                if let Err(error) = self.look(&*log, &mut announced) {
+                    tracing::debug!(%error, "how many texts wait is not told");
+                }
+            }
+        }
+        stage.stop(stopping.forever())
+    }
+
+    fn join(&self) -> Result<(Arc<dyn Log>, Stage<Encode>), Error> {
+        let encoder = Box::new(Arc::clone(&self.encoder));
+        let suffix = group_suffix(encoder.encoder().id);
+        let log = self.log.beside(&suffix, Topic::Texts)?;
+        let member = log.member(&self.instance, 0)?;
+        let stage = Encode::stage(
+            &self.config,
+            Arc::clone(&log),
+            member,
+            (encoder, Arc::clone(&self.table)),
+            self.counts.1,
+            self.metrics.clone(),
+            Box::new(SystemWorld),
+        );
+        Ok((log, stage))
+    }
+
+    /// Tells how many texts wait. Our encoder becomes the current one when it has been through all of them; the first of all, at once.
+    fn look(&self, log: &dyn Log, announced: &mut bool) -> Result<(), Error> {
+        let behind = Encode::behind(log, self.counts.0)?;
+        self.metrics
+            .texts
+            .queue
+            .set(i64::try_from(behind).unwrap_or(i64::MAX));
+        let (ours, current) = (self.encoder.encoder(), self.table.current());
+        // Once a process: two that are told to use different encoders must not take turns.
+        if *announced || current == Some(ours) || (current.is_some() && behind > 0) {
+            return Ok(());
+        }
+        let (to, key, value) = Encode::announcement(ours);
+        let mut producer = self.log.producer()?;
+        producer.send(Outgoing {
+            to,
+            key: Some(&key),
+            value: Some(&value),
+            headers: &[],
+        })?;
+        producer.flush()?;
+        *announced = true;
+        tracing::info!(encoder = %ours.id, "the encoder of texts is the current one");
+        Ok(())
+    }
+}

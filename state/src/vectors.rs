@@ -1,0 +1,476 @@
+//! Vectors of texts: what the shallow layers of a language model made of each distinct text, once.
+//!
+//! Every instance follows the topic of vectors into its own store, and reads them from there, through a cache in memory. A vector lies under its
+//! encoder and the hash of its text, so vectors of two encoders never mix; which encoder is the current one is a record of the topic, too.
+//! What a text's vector is never changes: a copy that is behind lacks some, and has none that is wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use half::f16;
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use crate::entities::PinnedHasher;
+use crate::error::{Damage, StoreError};
+use crate::format::{Put, Take};
+use crate::store::{Batch, Store};
+
+/// The store of vectors among an instance's stores, where others are partitions'.
+pub const VECTORS: i32 = -1;
+
+/// Hash of a text.
+pub type TextHash = [u8; 16];
+
+/// Whose vectors: hash of weights, tokenizer, cut and pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EncoderId(pub [u8; 16]);
+
+impl std::fmt::Display for EncoderId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The encoder whose vectors are in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrentEncoder {
+    /// Which.
+    pub id: EncoderId,
+    /// Numbers of a vector.
+    pub width: u16,
+}
+
+/// What a record of the topic of vectors is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorKey {
+    /// Which encoder is the current one.
+    Current,
+    /// A text's vector.
+    Vector(EncoderId, TextHash),
+}
+
+/// Kinds of keys, in the topic and in the store.
+const CURRENT: u8 = b'e';
+const VECTOR: u8 = b'v';
+/// Of the store alone: how far a partition of the topic was read.
+const POSITION: u8 = b'p';
+
+/// The version of values.
+const FORMAT: u8 = 1;
+
+impl VectorKey {
+    /// As the key of a record.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Current => vec![CURRENT],
+            Self::Vector(encoder, text) => [&[VECTOR][..], &encoder.0, text].concat(),
+        }
+    }
+
+    /// From the key of a record.
+    ///
+    /// # Errors
+    /// For bytes that are no such key.
+    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        match bytes.split_first() {
+            Some((&CURRENT, [])) => Ok(Self::Current),
+            Some((&VECTOR, rest)) if rest.len() == 32 => {
+                let (encoder, text) = rest.split_at(16);
+                let half = |bytes: &[u8]| bytes.try_into().map_err(|_| Damage::Key);
+                Ok(Self::Vector(EncoderId(half(encoder)?), half(text)?))
+            }
+            _ => Err(Damage::Key),
+        }
+    }
+}
+
+impl CurrentEncoder {
+    /// As the value of a record.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        bytes.put(&self.id.0);
+        bytes.put_u16(self.width);
+        bytes
+    }
+
+    /// From the value of a record.
+    ///
+    /// # Errors
+    /// For bytes that are none.
+    pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut take = versioned(bytes)?;
+        let id = take.bytes(16)?.try_into().map_err(|_| Damage::Short)?;
+        let width = take.u16()?;
+        take.end()?;
+        Ok(Self {
+            id: EncoderId(id),
+            width,
+        })
+    }
+}
+
+fn versioned(bytes: &[u8]) -> Result<Take<'_>, Damage> {
+    let mut take = Take(bytes);
+    match take.u8()? {
+        FORMAT => Ok(take),
+        found => Err(Damage::Version {
+            found,
+            known: FORMAT,
+        }),
+    }
+}
+
+/// A vector as the value of a record: 16-bit floats, and a checksum. Numbers beyond their range become the nearest within it.
+#[must_use]
+pub fn vector_bytes(vector: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2 * vector.len() + 5);
+    bytes.push(FORMAT);
+    for value in vector {
+        let limit = f16::MAX.to_f32();
+        bytes.put(&f16::from_f32(value.clamp(-limit, limit)).to_le_bytes());
+    }
+    let sum = crc32fast::hash(&bytes);
+    bytes.put_u32(sum);
+    bytes
+}
+
+/// The vector of a record's value.
+///
+/// # Errors
+/// For bytes that are none, or numbers that are not finite.
+pub fn read_vector(bytes: &[u8]) -> Result<Vec<f32>, Damage> {
+    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Damage::Short)?;
+    if crc32fast::hash(content).to_le_bytes() != *sum {
+        return Err(Damage::Checksum);
+    }
+    let (halves, rest) = versioned(content)?.0.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(Damage::Long);
+    }
+    let vector: Vec<f32> = halves
+        .iter()
+        .map(|half| f16::from_le_bytes(*half).to_f32())
+        .collect();
+    if vector.iter().all(|value| value.is_finite()) {
+        Ok(vector)
+    } else {
+        Err(Damage::Contradiction)
+    }
+}
+
+/// What came of looking a vector up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Looked {
+    /// There it is.
+    Hit(Arc<[f32]>),
+    /// It is not there (yet).
+    Miss,
+}
+
+/// A record of the topic, as it is taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct VectorRecord<'a> {
+    /// Its partition and the offset after it.
+    pub next: (i32, i64),
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its value; null deletes.
+    pub value: Option<&'a [u8]>,
+}
+
+/// All vectors of an instance.
+pub struct VectorTable {
+    store: Arc<dyn Store>,
+    inner: Mutex<Inner>,
+    /// Bytes of one generation at most.
+    generation_bytes: usize,
+}
+
+/// Two generations: what was used since the younger began is in it; when that is full the older is forgotten.
+struct Inner {
+    current: Option<CurrentEncoder>,
+    positions: BTreeMap<i32, i64>,
+    young: Generation,
+    old: Generation,
+    bytes: usize,
+    /// Texts that were looked for and are not in the store: they need not be looked for there again.
+    absent: HashSet<TextHash, PinnedHasher>,
+}
+
+type Generation = HashMap<TextHash, Arc<[f32]>, PinnedHasher>;
+
+/// Texts remembered as absent, at most.
+const ABSENT_MAX: usize = 100_000;
+/// Bytes that a vector in memory takes beside its numbers, about.
+const VECTOR_BYTES: usize = 80;
+
+impl std::fmt::Debug for VectorTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.inner.lock();
+        f.debug_struct("VectorTable")
+            .field("current", &inner.current)
+            .field("positions", &inner.positions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VectorRecord<'_> {
+    /// Whether it is one of ours.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), Damage> {
+        let Some(value) = self.value else {
+            return VectorKey::read(self.key).map(|_| ());
+        };
+        match VectorKey::read(self.key)? {
+            VectorKey::Current => CurrentEncoder::read(value).map(|_| ()),
+            VectorKey::Vector(..) => read_vector(value).map(|_| ()),
+        }
+    }
+}
+
+fn damaged(key: &[u8]) -> impl FnOnce(Damage) -> crate::Error {
+    let key = key.escape_ascii().to_string();
+    move |damage| crate::Error::Damaged { key, damage }
+}
+
+impl VectorTable {
+    /// The table over a store, with so many bytes of vectors in memory.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or holds something else.
+    pub fn open(store: Arc<dyn Store>, memory: u64) -> Result<Self, crate::Error> {
+        let current = store.get(&VectorKey::Current.bytes())?;
+        let current = current
+            .as_deref()
+            .map(CurrentEncoder::read)
+            .transpose()
+            .map_err(damaged(&[CURRENT]))?;
+        let mut positions = BTreeMap::new();
+        let mut damage = None;
+        store.scan(&[POSITION], &mut |key, value| {
+            let read = || Some((key.get(1..5)?.try_into().ok()?, value.try_into().ok()?));
+            match read() {
+                Some((partition, next)) => {
+                    positions.insert(i32::from_le_bytes(partition), i64::from_le_bytes(next));
+                }
+                None => damage = Some(Damage::Key),
+            }
+            damage.is_none()
+        })?;
+        if let Some(damage) = damage {
+            return Err(damaged(&[POSITION])(damage));
+        }
+        Ok(Self {
+            store,
+            inner: Mutex::new(Inner {
+                current,
+                positions,
+                young: Generation::default(),
+                old: Generation::default(),
+                bytes: 0,
+                absent: HashSet::default(),
+            }),
+            generation_bytes: usize::try_from(memory / 2).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// How far each partition of the topic was taken in.
+    pub fn positions(&self) -> BTreeMap<i32, i64> {
+        self.inner.lock().positions.clone()
+    }
+
+    /// The encoder whose vectors are looked up.
+    pub fn current(&self) -> Option<CurrentEncoder> {
+        self.inner.lock().current
+    }
+
+    /// Bytes of vectors in memory, about.
+    pub fn memory(&self) -> usize {
+        let inner = self.inner.lock();
+        let width = inner
+            .current
+            .map_or(0, |current| 4 * usize::from(current.width));
+        (inner.young.len() + inner.old.len()) * (width + VECTOR_BYTES)
+    }
+
+    /// Takes records of the topic in: all of them reach the store, with the positions behind them, or none.
+    ///
+    /// # Errors
+    /// The store's, or a record that is none of ours.
+    pub fn apply<'a>(
+        &self,
+        records: impl IntoIterator<Item = VectorRecord<'a>>,
+    ) -> Result<(), crate::Error> {
+        let mut batch = Batch::new();
+        let mut positions = BTreeMap::new();
+        let mut current = None;
+        let mut arrived = Vec::new();
+        for record in records {
+            positions.insert(record.next.0, record.next.1);
+            let bad = || damaged(record.key);
+            match VectorKey::read(record.key).map_err(bad())? {
+                VectorKey::Current => {
+                    let value = record.value.map(CurrentEncoder::read);
+                    current = Some(value.transpose().map_err(bad())?);
+                }
+                VectorKey::Vector(encoder, text) => {
+                    let vector = record.value.map(read_vector).transpose();
+                    let vector = vector.map_err(bad())?;
+                    arrived.push((encoder, text, vector));
+                }
+            }
+            batch.push((record.key.to_vec(), record.value.map(<[u8]>::to_vec)));
+        }
+        for (partition, next) in &positions {
+            let key = [&[POSITION][..], &partition.to_le_bytes()].concat();
+            batch.push((key, Some(next.to_le_bytes().to_vec())));
+        }
+        self.store.apply(&batch)?;
+        let mut inner = self.inner.lock();
+        inner.positions.extend(positions);
+        if let Some(current) = current
+            && current != inner.current
+        {
+            inner.current = current;
+            inner.forget();
+        }
+        let current = inner.current.map(|current| current.id);
+        for (encoder, text, vector) in arrived {
+            if current != Some(encoder) {
+                continue;
+            }
+            inner.absent.remove(&text);
+            match vector {
+                // Somebody waits for it.
+                Some(vector)
+                    if inner
+                        .current
+                        .is_some_and(|current| usize::from(current.width) == vector.len()) =>
+                {
+                    self.keep(&mut inner, text, vector.into());
+                }
+                Some(_) => {}
+                None => {
+                    inner.young.remove(&text);
+                    inner.old.remove(&text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts vectors of the current encoder that came by no topic: where the host makes them itself.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn insert(
+        &self,
+        encoder: CurrentEncoder,
+        vectors: &[(TextHash, Vec<f32>)],
+    ) -> Result<(), crate::Error> {
+        let mut batch = Batch::new();
+        batch.push((VectorKey::Current.bytes(), Some(encoder.bytes())));
+        let of = |text: &TextHash| VectorKey::Vector(encoder.id, *text).bytes();
+        batch.extend(
+            vectors
+                .iter()
+                .map(|(text, vector)| (of(text), Some(vector_bytes(vector)))),
+        );
+        self.store.apply(&batch)?;
+        let mut inner = self.inner.lock();
+        if inner.current != Some(encoder) {
+            inner.current = Some(encoder);
+            inner.forget();
+        }
+        for (text, _) in vectors {
+            inner.absent.remove(text);
+        }
+        Ok(())
+    }
+
+    /// The vector of a text by that encoder, which is the current one: of any other, and of another width, there is none. So what is looked up under
+    /// one encoder never mixes with another's, however the current one changes in between.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn look(&self, encoder: CurrentEncoder, text: &TextHash) -> Result<Looked, crate::Error> {
+        {
+            let mut inner = self.inner.lock();
+            if inner.current != Some(encoder) {
+                return Ok(Looked::Miss);
+            }
+            if let Some(vector) = inner.young.get(text) {
+                return Ok(Looked::Hit(Arc::clone(vector)));
+            }
+            if let Some(vector) = inner.old.remove(text) {
+                self.keep(&mut inner, *text, Arc::clone(&vector));
+                return Ok(Looked::Hit(vector));
+            }
+            if inner.absent.contains(text) {
+                return Ok(Looked::Miss);
+            }
+        }
+        let key = VectorKey::Vector(encoder.id, *text).bytes();
+        let stored = self.store.get(&key)?;
+        let stored = stored
+            .as_deref()
+            .map(read_vector)
+            .transpose()
+            .map_err(damaged(&key))?;
+        let stored = stored.filter(|vector| vector.len() == usize::from(encoder.width));
+        let mut inner = self.inner.lock();
+        if inner.current != Some(encoder) {
+            return Ok(Looked::Miss);
+        }
+        let Some(vector) = stored else {
+            // Unless it has come in between.
+            if !inner.young.contains_key(text) {
+                if inner.absent.len() >= ABSENT_MAX {
+                    inner.absent.clear();
+                }
+                inner.absent.insert(*text);
+            }
+            return Ok(Looked::Miss);
+        };
+        let vector: Arc<[f32]> = vector.into();
+        self.keep(&mut inner, *text, Arc::clone(&vector));
+        Ok(Looked::Hit(vector))
+    }
+
+    /// Whether the store has a text's vector of that encoder.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has(&self, encoder: EncoderId, text: &TextHash) -> Result<bool, StoreError> {
+        let key = VectorKey::Vector(encoder, *text).bytes();
+        Ok(self.store.get(&key)?.is_some())
+    }
+
+    fn keep(&self, inner: &mut Inner, text: TextHash, vector: Arc<[f32]>) {
+        let bytes = size_of_val(&*vector) + VECTOR_BYTES;
+        if inner.bytes + bytes > self.generation_bytes {
+            inner.old = std::mem::take(&mut inner.young);
+            inner.bytes = 0;
+        }
+        inner.bytes += bytes;
+        inner.young.insert(text, vector);
+    }
+}
+
+impl Inner {
+    /// Vectors of another encoder are of no use.
+    fn forget(&mut self) {
+        self.young.clear();
+        self.old.clear();
+        self.absent.clear();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

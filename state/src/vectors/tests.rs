@@ -1,0 +1,161 @@
+//! The table of vectors: what is stored, what is remembered, and what another encoder changes.
+
+use crate::MemoryStores;
+use crate::store::Stores;
+
+use super::*;
+
+const ENCODER: CurrentEncoder = CurrentEncoder {
+    id: EncoderId([7; 16]),
+    width: 4,
+};
+
+fn text(number: u8) -> TextHash {
+    [number; 16]
+}
+
+fn announce(table: &VectorTable, offset: i64, current: CurrentEncoder) {
+    let (key, value) = (VectorKey::Current.bytes(), current.bytes());
+    let record = VectorRecord {
+        next: (0, offset + 1),
+        key: &key,
+        value: Some(&value),
+    };
+    table.apply([record]).unwrap();
+}
+
+fn put(table: &VectorTable, next: (i32, i64), of: TextHash, vector: Option<&[f32]>) {
+    let key = VectorKey::Vector(ENCODER.id, of).bytes();
+    let value = vector.map(vector_bytes);
+    let record = VectorRecord {
+        next,
+        key: &key,
+        value: value.as_deref(),
+    };
+    table.apply([record]).unwrap();
+}
+
+fn vector(number: u8) -> [f32; 4] {
+    [f32::from(number), -0.5, 1.5, 0.0]
+}
+
+/// Goal: a vector comes back as it was written, to the precision of 16 bits, and damage is found. Method: round trips; every bit of a
+/// value turned; keys of all kinds.
+#[test]
+fn values_are_read_back_and_damage_is_found() {
+    let bytes = vector_bytes(&[1.0, -2.5, 70_000.0, 1e-3]);
+    let back = read_vector(&bytes).unwrap();
+    assert_eq!(&back[..3], [1.0, -2.5, f16::MAX.to_f32()]);
+    assert!((back[3] - 1e-3).abs() < 1e-6);
+    for bit in 0..8 * bytes.len() {
+        let mut spoilt = bytes.clone();
+        spoilt[bit / 8] ^= 1 << (bit % 8);
+        assert!(read_vector(&spoilt).is_err(), "bit {bit}");
+    }
+    assert!(read_vector(&vector_bytes(&[f32::NAN])).is_err());
+    for key in [VectorKey::Current, VectorKey::Vector(ENCODER.id, text(3))] {
+        assert_eq!(VectorKey::read(&key.bytes()), Ok(key));
+    }
+    for key in [&b""[..], b"x", b"e1", b"v123"] {
+        assert_eq!(VectorKey::read(key), Err(Damage::Key));
+    }
+    assert_eq!(CurrentEncoder::read(&ENCODER.bytes()), Ok(ENCODER));
+    assert!(CurrentEncoder::read(&[2, 0]).is_err());
+}
+
+/// Goal: what was taken in is there after a restart, with the positions; what is not there is a miss until it comes. Method: two tables
+/// over one store.
+#[test]
+fn a_table_goes_on_where_it_was() {
+    let stores = MemoryStores::default();
+    let open = || VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
+    let table = open();
+    put(&table, (1, 5), text(1), Some(&vector(1)));
+    assert_eq!(
+        table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Miss,
+        "no encoder"
+    );
+    announce(&table, 8, ENCODER);
+    assert_eq!(
+        table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Hit(vector(1).to_vec().into())
+    );
+    assert_eq!(table.look(ENCODER, &text(2)).unwrap(), Looked::Miss);
+    put(&table, (0, 10), text(2), Some(&vector(2)));
+    assert_eq!(
+        table.look(ENCODER, &text(2)).unwrap(),
+        Looked::Hit(vector(2).to_vec().into())
+    );
+    drop(table);
+    let table = open();
+    assert_eq!(table.current(), Some(ENCODER));
+    assert_eq!(table.positions(), BTreeMap::from([(0, 10), (1, 5)]));
+    assert!(matches!(
+        table.look(ENCODER, &text(2)).unwrap(),
+        Looked::Hit(_)
+    ));
+    assert!(table.has(ENCODER.id, &text(2)).unwrap());
+    put(&table, (0, 11), text(2), None);
+    assert_eq!(table.look(ENCODER, &text(2)).unwrap(), Looked::Miss);
+    assert!(!table.has(ENCODER.id, &text(2)).unwrap());
+}
+
+/// Goal: vectors of another encoder are never given for those of the current one. Method: announce another, and the first again.
+#[test]
+fn encoders_do_not_mix() {
+    let stores = MemoryStores::default();
+    let table = VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
+    announce(&table, 0, ENCODER);
+    put(&table, (0, 2), text(1), Some(&vector(1)));
+    assert!(matches!(
+        table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Hit(_)
+    ));
+    let other = CurrentEncoder {
+        id: EncoderId([8; 16]),
+        width: 4,
+    };
+    announce(&table, 2, other);
+    assert_eq!(table.look(ENCODER, &text(1)).unwrap(), Looked::Miss);
+    put(&table, (0, 4), text(3), Some(&vector(3)));
+    assert_eq!(
+        table.look(ENCODER, &text(3)).unwrap(),
+        Looked::Miss,
+        "of the former encoder"
+    );
+    announce(&table, 4, ENCODER);
+    assert!(matches!(
+        table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Hit(_)
+    ));
+    assert!(matches!(
+        table.look(ENCODER, &text(3)).unwrap(),
+        Looked::Hit(_)
+    ));
+}
+
+/// Goal: memory is bounded, and nothing is lost by it. Method: more vectors than fit, looked up in a circle.
+#[test]
+fn memory_is_bounded() {
+    let stores = MemoryStores::default();
+    let memory = 40 * (16 + VECTOR_BYTES);
+    let table = VectorTable::open(stores.open(VECTORS).unwrap(), memory as u64).unwrap();
+    announce(&table, 0, ENCODER);
+    for number in 0..200 {
+        put(
+            &table,
+            (0, 2 + i64::from(number)),
+            text(number),
+            Some(&vector(number)),
+        );
+        assert!(table.memory() <= memory, "{}", table.memory());
+    }
+    for number in 0..200 {
+        let Looked::Hit(found) = table.look(ENCODER, &text(number)).unwrap() else {
+            panic!("{number} is lost");
+        };
+        assert_eq!(*found, vector(number));
+        assert!(table.memory() <= memory, "{}", table.memory());
+    }
+}
