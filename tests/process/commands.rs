@@ -132,6 +132,18 @@ fn a_dead_letter_is_redriven_once_it_can_be_read() {
     assert_eq!(records(&open(&config), Topic::Behaviors).len(), 3);
     let refused = place.run(&["dlq", "redrive", id]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
+    let none_left = place.run(&again);
+    assert_eq!(none_left.code, Some(2), "{none_left:?}");
+    assert!(
+        none_left.beside.contains("1 of 1 were refused"),
+        "{none_left:?}"
+    );
+    let rest = place.run(&["dlq", "redrive", "--all", "--dry-run"]);
+    assert_eq!(rest.code, Some(0), "{rest:?}");
+    assert!(
+        rest.answer.contains("1 would be sent, 1 refused"),
+        "{rest:?}"
+    );
     assert!(refused.beside.contains("sent again already"), "{refused:?}");
     let insisted = place.run(&["dlq", "redrive", id, "--again"]);
     assert_eq!(insisted.code, Some(0), "{insisted:?}");

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use headwater::Exit;
-use headwater::dead_letters::{DeadLetter, Place, read, redrive, target};
+use headwater::dead_letters::{DeadLetter, Place, Refusal, read, redrive, target};
 use headwater_config::Config;
 use headwater_consumers::log::{Log, TopicPartition};
 use serde_json::json;
@@ -59,7 +59,8 @@ Example:
     /// Send dead letters to their source topics again, as they were, once what was wrong has been mended.
     ///
     /// Each goes to the partition that it came from, with the header `headwater-redrive`; that it was sent is noted beside it. One that was
-    /// sent before, or of which only the beginning was kept, is refused and named; the others go.
+    /// sent before, or of which only the beginning was kept, is refused and named; the others go. Exit code 2 if any was refused; of those
+    /// that a filter found, having been sent before counts only if there is nothing else to send.
     #[command(after_long_help = "\
 Examples:
   headwater --config hw.toml dlq redrive --reason unknown_kind --dry-run
@@ -257,12 +258,13 @@ fn send_again(
         ));
     }
     let mut to_send: Vec<(&DeadLetter, TopicPartition)> = Vec::new();
-    let mut refused = 0;
+    let (mut refused, mut sent_before) = (0, 0);
     for letter in &letters {
         match target(config, letter, again) {
             Ok(to) => to_send.push((letter, to)),
             Err(refusal) => {
                 refused += 1;
+                sent_before += usize::from(refusal == Refusal::Redriven);
                 say(&format!("{}: not sent: {refusal}", letter.place));
             }
         }
@@ -279,10 +281,12 @@ fn send_again(
     }
     let would = if dry_run { "would be sent" } else { "sent" };
     print(&format!("{} {would}, {refused} refused", to_send.len()));
-    if refused > 0 && !ids.is_empty() {
+    // A filter that is used again finds those of the last time too.
+    let only_passed_over = ids.is_empty() && !to_send.is_empty() && refused == sent_before;
+    if refused > 0 && !only_passed_over {
         return Err(Failure::new(
             Exit::Configuration,
-            "not all of those that were named could be sent",
+            format!("{refused} of {} were refused", letters.len()),
         ));
     }
     Ok(())
