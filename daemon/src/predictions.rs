@@ -61,10 +61,31 @@ impl PredictionsError {
 /// The table.
 pub(crate) struct Predictions {
     path: PathBuf,
-    /// Where it is written until it is whole.
-    partial: Option<PathBuf>,
     to: Box<dyn Finish>,
+    partial: Partial,
     text: Vec<u8>,
+}
+
+/// The file that is written until the table is whole, if there is one: what is not put in its place is deleted.
+struct Partial(Option<PathBuf>);
+
+impl Partial {
+    fn put(mut self, path: &Path) -> std::io::Result<()> {
+        if let Some(name) = &self.0 {
+            std::fs::rename(name, path)?;
+        }
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(name) = &self.0 {
+            // Whatever keeps it from being deleted, the failure before it is the one to tell.
+            drop(std::fs::remove_file(name));
+        }
+    }
 }
 
 /// A writer with an end of its own.
@@ -86,7 +107,7 @@ impl<W: Write> Finish for flate2::write::GzEncoder<W> {
 
 impl Predictions {
     /// Opens the table: `-` is standard output, and what ends in `.gz` is packed. A file is written under another name and moved at the end, so that one of
-    /// that name is a whole one.
+    /// that name is a whole one; the other is deleted if it does not come to that.
     pub(crate) fn open(path: &Path) -> Result<Self, PredictionsError> {
         let fail = |source| PredictionsError::Write {
             path: path.to_owned(),
@@ -94,7 +115,7 @@ impl Predictions {
         };
         // A device or a pipe is not to be replaced by a file.
         let in_place = path.exists() && !path.is_file();
-        let mut partial = None;
+        let mut partial = Partial(None);
         let raw: Box<dyn Write> = if path == Path::new("-") {
             Box::new(std::io::stdout())
         } else if in_place {
@@ -104,7 +125,7 @@ impl Predictions {
             name.push(".partial");
             let name = PathBuf::from(name);
             let file = File::create(&name).map_err(fail)?;
-            partial = Some(name);
+            partial = Partial(Some(name));
             Box::new(file)
         };
         let buffered = BufWriter::with_capacity(1 << 18, raw);
@@ -119,8 +140,8 @@ impl Predictions {
         writeln!(to, "{HEADER}").map_err(fail)?;
         Ok(Self {
             path: path.to_owned(),
-            partial,
             to,
+            partial,
             text: Vec::new(),
         })
     }
@@ -150,14 +171,12 @@ impl Predictions {
 
     /// Puts the whole table in its place.
     pub(crate) fn finish(self) -> Result<(), PredictionsError> {
-        let moved = self.to.finish().and_then(|()| match &self.partial {
-            Some(partial) => std::fs::rename(partial, &self.path),
-            None => Ok(()),
-        });
-        moved.map_err(|source| PredictionsError::Write {
-            path: self.path.clone(),
-            source,
-        })
+        let Self {
+            path, to, partial, ..
+        } = self;
+        to.finish()
+            .and_then(|()| partial.put(&path))
+            .map_err(|source| PredictionsError::Write { path, source })
     }
 }
 

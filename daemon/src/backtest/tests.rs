@@ -167,6 +167,7 @@ fn a_bad_line_is_named() {
             "{error}"
         );
         assert!(!bench.folder.path().join("bad.tsv").exists());
+        assert!(!bench.folder.path().join("bad.tsv.partial").exists());
     }
     let error = bench.run("missing.jsonl", "bad.tsv", None).unwrap_err();
     assert!(error.contains("missing.jsonl: cannot be read"), "{error}");
