@@ -56,6 +56,10 @@ pub struct Summary {
     pub requests: u64,
     /// Of them, not scored, by status.
     pub refused: BTreeMap<String, u64>,
+    /// Behaviors and requests that stand behind one with a later time: a request that is answered before a behavior is read does not see it.
+    pub out_of_order: u64,
+    /// Line of the first of them in the file of events.
+    pub first_out_of_order: Option<u64>,
     /// Lines of the predictions, less the first.
     pub predictions: u64,
     /// How long it took.
@@ -115,6 +119,9 @@ impl Backtest {
             if let Err(reason) = take_in(line, &mut engine, &mut summary)? {
                 return Err(events.bad(reason).into());
             }
+            if summary.first_out_of_order.is_none() && engine.out_of_order() > 0 {
+                summary.first_out_of_order = Some(events.number());
+            }
             predictions.take_from(&mut engine, &mut summary)?;
             count += 1;
             if count % PROGRESS_EVENTS == 0 {
@@ -127,6 +134,7 @@ impl Backtest {
         progress.finish();
         summary.duplicates = engine.dropped("duplicate")?;
         summary.late = engine.dropped("late")?;
+        summary.out_of_order = engine.out_of_order();
         summary.seconds = began.elapsed().as_secs_f64();
         summary.events_per_second = count as f64 / summary.seconds.max(1e-9);
         Ok(summary)

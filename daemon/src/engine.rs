@@ -73,6 +73,8 @@ pub struct Engine {
     next: [i64; 2],
     /// Newest event time of all records.
     clock: Timestamp,
+    /// Behaviors and requests that came after a newer one.
+    out_of_order: u64,
     changelog: i64,
     users: u64,
     records_max: usize,
@@ -174,6 +176,7 @@ impl Engine {
             held: BTreeMap::new(),
             next: [0; 2],
             clock: Timestamp::MIN,
+            out_of_order: 0,
             changelog: 0,
             users: 0,
             records_max: config.step.records_max,
@@ -245,6 +248,11 @@ impl Engine {
         self.owned.values().map(|owned| owned.users.memory()).sum()
     }
 
+    /// Behaviors and requests so far that came after one with a later time.
+    pub(crate) fn out_of_order(&self) -> u64 {
+        self.out_of_order
+    }
+
     /// Queues a score request; its answer is there once a step took it ([`Engine::take_answers`]).
     pub(crate) fn queue(&mut self, request: impl AsRef<[u8]>) -> Result<(), EngineError> {
         let request = request.as_ref();
@@ -282,6 +290,7 @@ impl Engine {
         if new_minute {
             self.fold_held();
         }
+        self.out_of_order += u64::from(time < self.clock);
         self.clock = self.clock.max(time);
         self.last = (time, is_behavior);
         let at = TopicPartition::new(topic, PARTITION);

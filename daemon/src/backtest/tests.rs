@@ -175,3 +175,31 @@ fn a_bad_line_is_named() {
     let error = bench.run("events.jsonl", "bad.tsv", None).unwrap_err();
     assert!(error.contains("items.jsonl, line 2: bad_id"), "{error}");
 }
+
+/// Goal: a recording that is not in the order of time is told, with how much of it and where it begins. Method: a file in order; the same
+/// with two lines moved to the end, and an item record, which has no order, between.
+#[test]
+fn events_out_of_order_are_told() {
+    let bench = Bench::new();
+    let summary = bench.run("events.jsonl", "a.tsv", None).unwrap();
+    let told = serde_json::json!(summary);
+    assert_eq!(told["out_of_order"], 0, "{told}");
+    assert_eq!(told["first_out_of_order"], serde_json::Value::Null);
+
+    let item = format!(
+        "{{\"topic\":\"items\",\"record\":{{\"item_id\":\"i1\",\"time\":{}}}}}\n",
+        START - 1
+    );
+    let lines = events(4);
+    let lines: Vec<&str> = lines.lines().collect();
+    let moved = format!(
+        "{}\n\n{item}{}\n",
+        lines[2..].join("\n"),
+        lines[..2].join("\n")
+    );
+    bench.write("moved.jsonl", &moved);
+    let summary = bench.run("moved.jsonl", "a.tsv", None).unwrap();
+    let told = serde_json::json!(summary);
+    assert_eq!(told["out_of_order"], 2, "{told}");
+    assert_eq!(told["first_out_of_order"], 9, "{told}");
+}

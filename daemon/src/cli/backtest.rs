@@ -1,7 +1,7 @@
 //! `headwater backtest`: what would Headwater have said?
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headwater::backtest::{Backtest, Summary};
 
@@ -19,7 +19,9 @@ Files (each plain or gzipped):
   predictions  tab-separated, with the header request_id, item_id, task, probability: a line for each candidate of each request and
                each task that holds in the request's scenario
 
-A line that cannot be read ends the backtest with its file and number. The predictions appear under their name once they are whole.
+A line that cannot be read ends the backtest with its file and number. Events that are not in the order of time are taken as they
+come, as if they had arrived late, and a warning says how many there are and where the first is. The predictions appear under their name
+once they are whole.
 
 Examples:
   headwater backtest --items items.jsonl --events events.jsonl --predictions predictions.tsv --config shop.toml
@@ -59,13 +61,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         .run(&config)
         .map_err(|error| Failure::of(error.exit(), &error))?;
     match arguments.format {
-        Format::Text => tell(&summary),
+        Format::Text => tell(&summary, &arguments.events),
         Format::Json => say(&serde_json::json!(summary).to_string()),
     }
     Ok(())
 }
 
-fn tell(summary: &Summary) {
+fn tell(summary: &Summary, events: &Path) {
     say(&format!(
         "{} items, {} behaviors, {} requests: {} predictions in {:.1} s ({:.0} events/s)",
         summary.items,
@@ -88,5 +90,13 @@ fn tell(summary: &Summary) {
     }
     for (status, count) in &summary.refused {
         say(&format!("  {count} requests not scored: {status}"));
+    }
+    if let Some(line) = summary.first_out_of_order {
+        say(&format!(
+            "warning: {} events stand behind one with a later time, the first in {}, line {line}: requests were answered without the \
+             behaviors that come after them in the file. Sort it by time",
+            summary.out_of_order,
+            events.display()
+        ));
     }
 }
