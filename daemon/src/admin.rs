@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, Uri, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headwater_consumers::partitioner::partition_of;
 use prometheus::TextEncoder;
@@ -123,6 +124,27 @@ fn fault(status: StatusCode, reason: &str) -> Response {
     answer(status, &json!({ "error": reason }))
 }
 
+/// What a request says in its path or query; where it cannot be read, that is answered as all else is.
+struct Asked<E>(E);
+
+impl<S, E> FromRequestParts<S> for Asked<E>
+where
+    S: Send + Sync,
+    E: FromRequestParts<S, Rejection: IntoResponse + std::error::Error>,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match E::from_request_parts(parts, state).await {
+            Ok(asked) => Ok(Self(asked)),
+            Err(rejection) => {
+                let words = headwater_consumers::words(&rejection);
+                Err(fault(rejection.into_response().status(), &words))
+            }
+        }
+    }
+}
+
 async fn readyz(State(inner): State<Arc<Inner>>) -> Response {
     let readiness = inner.readiness();
     let status = if readiness.ready {
@@ -144,7 +166,10 @@ async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
     }
 }
 
-async fn owner(State(inner): State<Arc<Inner>>, Path(user): Path<String>) -> Response {
+async fn owner(
+    State(inner): State<Arc<Inner>>,
+    Asked(Path(user)): Asked<Path<String>>,
+) -> Response {
     let partition = partition_of(user.as_bytes(), inner.found.partitions);
     match inner.fleet.owner(partition, fleet::now()) {
         Some(owner) => answer(
@@ -177,8 +202,8 @@ struct ExplainQuery {
 
 async fn explain(
     State(inner): State<Arc<Inner>>,
-    Path(request): Path<String>,
-    Query(query): Query<ExplainQuery>,
+    Asked(Path(request)): Asked<Path<String>>,
+    Asked(Query(query)): Asked<Query<ExplainQuery>>,
 ) -> Response {
     let selection = Selection {
         items: query.item.into_iter().collect(),
@@ -211,8 +236,8 @@ struct UserQuery {
 
 async fn user(
     State(inner): State<Arc<Inner>>,
-    Path(user): Path<String>,
-    Query(query): Query<UserQuery>,
+    Asked(Path(user)): Asked<Path<String>>,
+    Asked(Query(query)): Asked<Query<UserQuery>>,
     uri: Uri,
 ) -> Response {
     let partition = partition_of(user.as_bytes(), inner.found.partitions);

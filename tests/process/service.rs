@@ -67,7 +67,18 @@ fn a_daemon_answers_and_ends_in_good_order() {
             .len(),
         4
     );
-    assert_eq!(daemon.get("/nowhere").unwrap().0, 404);
+    for (path, status) in [
+        ("/nowhere", 404),
+        ("/users/u1?entries=many", 400),
+        ("/users/%ff", 400),
+        ("/owner/%ff", 400),
+        ("/explain/r1?best=-1", 400),
+    ] {
+        let (found, said) = daemon.get(path).unwrap();
+        assert_eq!(found, status, "{path}: {said}");
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(said["error"].is_string(), "{path}: {said}");
+    }
     daemon.stop();
 
     let answers = records(&open(&config), Topic::Scores);
