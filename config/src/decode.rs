@@ -39,6 +39,7 @@ pub(crate) fn decode(tree: &Node, defaults: &Node) -> Decoded {
     let mut repaired = tree.clone();
     let mut problems = Vec::new();
     let mut failed: Vec<Vec<String>> = Vec::new();
+    let mut filled: Vec<Vec<String>> = Vec::new();
     loop {
         let fault = match Config::deserialize(Reader(&repaired)) {
             Ok(config) => {
@@ -60,11 +61,39 @@ pub(crate) fn decode(tree: &Node, defaults: &Node) -> Decoded {
                 reason: fault.reason(defaults),
             });
         }
-        repair(&mut repaired, defaults, &path);
+        // Once: what turned out to be of another type here would be taken out, and be missing, again and again.
+        if fault.is_missing() && !filled.contains(&path) && fill(&mut repaired, defaults, &path) {
+            filled.push(path.clone());
+        } else {
+            repair(&mut repaired, defaults, &path);
+        }
         failed.push(path);
         if problems.len() >= FAULTS_MAX {
             repaired = defaults.clone();
         }
+    }
+}
+
+/// Puts what another table of the same sort has by default in the place of a key that is missing, as in a task of the user's own: so what
+/// is wrong beside it is found too. Gives whether there is such a table.
+fn fill(tree: &mut Node, defaults: &Node, path: &[String]) -> bool {
+    let [above @ .., _, key] = path else {
+        return false;
+    };
+    // The sections themselves are not of one sort.
+    if above.is_empty() {
+        return false;
+    }
+    let others = defaults.at(above).and_then(Node::table);
+    let default =
+        others.and_then(|others| others.values().find_map(|other| other.at(&[key.as_str()])));
+    let holder = tree.at_mut(&path[..path.len() - 1]);
+    match (default, holder.map(|holder| &mut holder.value)) {
+        (Some(default), Some(Value::Table(holder))) => {
+            holder.insert(key.clone(), default.clone());
+            true
+        }
+        _ => false,
     }
 }
 

@@ -56,6 +56,10 @@ impl Fault {
         self
     }
 
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.what, What::Missing(_))
+    }
+
     /// The keys on the way, as far as the first array: that is what can be repaired.
     pub(super) fn keys(&self) -> Vec<String> {
         let missing = match self.what {

@@ -172,6 +172,24 @@ fn one_mistake_is_told_once() {
     );
 }
 
+/// Goal: keys that are missing in a table that has no default are told together, with whatever else is wrong there. Method: a task without any,
+/// and one with one of the wrong type, one missing and one that breaks a rule.
+#[test]
+fn all_that_is_missing_is_told_together() {
+    let missing = "it is missing: nothing can be assumed here";
+    assert_eq!(
+        complaint("[tasks.like]\n[tasks.share]\npositive = 1\nscenarios = [\"shop\"]\n"),
+        format!(
+            "tasks.like.positive (line 1): {missing}\n\
+             tasks.like.scenarios (line 1): {missing}\n\
+             tasks.like.trials (line 1): {missing}\n\
+             tasks.share.positive (line 3): wanted an array, found 1\n\
+             tasks.share.scenarios (line 4): scenario \"shop\" of task share is not in scenarios.names\n\
+             tasks.share.trials (line 2): {missing}"
+        )
+    );
+}
+
 /// Goal: mistakes of syntax are told with their lines, all of them, and a thousand faults end. Method: golden; a file of
 /// unknown keys.
 #[test]
