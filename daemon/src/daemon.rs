@@ -34,7 +34,7 @@ mod texts;
 mod worker;
 
 pub use error::{StartError, StopError};
-pub use open::{kafka_settings, local_options, open_log};
+pub use open::{check_log, kafka_settings, local_options, open_log};
 pub(crate) use repartition::{of_fast_loop, open_log as open_stage};
 pub(crate) use worker::{Answer, Question};
 

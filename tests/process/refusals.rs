@@ -43,6 +43,33 @@ fn a_wrong_configuration_ends_with_2() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
+/// Goal: a property that librdkafka does not take is found before the daemon starts, and no secret is shown. Method: `config check` with a
+/// misspelt name, a value out of range and a misspelt password; then with right ones, though no broker is there.
+#[test]
+fn a_wrong_kafka_property_is_found_by_the_check() {
+    let check = |properties: &str| {
+        let place = Place::on_kafka("127.0.0.1:1", &format!("[kafka.client]\n{properties}"));
+        place.run(&["config", "check"])
+    };
+    for (properties, named) in [
+        ("linger.millis = \"5\"", "linger.millis"),
+        ("linger.ms = \"-5\"", "linger.ms"),
+        ("fetch.min.bites = \"5\"", "fetch.min.bites"),
+        (
+            "sasl.passwort = \"hunter2\"\nsasl.password.typo = \"hunter2\"",
+            "sasl.pass",
+        ),
+    ] {
+        let ran = check(properties);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains(named), "{ran:?}");
+        assert!(!ran.beside.contains("hunter2"), "{ran:?}");
+    }
+    let right = "linger.ms = \"5\"\nfetch.min.bytes = \"1\"\nsasl.password = \"hunter2\"";
+    let ran = check(right);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
 /// Goal: a command line that cannot be read ends with 2, and help with 0. Method: an unknown command, `--help`, and the help of each.
 #[test]
 fn help_teaches_and_mistakes_end_with_2() {

@@ -112,6 +112,15 @@ impl fmt::Debug for KafkaLog {
 }
 
 impl KafkaLog {
+    /// Checks the settings alone, without the brokers: makes one client of each kind, which connects to nothing.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] for settings that librdkafka does not accept.
+    pub fn check(settings: &KafkaSettings) -> Result<(), LogError> {
+        Names::new(&settings.topics)?;
+        client::try_all(settings)
+    }
+
     /// Checks the settings and that the brokers answer.
     ///
     /// # Errors

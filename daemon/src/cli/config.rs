@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Check a configuration: every key, type and rule. Exit code 2 if anything is wrong, with all of it.
     ///
-    /// Reads the defaults, the files and the environment exactly as `run` does, and connects to nothing.
+    /// Reads the defaults, the files and the environment exactly as `run` does, and asks librdkafka whether it takes the properties of
+    /// [kafka.client]; connects to nothing.
     #[command(after_long_help = "\
 Examples:
   headwater config check hw.toml
@@ -46,6 +47,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             all.extend(files.iter().cloned());
             let loaded = global.load_files(&all)?;
             let config = &loaded.config;
+            headwater::daemon::check_log(config)?;
             print(&format!(
                 "right: log {}, group `{}`, {} worker{}, state in {}",
                 config.log.kind,

@@ -45,6 +45,17 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>, StartError> {
     }
 }
 
+/// Holds the properties of the Kafka clients against librdkafka, as the start does, and connects to nothing.
+///
+/// # Errors
+/// The first property that is refused, by name.
+pub fn check_log(config: &Config) -> Result<(), StartError> {
+    match config.log.kind {
+        LogKind::Kafka => Ok(KafkaLog::check(&kafka_settings(config))?),
+        LogKind::Embedded => Ok(()),
+    }
+}
+
 /// The settings of the Kafka clients.
 #[must_use]
 pub fn kafka_settings(config: &Config) -> KafkaSettings {

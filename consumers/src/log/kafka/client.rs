@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use headwater_config::Topic;
 use parking_lot::Mutex;
+use rdkafka::admin::AdminClient;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -260,6 +261,28 @@ where
     create(settings, &config, context)
 }
 
+/// Makes one client of each kind and drops it: what librdkafka does not take is refused here as it would be in a daemon.
+pub(super) fn try_all(settings: &KafkaSettings) -> Result<(), LogError> {
+    // A client that knows no broker connects to nothing.
+    let settings = &KafkaSettings {
+        bootstrap: String::new(),
+        ..settings.clone()
+    };
+    let identity = &settings.group;
+    let context = || Logging::new(settings, identity);
+    drop(asking(settings, "read_committed")?);
+    drop(looking(settings)?);
+    drop(reading(settings, identity, true, context())?);
+    drop(grouped(settings, identity, context())?);
+    // To librdkafka this is a producer like the others.
+    drop(admin::<AdminClient<_>>(settings)?);
+    for transactional_id in [None, Some(identity.as_str())] {
+        let made: AdminClient<_> = writing(settings, identity, transactional_id, context())?;
+        drop(made);
+    }
+    Ok(())
+}
+
 /// Asks for the leaders of a topic's partitions, which the client then remembers.
 pub(super) fn ask_leaders<C: ClientContext>(
     client: &Client<C>,
@@ -457,12 +480,16 @@ mod tests {
         }
     }
 
-    /// Goal: a mistyped property is refused and named; brokers that are not there are another matter. Method: one of each.
+    /// Goal: a mistyped property is refused and named; brokers that are not there are another matter. Method: one of each, and the
+    /// check without brokers.
     #[test]
     fn an_unknown_property_is_refused_and_an_absent_broker_is_not() {
         let error = KafkaLog::connect(settings(&[("linger.millis", "5")])).unwrap_err();
         assert!(matches!(error, LogError::Refused { .. }), "{error:?}");
         assert!(words(&error).contains("linger.millis"));
+        let error = KafkaLog::check(&settings(&[("linger.millis", "5")])).unwrap_err();
+        assert!(words(&error).contains("linger.millis"));
+        KafkaLog::check(&settings(&[("linger.ms", "5")])).unwrap();
         let error = KafkaLog::connect(settings(&[])).unwrap_err();
         assert!(matches!(error, LogError::Unavailable { .. }), "{error:?}");
         let said = words(&error);
@@ -498,6 +525,9 @@ mod tests {
         ] {
             let error = KafkaLog::connect(with(key)).unwrap_err();
             assert!(!words(&error).contains(SECRET), "{key}: {}", words(&error));
+            let checked = KafkaLog::check(&with(key));
+            let said = checked.map_or_else(|error| words(&error), |()| String::new());
+            assert!(!said.contains(SECRET), "{key}: {said}");
         }
         let settings = with("sasl.password");
         assert!(!format!("{settings:?}").contains(SECRET));
