@@ -234,8 +234,8 @@ impl Handle {
         outcome
     }
 
-    /// Stops it: commits what is under way, writes everything back, and leaves the group; `forever` gives its partitions to the others
-    /// at once and takes it out of the fleet. Without it they are kept for its return for `kafka.session_timeout`.
+    /// Stops it: commits what is under way, writes everything back, and leaves the group and the fleet; `forever` gives its partitions to
+    /// the others at once. Without it they are kept for its return for `kafka.session_timeout`.
     ///
     /// # Errors
     /// What stopped it before, or what went wrong while it stopped. State is right in any case: what was not committed is done again.

@@ -66,7 +66,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// All instances of which an announcement is there, gone ones included until the topic forgets them.
+    /// All instances of which an announcement is there: those that ended without a word too, until the topic forgets them.
     #[must_use]
     pub fn all(&self) -> Vec<Announcement> {
         self.known.read().values().cloned().collect()
@@ -217,7 +217,7 @@ impl Speaker {
         Ok(())
     }
 
-    /// Says that an instance will not come back.
+    /// Says that an instance is there no more, or not until it announces itself again.
     pub(crate) fn leave(&mut self, instance: &str) -> Result<(), LogError> {
         self.send(instance, None)
     }

@@ -249,6 +249,11 @@ impl Stopping {
         self.shared.state.lock().forever
     }
 
+    /// Whether everything ends for a failure.
+    pub(crate) fn failed(&self) -> bool {
+        self.shared.state.lock().why.is_some()
+    }
+
     /// Waits that long, or until the thread is to end; gives whether it is.
     pub(crate) fn pause(&self, length: Duration) -> bool {
         let deadline = Instant::now() + length;

@@ -95,7 +95,17 @@ fn any_daemon_answers_or_names_the_owner() {
         let (_, body) = get(&address(&second), "/fleet")?;
         (!body.contains(&gone)).then_some(())
     });
+    // A plain stop too: who is not there is not in the fleet.
+    let gone = second.status().instance;
     second.stop(false).unwrap();
+    let third = start(&config(folders[0].path(), ""), &log);
+    until("the third to have read the fleet", || {
+        let (_, body) = get(&address(&third), "/fleet")?;
+        body.contains(&third.status().instance).then_some(())
+    });
+    let (_, body) = get(&address(&third), "/fleet").unwrap();
+    assert!(!body.contains(&gone), "{body}");
+    third.stop(true).unwrap();
 }
 
 /// Goal: a second copy of an instance is noticed by the first. Method: two daemons with one `instance.id` and folders of their own; the older

@@ -46,9 +46,10 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
     }
     // The last word is a courtesy: without it the announcement grows old.
     if let Some(mut speaker) = speaker {
-        let said = if stopping.forever() {
+        let said = if stopping.forever() || !stopping.failed() {
             speaker.leave(&inner.identity.instance)
         } else {
+            // It is started again, and somebody looks for it until then.
             let mut said = announcement(inner);
             said.working.clear();
             said.restoring.clear();
