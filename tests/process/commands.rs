@@ -269,9 +269,32 @@ fn topics_of_another_count_than_the_behaviors_topic_are_not_made() {
     }
     assert_eq!(log().describe(Topic::Items).unwrap(), None);
     assert_eq!(place.run(&["topics", "create"]).code, Some(0));
-    // All are there: what is configured is for those to come.
+    // All are there: what is configured is for those to come, and that is said.
     let ran = place.run(&other);
     assert_eq!(ran.code, Some(0), "{ran:?}");
+    for said in [
+        "topics.partitions is 8",
+        "headwater.behaviors has 4",
+        "headwater.items has 4",
+    ] {
+        assert!(ran.beside.contains(said), "{ran:?}");
+    }
+    assert!(!ran.beside.contains("headwater.fleet"), "{ran:?}");
+    let json = place
+        .run(&[&other[..], &["--format", "json"]].concat())
+        .json();
+    let found = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|topic| topic["key"] == "items");
+    let found = found.unwrap();
+    assert_eq!(
+        (&found["partitions"], &found["partitions_configured"]),
+        (&4.into(), &8.into())
+    );
+    let ran = place.run(&["topics", "create"]);
+    assert!(!ran.beside.contains("topics.partitions"), "{ran:?}");
 }
 
 /// Goal: topics are made once, and then found right. Method: create twice, as JSON.

@@ -2,11 +2,11 @@
 
 use clap::Subcommand;
 use headwater::topics::{Faults, judge, misfit, specs};
-use headwater_config::Cleanup;
+use headwater_config::{Cleanup, Topic};
 use headwater_consumers::log::{Created, Log, TopicSpec};
 use serde_json::json;
 
-use super::{Failure, Format, Global, print};
+use super::{Failure, Format, Global, print, say};
 use headwater::Exit;
 
 /// Make the topics.
@@ -20,9 +20,10 @@ pub(crate) struct Arguments {
 enum Command {
     /// Make every topic that is missing, with the right partition count, replication and cleanup policy, and check the others.
     ///
-    /// Topics that are there are never changed. Exit code 2 if one of them is not as it must be, or if those that are missing would have
-    /// another partition count than the behaviors topic: then nothing is made. Names, partitions and replication
-    /// are in [topics]; partitions are for ever, since users would move to others' state.
+    /// Topics that are there are never changed: topics.partitions is for those that are made, and what is there with another count is
+    /// named. Exit code 2 if one of them is not as it must be, or if those that are missing would have another partition count than the
+    /// behaviors topic: then nothing is made. Names, partitions and replication are in [topics]; partitions are for ever, since users
+    /// would move to others' state.
     #[command(after_long_help = "\
 Examples:
   headwater --config hw.toml topics create --dry-run
@@ -73,6 +74,19 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             "{:#}",
             json!(lines.iter().map(as_json).collect::<Vec<_>>())
         )),
+    }
+    let others: Vec<String> = lines
+        .iter()
+        // How many partitions the fleet has is nobody's setting.
+        .filter(|line| line.spec.topic != Topic::Fleet && line.partitions != line.spec.partitions)
+        .map(|line| format!("{} has {}", line.name, line.partitions))
+        .collect();
+    if !others.is_empty() {
+        say(&format!(
+            "topics.partitions is {}, but topics that are there stay as they are: {}",
+            config.topics.partitions,
+            others.join(", ")
+        ));
     }
     let wrong = lines.iter().filter(|line| !line.faults.is_empty()).count();
     if wrong > 0 {
@@ -142,6 +156,7 @@ fn as_json(line: &Line) -> serde_json::Value {
         "topic": line.name,
         "key": line.spec.topic.key(),
         "partitions": line.partitions,
+        "partitions_configured": line.spec.partitions,
         "cleanup_policy": policy(&line.spec),
         "outcome": line.outcome,
         "faults": line.faults,
