@@ -5,6 +5,7 @@
 //! partitions: a text is embedded once. Each encoder has a group of its own, so another one begins with the first text there is, and the
 //! vectors of the former stay as they are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use headwater_state::{
 
 use crate::decode::Reject;
 use crate::error::Error;
-use crate::log::{Log, LogError, Member, PollLimit, Record, RecordBatch, TopicPartition};
+use crate::log::{Log, LogError, Member, PollLimit, Record, RecordBatch, Start, TopicPartition};
 use crate::metrics::Metrics;
 use crate::stage::{Parts, Stage, Work};
 use crate::worker::World;
@@ -129,22 +130,66 @@ impl Encode {
         (at, VectorKey::Current.bytes(), encoder.bytes())
     }
 
-    /// Texts that the group of `log` has not embedded yet.
+    /// Texts that the group of `log` has not embedded yet, about: the marker behind each transaction counts, but for the last of a partition.
     ///
     /// # Errors
     /// The log's.
     pub fn behind(log: &dyn Log, partitions: i32) -> Result<u64, LogError> {
-        let all: Vec<_> = (0..partitions)
-            .map(|number| TopicPartition::new(Topic::Texts, number))
-            .collect();
-        let mut behind = 0;
-        for (of, committed) in all.iter().zip(log.committed(&all)?) {
-            let extent = log.extent(*of)?;
-            let from = committed.unwrap_or(0).max(extent.first);
-            behind += (extent.next - from).max(0) as u64;
-        }
-        Ok(behind)
+        let rest = rest(log, partitions)?;
+        let behind = rest.iter().map(|(_, from, next)| (next - from - 1).max(0));
+        Ok(behind.sum::<i64>() as u64)
     }
+
+    /// Whether the group has embedded all texts. What lies behind its positions may be markers and aborted records alone, so it looks.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn is_through(log: &dyn Log, partitions: i32) -> Result<bool, LogError> {
+        const LOOKS: usize = 10;
+        let mut reader = log.reader()?;
+        let mut open = BTreeMap::new();
+        for (of, from, next) in rest(log, partitions)? {
+            if from < next {
+                reader.assign(of, Start::At(from))?;
+                open.insert(of, next);
+            }
+        }
+        let limit = PollLimit {
+            records: 1,
+            bytes: 1,
+            wait: Duration::from_millis(100),
+        };
+        let mut batch = RecordBatch::default();
+        for _ in 0..LOOKS {
+            if open.is_empty() {
+                return Ok(true);
+            }
+            reader.poll(limit, &mut batch)?;
+            if !batch.is_empty() {
+                return Ok(false);
+            }
+            for (of, position) in batch.ends() {
+                if open.get(of).is_some_and(|next| position >= next) {
+                    open.remove(of);
+                }
+            }
+        }
+        Ok(open.is_empty())
+    }
+}
+
+/// What the group has not read of each partition: from where to where.
+fn rest(log: &dyn Log, partitions: i32) -> Result<Vec<(TopicPartition, i64, i64)>, LogError> {
+    let all: Vec<_> = (0..partitions)
+        .map(|number| TopicPartition::new(Topic::Texts, number))
+        .collect();
+    let committed = log.committed(&all)?;
+    let rest = all.into_iter().zip(committed).map(|(of, committed)| {
+        let extent = log.extent(of)?;
+        let from = committed.unwrap_or(0).max(extent.first);
+        Ok((of, from, extent.next))
+    });
+    rest.collect()
 }
 
 impl Work for Encode {

@@ -100,7 +100,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match line.command {
         Command::Backtest(arguments) => backtest::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
-        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments, global),
         Command::Dlq(arguments) => dlq::run(&arguments, global),
         Command::Explain(arguments) => explain::run(&arguments, global),
         Command::Inspect(arguments) => inspect::run(&arguments, global),

@@ -4,7 +4,7 @@
 //! and clicked comes back as behaviors. It runs the daemon itself; all it adds is the platform.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use headwater_consumers::log::{
     LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
 };
 use headwater_consumers::partitioner::partition_of;
+use headwater_model::language::{Shape, Weights};
 use headwater_state::pinned_hash;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,6 +29,10 @@ const CANDIDATES: usize = 20;
 const SHOWN: usize = 5;
 const ITEMS: usize = 400;
 const PARTITIONS: i32 = 2;
+/// Layers of a language model that are run.
+const CUT: usize = 8;
+/// New items a second, where there are texts.
+const NEW_ITEMS: usize = 5;
 /// Requests on their way at most: at the limit the platform waits.
 const IN_FLIGHT_MAX: usize = 1000;
 /// One request in five is shown in random order.
@@ -46,6 +51,8 @@ pub struct Demo {
     pub seed: u64,
     /// Where log and state lie; `None`: a temporary folder, removed at the end.
     pub folder: Option<PathBuf>,
+    /// A language model: items have titles, rows compare them, and new items keep coming. `None`: no texts.
+    pub encoder: Option<PathBuf>,
 }
 
 /// What can end the demo before its time.
@@ -91,6 +98,24 @@ pub struct Second {
     pub lift: Option<f64>,
     /// Half the width of the lift's 95 % interval.
     pub lift_error: Option<f64>,
+    /// How far texts are, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextsSecond>,
+}
+
+/// How far texts are.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TextsSecond {
+    /// Items so far: each has a text of its own.
+    pub items: usize,
+    /// Texts embedded so far.
+    pub embedded: u64,
+    /// Texts that wait.
+    pub waiting: i64,
+    /// How long the text that was taken last had waited, seconds.
+    pub waited_seconds: f64,
+    /// Share of this second's lookups of vectors that found one.
+    pub hits: f64,
 }
 
 /// Percentiles, in milliseconds.
@@ -156,6 +181,10 @@ struct Show {
     number: u64,
     latencies: Vec<f64>,
     now: Second,
+    /// Whether items have titles.
+    with_texts: bool,
+    /// Lookups of vectors so far, and those that found one.
+    looked: [u64; 2],
 }
 
 impl Demo {
@@ -177,7 +206,7 @@ impl Demo {
 
     fn run_in(
         &self,
-        folder: &std::path::Path,
+        folder: &Path,
         stop: &AtomicBool,
         each: &mut dyn FnMut(&Second),
     ) -> Result<(), DemoError> {
@@ -186,6 +215,10 @@ impl Demo {
              [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n",
         )?;
         config.state.path = folder.to_owned();
+        if let Some(encoder) = &self.encoder {
+            config.texts.encoder = Some(encoder.display().to_string());
+            config.texts.cut = cut(encoder)?;
+        }
         config.topics.partitions = PARTITIONS;
         let daemon = Daemon::start(config)?;
         let done = self.show(&daemon, stop, each);
@@ -212,6 +245,8 @@ impl Demo {
             number: 0,
             latencies: Vec::new(),
             now: Second::default(),
+            with_texts: self.encoder.is_some(),
+            looked: [0; 2],
         };
         let facts = log.describe(Topic::Scores)?.ok_or(DemoError::Topic)?;
         for partition in 0..facts.partitions {
@@ -227,6 +262,7 @@ impl Demo {
             if self.duration.is_some_and(|duration| elapsed >= duration) {
                 // The last second, or what there was of it.
                 show.now.freshness_ms = freshness(daemon, &mut fresh);
+                show.look_at_texts(daemon);
                 each(&show.second(elapsed.as_secs().max(told + 1)));
                 break;
             }
@@ -241,7 +277,9 @@ impl Demo {
             if elapsed.as_secs() > told {
                 told = elapsed.as_secs();
                 show.now.freshness_ms = freshness(daemon, &mut fresh);
+                show.look_at_texts(daemon);
                 each(&show.second(told));
+                show.add_items()?;
             }
             if !daemon.is_running() {
                 return Ok(daemon.wait()?);
@@ -249,6 +287,16 @@ impl Demo {
         }
         Ok(())
     }
+}
+
+/// The layers that are run of a model: eight, or all of one that has fewer.
+fn cut(encoder: &Path) -> Result<usize, StartError> {
+    let weights = Weights::open(encoder).map_err(crate::models::ModelsError::Model)?;
+    let layers = match weights.shape() {
+        Shape::Decoder(config) => config.layers,
+        Shape::Encoder(config) => config.layers,
+    };
+    Ok(layers.min(CUT))
 }
 
 /// Mean of the freshness metric since it was last asked, in milliseconds.
@@ -298,12 +346,60 @@ impl Show {
 
     fn publish_items(&mut self) -> Result<(), LogError> {
         for item in 0..self.platform.items() {
-            let id = format!("item-{item}");
-            let category = format!("category-{}", self.platform.category(item));
-            let record = json!({"item_id": id, "time": now_ms(), "categories": [category]});
-            self.send(Topic::Items, &id, &record)?;
+            self.publish_item(item)?;
         }
         self.producer.flush()
+    }
+
+    fn publish_item(&mut self, item: usize) -> Result<(), LogError> {
+        let id = format!("item-{item}");
+        let category = format!("category-{}", self.platform.category(item));
+        let mut record = json!({"item_id": id, "time": now_ms(), "categories": [category]});
+        if self.with_texts {
+            record["fields"] = json!({"title": self.platform.title(item)});
+        }
+        self.send(Topic::Items, &id, &record)
+    }
+
+    /// Where there are texts, new ones keep coming.
+    fn add_items(&mut self) -> Result<(), LogError> {
+        if !self.with_texts {
+            return Ok(());
+        }
+        for _ in 0..NEW_ITEMS {
+            let item = self.platform.add_item(&mut self.random);
+            self.publish_item(item)?;
+        }
+        self.producer.flush()
+    }
+
+    fn look_at_texts(&mut self, daemon: &Handle) {
+        let Some(status) = daemon.status().texts else {
+            return;
+        };
+        let families = daemon.registry().gather();
+        let value = |name: &str, outcome: Option<&str>| -> u64 {
+            let family = families.iter().find(|family| family.name() == name);
+            let metrics = family.iter().flat_map(|family| family.get_metric());
+            metrics
+                .filter(|metric| {
+                    let labels = metric.get_label();
+                    outcome.is_none_or(|outcome| labels.iter().any(|one| one.value() == outcome))
+                })
+                .map(|metric| metric.get_counter().get_value() as u64)
+                .sum()
+        };
+        let lookups = |outcome| value("headwater_consumers_text_vector_lookups_total", outcome);
+        let looked = [lookups(None), lookups(Some("hit"))];
+        let [all, hits] = [0, 1].map(|place| looked[place] - self.looked[place]);
+        self.looked = looked;
+        self.now.texts = Some(TextsSecond {
+            items: self.platform.items(),
+            embedded: value("headwater_consumers_texts_encoded_total", None),
+            waiting: status.waiting,
+            waited_seconds: status.waited_seconds,
+            hits: hits as f64 / all.max(1) as f64,
+        });
     }
 
     /// A user arrives and asks for candidates.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::models::write_model;
 use crate::program::Place;
 
 /// Goal: the demo scores from its first seconds on, says once a second what it did, and both groups are shown items. Method: five seconds of it as
@@ -43,4 +44,23 @@ fn the_demo_tells_each_second() {
     let last = seconds.last().unwrap();
     assert!(last["ranked"]["shown"].as_u64() > Some(0), "{last}");
     assert!(last["random"]["shown"].as_u64() > Some(0), "{last}");
+}
+
+/// Goal: the demo with texts embeds what its rows need, and says how far behind it is. Method: eight seconds of it with a small model; all items that were there
+/// are embedded, and most lookups hit in the end.
+#[test]
+fn the_demo_with_texts_keeps_up() {
+    let place = Place::new("");
+    let folder = place.file().parent().unwrap().join("language");
+    write_model(&folder, None);
+    let model = folder.display().to_string();
+    let ran = place.run(&["demo", "--text", &model, "--for", "8s", "--format", "json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let last: Value = serde_json::from_str(ran.answer.lines().last().unwrap()).unwrap();
+    let texts = &last["texts"];
+    assert!(texts["embedded"].as_u64() >= Some(1), "{last}");
+    assert!(texts["items"].as_u64() > Some(400), "{last}");
+    assert!(texts["hits"].as_f64() > Some(0.5), "{last}");
+    let nowhere = place.run(&["demo", "--text", "nowhere", "--for", "1s"]);
+    assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
 }

@@ -91,7 +91,12 @@ fn bench() -> (Arc<LocalLog>, Script) {
         }
     }));
     let log = Arc::new(LocalLog::in_memory(options));
-    for topic in [Topic::Texts, Topic::Embeddings, Topic::DeadLetters] {
+    for topic in [
+        Topic::Behaviors,
+        Topic::Texts,
+        Topic::Embeddings,
+        Topic::DeadLetters,
+    ] {
         let spec = TopicSpec {
             topic,
             partitions: PARTITIONS,
@@ -293,11 +298,31 @@ fn instances_share_the_work() {
     }
     let behind = |log: &LocalLog| {
         let log = log.beside(&group_suffix(ENCODER.id), Topic::Texts).unwrap();
-        Encode::behind(&*log, PARTITIONS).unwrap()
+        let is_through = Encode::is_through(&*log, PARTITIONS).unwrap();
+        (Encode::behind(&*log, PARTITIONS).unwrap(), is_through)
     };
-    assert_eq!(behind(&log), 0);
-    ask(&log, "another");
-    assert_eq!(behind(&log), 1);
+    assert_eq!(behind(&log), (0, true));
+    // As the step sends them, in a transaction: its marker takes an offset, too.
+    let mut member = log.member("worker", 0).unwrap();
+    let hash = text_hash("another");
+    member.begin().unwrap();
+    let record = Outgoing {
+        to: TopicPartition::new(Topic::Texts, 0),
+        key: Some(&hash),
+        value: Some(b"another"),
+        headers: &[],
+    };
+    member.send(record).unwrap();
+    member
+        .commit(crate::log::Membership::default(), &[])
+        .unwrap();
+    assert_eq!(behind(&log), (1, false));
+    for _ in 0..5 {
+        for stage in &mut stages {
+            stage.turn().unwrap();
+        }
+    }
+    assert_eq!(behind(&log), (0, true));
     let (to, key, value) = Encode::announcement(ENCODER);
     let mut producer = log.producer().unwrap();
     let record = Outgoing {

@@ -9,7 +9,7 @@ use headwater::Exit;
 use headwater::demo::{Clicks, Demo, DemoError, Latency, Second};
 use headwater_config::Span;
 
-use super::{Failure, Format};
+use super::{Failure, Format, Global};
 
 /// Simulate a small platform on the embedded log: no Kafka, nothing to configure.
 ///
@@ -33,6 +33,10 @@ pub(crate) struct Arguments {
     /// Where log and state lie. Without it: a temporary folder, removed at the end.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
+    /// Give items titles, compare them in rows by a language model (a name of `headwater models list`, a folder or a GGUF file), and let five new items come
+    /// each second.
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, default_missing_value = "smollm2-135m")]
+    text: Option<String>,
     /// text, or json: one object a second.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -55,7 +59,15 @@ fn rate(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is not a number of requests a second, 1 to 100000"))
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
+    let encoder = match &arguments.text {
+        None => None,
+        Some(named) => {
+            let config = global.load()?.config;
+            let located = headwater::models::locate(&config, named);
+            Some(located.map_err(|error| Failure::of(error.exit(), &error))?)
+        }
+    };
     let stop = Arc::new(AtomicBool::new(false));
     super::run::on_signal(Arc::clone(&stop))
         .map_err(|error| Failure::of(Exit::TryAgain, &error))?;
@@ -65,6 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         rate: arguments.rate,
         seed: arguments.seed,
         folder: arguments.dir.clone(),
+        encoder,
     };
     let json = arguments.format == Format::Json;
     let redraw = std::io::stdout().is_terminal() && !json;
@@ -111,16 +124,27 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
         _ => "not known yet".to_owned(),
     };
     let Latency { p50, p95, p99 } = second.latency_ms;
+    let texts = second.texts.map(|texts| {
+        format!(
+            "{} of {} items embedded, {} wait ({:.1} s), {:.1} % of lookups hit",
+            texts.embedded,
+            texts.items,
+            texts.waiting,
+            texts.waited_seconds,
+            texts.hits * 100.0
+        )
+    });
     if !redraw {
         return format!(
             "{:>4} s  {:>6} behaviors/s  {:>6} scores/s  latency p50 {p50:.1} p95 {p95:.1} p99 {p99:.1} ms  freshness {:.1} ms  clicks: \
-             ranked {:.1} %, random {:.1} %, lift {lift}",
+             ranked {:.1} %, random {:.1} %, lift {lift}{}",
             second.second,
             second.behaviors,
             second.scores,
             second.freshness_ms,
             second.ranked.rate * 100.0,
             second.random.rate * 100.0,
+            texts.map_or_else(String::new, |texts| format!("  texts: {texts}")),
         );
     }
     let highest = rates.iter().copied().fold(0.01, f64::max);
@@ -129,7 +153,14 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
         .iter()
         .map(|rate| steps[((rate / highest * 7.0) as usize).min(7)])
         .collect();
-    let up = if rates.len() > 1 { "\x1b[8A" } else { "" };
+    let (up, texts) = match (rates.len() > 1, &texts) {
+        (false, texts) => ("", texts),
+        (true, None) => ("\x1b[8A", &None),
+        (true, texts) => ("\x1b[9A", texts),
+    };
+    let texts = texts
+        .as_ref()
+        .map_or_else(String::new, |texts| format!("\ntexts       {texts}"));
     format!(
         "{up}\x1b[J\
          Headwater demo, {} s: a simulated platform on the embedded log. Ctrl-C ends it.\n\n\
@@ -138,7 +169,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
          ranked      {:>5.1} % clicked  {}\n\
          random      {:>5.1} % clicked  {}\n\
          lift        {lift}\n\
-         click rate  {line}",
+         click rate  {line}{texts}",
         second.second,
         second.behaviors,
         second.scores,

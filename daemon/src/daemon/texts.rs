@@ -248,7 +248,10 @@ impl Encoding {
             .set(i64::try_from(behind).unwrap_or(i64::MAX));
         let (ours, current) = (self.encoder.encoder(), self.table.current());
         // Once a process: two that are told to use different encoders must not take turns.
-        if *announced || current == Some(ours) || (current.is_some() && behind > 0) {
+        if *announced
+            || current == Some(ours)
+            || (current.is_some() && !Encode::is_through(log, self.counts.0)?)
+        {
             return Ok(());
         }
         let (to, key, value) = Encode::announcement(ours);

@@ -30,6 +30,130 @@ impl Random {
     }
 }
 
+/// What items of each category are called by, where they have titles.
+const WORDS: [[&str; 8]; CATEGORIES] = [
+    [
+        "tulips",
+        "compost",
+        "orchard",
+        "seedlings",
+        "hedges",
+        "roses",
+        "greenhouse",
+        "lawn",
+    ],
+    [
+        "saxophone",
+        "quartet",
+        "improvisation",
+        "swing",
+        "trumpet",
+        "ballads",
+        "drummer",
+        "bebop",
+    ],
+    [
+        "goalkeeper",
+        "penalty",
+        "midfield",
+        "stadium",
+        "derby",
+        "striker",
+        "league",
+        "referee",
+    ],
+    [
+        "dumplings",
+        "sourdough",
+        "stew",
+        "pastry",
+        "spices",
+        "noodles",
+        "oven",
+        "marinade",
+    ],
+    [
+        "nebula",
+        "telescope",
+        "orbit",
+        "galaxy",
+        "eclipse",
+        "comet",
+        "planet",
+        "supernova",
+    ],
+    [
+        "detective",
+        "alibi",
+        "murder",
+        "inspector",
+        "clue",
+        "suspect",
+        "trial",
+        "heist",
+    ],
+    [
+        "glacier",
+        "summit",
+        "ridge",
+        "climbing",
+        "avalanche",
+        "trail",
+        "tent",
+        "alpine",
+    ],
+    [
+        "dividends",
+        "inflation",
+        "bonds",
+        "mortgage",
+        "savings",
+        "broker",
+        "portfolio",
+        "taxes",
+    ],
+    [
+        "kittens",
+        "puppies",
+        "terrier",
+        "aquarium",
+        "parrot",
+        "veterinarian",
+        "leash",
+        "hamster",
+    ],
+    [
+        "cathedral",
+        "facade",
+        "concrete",
+        "skyscraper",
+        "blueprint",
+        "arches",
+        "plaza",
+        "bridge",
+    ],
+    [
+        "compiler",
+        "database",
+        "algorithm",
+        "server",
+        "keyboard",
+        "encryption",
+        "software",
+        "robot",
+    ],
+    [
+        "watercolor",
+        "portrait",
+        "sculpture",
+        "gallery",
+        "canvas",
+        "sketch",
+        "fresco",
+        "easel",
+    ],
+];
+
 const CATEGORIES: usize = 12;
 const LATENT: usize = 6;
 type Taste = [f64; LATENT];
@@ -38,26 +162,59 @@ type Taste = [f64; LATENT];
 #[derive(Debug)]
 pub(super) struct Platform {
     users: Vec<Taste>,
-    items: Vec<(Taste, f64, usize)>,
+    items: Vec<Item>,
+    centers: Vec<Taste>,
+}
+
+/// An item: its taste, its quality, its category, and the words of its title.
+#[derive(Debug)]
+struct Item {
+    taste: Taste,
+    quality: f64,
+    category: usize,
+    words: [usize; 3],
 }
 
 impl Platform {
     /// A platform of so many users and items.
     pub(super) fn new(users: usize, items: usize, random: &mut Random) -> Self {
         let taste = |random: &mut Random| -> Taste { std::array::from_fn(|_| random.normal()) };
-        let centers: Vec<Taste> = (0..CATEGORIES).map(|_| taste(random)).collect();
-        let items = (0..items)
-            .map(|_| {
-                let category = random.below(CATEGORIES);
-                let own =
-                    std::array::from_fn(|at| 0.8 * centers[category][at] + 0.6 * random.normal());
-                (own, 0.7 * random.normal(), category)
-            })
-            .collect();
-        Self {
-            users: (0..users).map(|_| taste(random)).collect(),
-            items,
+        let centers = (0..CATEGORIES).map(|_| taste(random)).collect();
+        let mut platform = Self {
+            users: Vec::new(),
+            items: Vec::new(),
+            centers,
+        };
+        for _ in 0..items {
+            platform.add_item(random);
         }
+        platform.users = (0..users).map(|_| taste(random)).collect();
+        platform
+    }
+
+    /// Another item comes; gives its number.
+    pub(super) fn add_item(&mut self, random: &mut Random) -> usize {
+        let category = random.below(CATEGORIES);
+        let center = self.centers[category];
+        let taste = std::array::from_fn(|at| 0.8 * center[at] + 0.6 * random.normal());
+        let quality = 0.7 * random.normal();
+        let words = std::array::from_fn(|_| random.below(WORDS[category].len()));
+        self.items.push(Item {
+            taste,
+            quality,
+            category,
+            words,
+        });
+        self.items.len() - 1
+    }
+
+    /// What an item is called: words of its category.
+    pub(super) fn title(&self, item: usize) -> String {
+        let Item {
+            category, words, ..
+        } = &self.items[item];
+        let [one, two, three] = words.map(|word| WORDS[*category][word]);
+        format!("{one} and {two}: a guide to {three}, part {item}")
     }
 
     /// How many users.
@@ -72,7 +229,7 @@ impl Platform {
 
     /// The category of an item, which everybody can see.
     pub(super) fn category(&self, item: usize) -> usize {
-        self.items[item].2
+        self.items[item].category
     }
 
     /// Whether the user clicks the item in that position, from 0 on.
@@ -83,10 +240,10 @@ impl Platform {
         position: usize,
         random: &mut Random,
     ) -> bool {
-        let (own, quality, _) = &self.items[item];
+        let Item { taste, quality, .. } = &self.items[item];
         let fit: f64 = self.users[user]
             .iter()
-            .zip(own)
+            .zip(taste)
             .map(|(a, b)| a * b)
             .sum::<f64>()
             / (LATENT as f64).sqrt();
