@@ -127,7 +127,7 @@ impl<W: Work> Stage<W> {
     pub fn turn(&mut self) -> Result<(), Error> {
         match self.try_turn() {
             Ok(committed) => {
-                let quiet = self.batch.is_empty() && self.reading.values().all(Option::is_some);
+                let quiet = self.is_quiet();
                 let now = self.parts.world.now();
                 self.trouble.went_well(committed, quiet, now);
                 Ok(())
@@ -144,6 +144,11 @@ impl<W: Work> Stage<W> {
     /// Whether the last turn failed: the host pauses before the next.
     pub fn has_failed(&self) -> bool {
         self.trouble.is_new()
+    }
+
+    /// Whether the last turn found nothing to do.
+    pub fn is_quiet(&self) -> bool {
+        self.batch.is_empty() && self.reading.values().all(Option::is_some)
     }
 
     /// Partitions of the input that are read here, and where each has been read to.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 mod kills;
 mod onlooker;
 mod real_data;
+mod texts;
 mod users;
 
 /// One test at a time: each has a broker and daemons that want the whole machine, and sessions that must not time out for the other's sake.

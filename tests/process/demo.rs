@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::models::write_model;
 use crate::program::Place;
+use headwater_tests::tiny_model::write_model;
 
 /// Goal: the demo scores from its first seconds on, says once a second what it did, and both groups are shown items. Method: five seconds of it as
 /// JSON; every line has counts, named percentiles and both rates, and they fit together.

@@ -3,9 +3,9 @@
 use headwater_config::Topic;
 use serde_json::{Value, json};
 
-use super::models::write_model;
 use crate::log::{click, open, request, send};
 use crate::program::{Daemon, Place, until};
+use headwater_tests::tiny_model::write_model;
 
 const TEXTS: &str = "scenarios.names = [\"feed\"]\ntexts.encoder = \"tiny\"\ntexts.cut = 1";
 

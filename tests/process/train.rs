@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::models::write_model;
 use crate::program::{Place, Ran};
+use headwater_tests::tiny_model::write_model;
 
 /// Users see two items; even ones like one of them, odd ones the other.
 fn write_recordings(folder: &Path) -> [String; 2] {

@@ -214,7 +214,7 @@ impl Encoding {
             if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
                 looked = Some(Instant::now());
                 // What cannot be asked now is asked again.
-                if let Err(error) = self.look(&*log, &mut announced) {
+                if let Err(error) = self.look(&*log, stage.is_quiet(), &mut announced) {
                     tracing::debug!(%error, "how many texts wait is not told");
                 }
             }
@@ -240,18 +240,19 @@ impl Encoding {
     }
 
     /// Tells how many texts wait. Our encoder becomes the current one when it has been through all of them; the first of all, at once.
-    fn look(&self, log: &dyn Log, announced: &mut bool) -> Result<(), Error> {
-        let behind = Encode::behind(log, self.counts.0)?;
+    fn look(&self, log: &dyn Log, quiet: bool, announced: &mut bool) -> Result<(), Error> {
+        let mut behind = Encode::behind(log, self.counts.0)?;
+        let is_through = quiet && Encode::is_through(log, self.counts.0)?;
+        if is_through {
+            behind = 0;
+        }
         self.metrics
             .texts
             .queue
             .set(i64::try_from(behind).unwrap_or(i64::MAX));
         let (ours, current) = (self.encoder.encoder(), self.table.current());
         // Once a process: two that are told to use different encoders must not take turns.
-        if *announced
-            || current == Some(ours)
-            || (current.is_some() && !Encode::is_through(log, self.counts.0)?)
-        {
+        if *announced || current == Some(ours) || (current.is_some() && !is_through) {
             return Ok(());
         }
         let (to, key, value) = Encode::announcement(ours);
