@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headwater_config::Config;
 use headwater_model::bahe::{
@@ -16,6 +16,7 @@ use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::engine::EngineError;
 use crate::exit::Exit;
@@ -27,12 +28,23 @@ mod artifact;
 mod rows;
 mod vectors;
 
-use artifact::{Artifact, ArtifactError};
+use artifact::{Artifact, ArtifactError, Course, Unfinished, hex};
 use rows::Recorded;
 
 /// Rows of a batch at most, and batches of a step.
 const ROWS_MAX: usize = 512;
 const ACCUMULATE: usize = 2;
+
+/// How much is lost when a run is cut off.
+const CHECKPOINT_EVERY: Duration = Duration::from_mins(5);
+
+fn position((epoch, batch, steps): (u64, usize, u64)) -> Position {
+    Position {
+        epoch,
+        batch,
+        steps,
+    }
+}
 
 /// What becomes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,7 +69,7 @@ pub struct TrainBahe {
     pub events: PathBuf,
     /// A model folder, or a GGUF file.
     pub model: PathBuf,
-    /// Where the model goes, the vectors of texts, from which another run begins, and a checkpoint after the last pass.
+    /// Where the model goes, the vectors of texts, from which another run begins, and a checkpoint, from which a run that was cut off goes on.
     pub out: PathBuf,
     /// Where predictions of all rows go; none: nowhere.
     pub predictions: Option<PathBuf>,
@@ -81,6 +93,8 @@ pub struct TrainBahe {
     pub shares: [f64; 2],
     /// Of first values and of the order of rows.
     pub seed: u64,
+    /// Steps of this run at most: the next run goes on from there. None: to the end.
+    pub steps: Option<u64>,
     /// Whether to draw bars.
     pub progress: bool,
 }
@@ -106,6 +120,8 @@ pub struct TrainSummary {
     pub kept: usize,
     /// Positions of the deep layers, with padding, of all passes.
     pub positions: u64,
+    /// Whether training has come to its end: if not, the next run goes on.
+    pub finished: bool,
 }
 
 /// Why training ended.
@@ -181,10 +197,13 @@ impl TrainBahe {
             width
         };
         let mut trainer = self.trainer(config, &recorded, encoder.as_ref(), width)?;
-        let began = Instant::now();
-        self.learn(&mut trainer, &recorded, &artifact, &mut summary)?;
-        summary.train_seconds = began.elapsed().as_secs_f64();
+        let of = self.identity(&recorded, encoder.as_ref());
+        self.learn(&mut trainer, &recorded, &artifact, of, &mut summary)?;
+        if !summary.finished {
+            return Ok(summary);
+        }
         artifact.keep(&trainer, encoder.as_ref(), self, &recorded)?;
+        artifact.finished()?;
         if let Some(path) = &self.predictions {
             self.predict(&trainer, &recorded, config, path)?;
         }
@@ -279,12 +298,27 @@ impl TrainBahe {
         }
     }
 
-    /// Passes until the validation loss rises, or there were enough; keeps the best values.
+    /// Hash of what is trained on what.
+    fn identity(&self, recorded: &Recorded, encoder: Option<&TextEncoder>) -> String {
+        let mut hash = Sha256::new();
+        let settings = (
+            (self.texts, self.layers, self.limit),
+            (self.rate, self.deep_factor, self.positions, self.seed),
+            (ROWS_MAX, ACCUMULATE),
+        );
+        hash.update(serde_json::to_vec(&settings).unwrap_or_default());
+        hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
+        recorded.digest(&mut hash);
+        hex(&hash.finalize())
+    }
+
+    /// Passes until the validation loss rises, or there were enough; keeps the best values. What was cut off goes on where it was, to the bit.
     fn learn(
         &self,
         trainer: &mut Trainer,
         recorded: &Recorded,
         artifact: &Artifact,
+        of: String,
         summary: &mut TrainSummary,
     ) -> Result<(), TrainError> {
         let corpus = &recorded.corpus;
@@ -293,31 +327,64 @@ impl TrainBahe {
             let scores = trainer.score(corpus, validated.clone(), &mut |_| {})?;
             Ok(recorded.loss(validated.clone(), &scores))
         };
-        summary.validation_loss.push(loss(trainer)?);
-        let mut best = (summary.validation_loss[0], trainer.values()?);
-        let mut position = Position::default();
-        while position.epoch < self.passes {
+        let (mut course, mut best) = match artifact.unfinished(&of)? {
+            Some(Unfinished {
+                course,
+                values,
+                best,
+            }) => {
+                let (epoch, batch, steps) = course.position;
+                tracing::info!(pass = epoch, batch, steps, "going on from the checkpoint");
+                trainer.resume(&values, position(course.position))?;
+                (course, best)
+            }
+            None => {
+                let course = Course {
+                    of,
+                    validation_loss: vec![loss(trainer)?],
+                    ..Course::default()
+                };
+                (course, trainer.values()?)
+            }
+        };
+        let mut left = self.steps;
+        let mut rises = course.kept + 1 < course.validation_loss.len();
+        while course.position.0 < self.passes && !rises && left != Some(0) {
+            let began = Instant::now();
             let bar = Progress::new(Some(learned.len() as u64), self.progress);
-            let mut done = 0;
-            position = trainer.pass(corpus, learned.clone(), position, &mut |_, report| {
+            let (mut done, mut positions) = (0, 0);
+            let from = position(course.position);
+            let reached = trainer.pass(corpus, learned.clone(), from, &mut |_, report| {
                 done += report.rows as u64;
-                summary.positions += report.positions as u64;
+                positions += report.positions as u64;
                 bar.at(done, done);
-                true
+                left = left.map(|left| left - 1);
+                left != Some(0) && began.elapsed() < CHECKPOINT_EVERY
             })?;
             bar.finish();
-            let now = loss(trainer)?;
-            tracing::info!(pass = position.epoch, loss = now, "validated");
-            summary.validation_loss.push(now);
-            if now < best.0 {
-                best = (now, trainer.values()?);
-                summary.kept = position.epoch as usize;
-            } else {
-                break;
+            course.positions += positions;
+            course.position = (reached.epoch, reached.batch, reached.steps);
+            if reached.epoch > from.epoch {
+                let now = loss(trainer)?;
+                tracing::info!(pass = reached.epoch, loss = now, "validated");
+                let least = course.validation_loss[course.kept];
+                course.validation_loss.push(now);
+                if now < least {
+                    best = trainer.values()?;
+                    course.kept = reached.epoch as usize;
+                } else {
+                    rises = true;
+                }
             }
+            course.seconds += began.elapsed().as_secs_f64();
+            artifact.checkpoint(trainer, &best, &course)?;
         }
-        artifact.checkpoint(trainer, position)?;
-        Ok(trainer.restore(&best.1)?)
+        summary.finished = course.position.0 >= self.passes || rises;
+        summary.validation_loss = course.validation_loss;
+        summary.kept = course.kept;
+        summary.positions = course.positions;
+        summary.train_seconds = course.seconds;
+        Ok(trainer.restore(&best)?)
     }
 
     fn predict(

@@ -29,4 +29,4 @@ pub use error::LanguageError;
 pub use part::Kernels;
 pub use text::{TEXT_TOKENS_MAX, TextEncoder, canonical, text_hash};
 pub use tokenizer::LanguageTokenizer;
-pub use weights::{Weights, to_safetensors};
+pub use weights::{Weights, from_safetensors, to_safetensors};

@@ -60,8 +60,8 @@ fn train(place: &Place, [items, events]: &[String; 2], out: &Path, more: &[&str]
     place.run(&[&fixed[..], more].concat())
 }
 
-/// Goal: every row has a prediction, training lowers the loss, the same files give the same bytes, and texts are met once. Method: a small random model in the cache,
-/// trained twice from recordings whose labels follow from texts; with each depth.
+/// Goal: every row has a prediction, training lowers the loss, the same files give the same bytes, also where training is cut off and goes on, and texts are met once. Method: a small random model in the cache,
+/// trained twice from recordings whose labels follow from texts, and once three steps at a time; with each depth.
 #[test]
 fn recordings_become_a_model() {
     let place = Place::new("scenarios.names = [\"home\"]");
@@ -107,12 +107,32 @@ fn recordings_become_a_model() {
     );
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(table == fs::read_to_string(folder.join("second.tsv")).unwrap());
-    for name in ["model.safetensors", "checkpoint.safetensors"] {
-        assert!(
-            fs::read(out.join(name)).unwrap() == fs::read(second.join(name)).unwrap(),
-            "{name}"
+    let model = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(model(&out) == model(&second));
+    assert!(!out.join("checkpoint.json").exists());
+
+    // Cut off again and again.
+    let third = folder.join("third");
+    let arguments = ["--model", &from, "--passes", "10", "--layers", "1"];
+    let mut runs = 0;
+    loop {
+        runs += 1;
+        let ran = train(
+            &place,
+            &recordings,
+            &third,
+            &[&arguments[..], &["--steps", "3"]].concat(),
         );
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        if ran.json()["finished"] == true {
+            assert_eq!(ran.json()["validation_loss"], summary["validation_loss"]);
+            break;
+        }
+        assert!(!third.join("model.safetensors").exists());
     }
+    assert!(runs > 2, "{runs}");
+    assert!(table == fs::read_to_string(folder.join("third.tsv")).unwrap());
+    assert!(model(&out) == model(&third));
     for texts in ["none", "mean", "frozen"] {
         let ran = train(
             &place,

@@ -27,7 +27,7 @@ enum Model {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The folder (--out) holds the model (model.safetensors, manifest.json), the vectors of all texts under their content hashes, so that another run over the same
-texts begins at once, and a checkpoint.
+texts begins at once, and while training is not done a checkpoint: a run that is cut off goes on from it, and comes to the same bytes.
 
 Examples:
   headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --model smollm2-135m --out shop-bahe
@@ -81,6 +81,9 @@ struct Bahe {
     /// Seed of first values and of the order of rows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Steps of this run at most; the same command goes on from there, as it does after a run that was killed.
+    #[arg(long)]
+    steps: Option<u64>,
     /// How the summary is written.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -134,6 +137,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         positions: bahe.positions,
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
+        steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),
     };
     let summary = training
@@ -166,6 +170,9 @@ fn tell(summary: &TrainSummary) {
         .iter()
         .map(|loss| format!("{loss:.5}"))
         .collect();
+    if !summary.finished {
+        print("not done yet: the same command goes on");
+    }
     print(&format!(
         "validation loss before and after each pass: {}; kept: pass {}; {:.1} s",
         losses.join(", "),

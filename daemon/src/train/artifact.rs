@@ -1,12 +1,14 @@
 //! The folder of a model: its values, and a manifest that says what they are of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use headwater_model::Tensor;
-use headwater_model::bahe::{Position, Trainer};
-use headwater_model::language::{LanguageError, TextEncoder, to_safetensors};
+use headwater_model::bahe::Trainer;
+use headwater_model::language::{LanguageError, TextEncoder, from_safetensors, to_safetensors};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::exit::Exit;
@@ -17,6 +19,44 @@ use super::{TrainBahe, TrainError};
 /// The folder.
 #[derive(Debug)]
 pub(super) struct Artifact(PathBuf);
+
+/// How far a training has come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Course {
+    /// Hash of what is trained on what: another training does not go on from here.
+    pub(super) of: String,
+    /// Whole passes, batches of this one, and steps of the optimizer.
+    pub(super) position: (u64, usize, u64),
+    /// Mean loss of the validation rows before training and after each pass.
+    pub(super) validation_loss: Vec<f64>,
+    /// The pass with the least of them.
+    pub(super) kept: usize,
+    /// Positions of the deep layers so far.
+    pub(super) positions: u64,
+    /// Seconds of the passes so far.
+    pub(super) seconds: f64,
+}
+
+impl Course {
+    /// The file of its values.
+    fn values(&self) -> String {
+        let (epoch, _, steps) = self.position;
+        format!("checkpoint-{epoch}-{steps}.safetensors")
+    }
+}
+
+/// A training to go on with.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    pub(super) course: Course,
+    pub(super) values: BTreeMap<String, Tensor>,
+    pub(super) best: BTreeMap<String, Tensor>,
+}
+
+/// The file of a course.
+const COURSE: &str = "checkpoint.json";
+/// Before the names of the best values so far.
+const BEST: &str = "best.";
 
 /// Why a model's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,16 +106,79 @@ impl Artifact {
         self.0.join(format!("vectors-{}.bin", &hex(version)[..16]))
     }
 
-    /// All that training needs to go on.
+    /// All that training needs to go on: values first, under a name of their own, then the course that names them.
     pub(super) fn checkpoint(
         &self,
         trainer: &Trainer,
-        position: Position,
+        best: &BTreeMap<String, Tensor>,
+        course: &Course,
     ) -> Result<(), TrainError> {
-        self.write_values("checkpoint.safetensors", &trainer.checkpoint()?)?;
-        let position =
-            json!({"epoch": position.epoch, "batch": position.batch, "steps": position.steps});
-        Ok(self.write("checkpoint.json", position.to_string().as_bytes())?)
+        let before = self.course()?;
+        let mut values = trainer.checkpoint()?;
+        let best = best.iter();
+        values.extend(best.map(|(name, value)| (format!("{BEST}{name}"), value.clone())));
+        self.write_values(&course.values(), &values)?;
+        let text = serde_json::to_vec(course).unwrap_or_default();
+        self.write(COURSE, &text)?;
+        match before {
+            Some(before) if before.values() != course.values() => {
+                self.remove(&before.values())?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A training of that identity that has not come to its end: how far it was, its values and the optimizer's, and the best values so far.
+    pub(super) fn unfinished(&self, of: &str) -> Result<Option<Unfinished>, TrainError> {
+        let Some(course) = self.course()?.filter(|course| course.of == of) else {
+            return Ok(None);
+        };
+        let path = self.0.join(course.values());
+        let bytes = fs::read(&path).map_err(|source| ArtifactError::Io { path, source })?;
+        let mut values = from_safetensors(&bytes)?;
+        let mut best = BTreeMap::new();
+        values.retain(|name, value| match name.strip_prefix(BEST) {
+            Some(name) => {
+                best.insert(name.to_owned(), value.clone());
+                false
+            }
+            None => true,
+        });
+        Ok(Some(Unfinished {
+            course,
+            values,
+            best,
+        }))
+    }
+
+    /// Training is done: there is nothing to go on with.
+    pub(super) fn finished(&self) -> Result<(), TrainError> {
+        if let Some(course) = self.course()? {
+            self.remove(COURSE)?;
+            self.remove(&course.values())?;
+        }
+        Ok(())
+    }
+
+    fn course(&self) -> Result<Option<Course>, ArtifactError> {
+        let path = self.0.join(COURSE);
+        match fs::read(&path) {
+            // One of another version: training begins anew.
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ArtifactError::Io { path, source }),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ArtifactError> {
+        let path = self.0.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(ArtifactError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The model itself: values first, then the manifest that makes them a model.
@@ -107,7 +210,7 @@ impl Artifact {
     fn write_values(
         &self,
         name: &str,
-        values: &std::collections::BTreeMap<String, Tensor>,
+        values: &BTreeMap<String, Tensor>,
     ) -> Result<(), ArtifactError> {
         let path = self.0.join(name);
         let bytes = to_safetensors(values).map_err(|source| ArtifactError::Values {
@@ -134,6 +237,6 @@ impl Artifact {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

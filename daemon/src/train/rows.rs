@@ -10,6 +10,7 @@ use headwater_model::language::LanguageError;
 use headwater_model::{Device, LoggedRequest, Tensor};
 use headwater_state::pinned_hash;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::engine::{Engine, EngineError};
 use crate::progress::Progress;
@@ -177,6 +178,34 @@ impl Recorded {
             count += f64::from(*weight);
         }
         sum / f64::max(count, 1.0)
+    }
+
+    /// All that training reads of it.
+    pub(super) fn digest(&self, hash: &mut Sha256) {
+        let rows = &self.corpus.rows;
+        for counts in [&rows.user, &rows.counts, &rows.item] {
+            counts
+                .iter()
+                .for_each(|count| hash.update(count.to_le_bytes()));
+        }
+        for numbers in [&rows.features, &rows.base, &rows.labels, &rows.weights] {
+            numbers
+                .iter()
+                .for_each(|number| hash.update(number.to_le_bytes()));
+        }
+        for history in &self.corpus.histories {
+            for (text, time) in history.texts.iter().zip(&history.times) {
+                hash.update(text.to_le_bytes());
+                hash.update(time.to_le_bytes());
+            }
+        }
+        for text in &self.texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        for size in self.sizes {
+            hash.update((size as u64).to_le_bytes());
+        }
     }
 
     /// No text is looked at.

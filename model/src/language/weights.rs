@@ -170,3 +170,15 @@ pub fn to_safetensors(values: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, Lang
     safetensors::serialize(values, None)
         .map_err(|error| LanguageError::Input(format!("values that cannot be written: {error}")))
 }
+
+/// The tensors of a file that [`to_safetensors`] wrote.
+///
+/// # Errors
+/// Bytes that are no such file.
+pub fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, LanguageError> {
+    let read = candle_core::safetensors::load_buffer(bytes, &Device::Cpu);
+    Ok(read
+        .map_err(computing("reading tensors"))?
+        .into_iter()
+        .collect())
+}
