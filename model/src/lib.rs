@@ -10,7 +10,7 @@ mod feature;
 mod feature_log;
 pub mod language;
 
-pub use candle_core::{Device, Tensor};
+pub use candle_core::{DType, Device, Tensor, Var};
 
 pub use baseline::{
     Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,
