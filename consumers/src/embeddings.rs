@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 pub struct VectorFollower {
     reader: Box<dyn Reader>,
     table: Arc<VectorTable>,
+    partitions: i32,
     metrics: Metrics,
     batch: RecordBatch,
 }
@@ -59,6 +60,7 @@ impl VectorFollower {
         Ok(Self {
             reader,
             table,
+            partitions: facts.partitions,
             metrics,
             batch: RecordBatch::default(),
         })
@@ -69,6 +71,13 @@ impl VectorFollower {
     /// # Errors
     /// The log's, or the store's.
     pub fn advance(&mut self, limit: PollLimit) -> Result<usize, Error> {
+        if self.table.was_damaged() {
+            tracing::warn!("a stored vector is damaged; reading all of them again");
+            for partition in 0..self.partitions {
+                let at = TopicPartition::new(Topic::Embeddings, partition);
+                self.reader.assign(at, Start::Beginning)?;
+            }
+        }
         self.reader.poll(limit, &mut self.batch)?;
         let mut records = Vec::with_capacity(self.batch.len());
         for record in self.batch.iter() {

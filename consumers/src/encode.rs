@@ -115,7 +115,7 @@ impl Encode {
             limit: PollLimit {
                 records: TEXTS_MAX,
                 bytes: 1 << 20,
-                wait: Duration::from_millis(100),
+                wait: config.step.wait.duration(),
             },
             dead_letter_partitions,
             metrics,

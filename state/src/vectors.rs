@@ -93,7 +93,7 @@ impl CurrentEncoder {
         let mut bytes = vec![FORMAT];
         bytes.put(&self.id.0);
         bytes.put_u16(self.width);
-        bytes
+        sealed(bytes)
     }
 
     /// From the value of a record.
@@ -101,7 +101,7 @@ impl CurrentEncoder {
     /// # Errors
     /// For bytes that are none.
     pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let mut take = versioned(bytes)?;
+        let mut take = versioned(unsealed(bytes)?)?;
         let id = take.bytes(16)?.try_into().map_err(|_| Damage::Short)?;
         let width = take.u16()?;
         take.end()?;
@@ -109,6 +109,23 @@ impl CurrentEncoder {
             id: EncoderId(id),
             width,
         })
+    }
+}
+
+/// Puts a checksum behind bytes.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let sum = crc32fast::hash(&bytes);
+    bytes.put_u32(sum);
+    bytes
+}
+
+/// The bytes before their checksum.
+fn unsealed(bytes: &[u8]) -> Result<&[u8], Damage> {
+    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Damage::Short)?;
+    if crc32fast::hash(content).to_le_bytes() == *sum {
+        Ok(content)
+    } else {
+        Err(Damage::Checksum)
     }
 }
 
@@ -132,9 +149,7 @@ pub fn vector_bytes(vector: &[f32]) -> Vec<u8> {
         let limit = f16::MAX.to_f32();
         bytes.put(&f16::from_f32(value.clamp(-limit, limit)).to_le_bytes());
     }
-    let sum = crc32fast::hash(&bytes);
-    bytes.put_u32(sum);
-    bytes
+    sealed(bytes)
 }
 
 /// The vector of a record's value.
@@ -142,11 +157,7 @@ pub fn vector_bytes(vector: &[f32]) -> Vec<u8> {
 /// # Errors
 /// For bytes that are none, or numbers that are not finite.
 pub fn read_vector(bytes: &[u8]) -> Result<Vec<f32>, Damage> {
-    let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Damage::Short)?;
-    if crc32fast::hash(content).to_le_bytes() != *sum {
-        return Err(Damage::Checksum);
-    }
-    let (halves, rest) = versioned(content)?.0.as_chunks::<2>();
+    let (halves, rest) = versioned(unsealed(bytes)?)?.0.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(Damage::Long);
     }
@@ -198,6 +209,8 @@ struct Inner {
     bytes: usize,
     /// Texts that were looked for and are not in the store: they need not be looked for there again.
     absent: HashSet<TextHash, PinnedHasher>,
+    /// Whether a stored vector was not what was written.
+    damaged: bool,
 }
 
 type Generation = HashMap<TextHash, Arc<[f32]>, PinnedHasher>;
@@ -253,7 +266,10 @@ impl VectorTable {
         let mut positions = BTreeMap::new();
         let mut damage = None;
         store.scan(&[POSITION], &mut |key, value| {
-            let read = || Some((key.get(1..5)?.try_into().ok()?, value.try_into().ok()?));
+            let read = || {
+                let value = unsealed(value).ok()?;
+                Some((key.get(1..5)?.try_into().ok()?, value.try_into().ok()?))
+            };
             match read() {
                 Some((partition, next)) => {
                     positions.insert(i32::from_le_bytes(partition), i64::from_le_bytes(next));
@@ -274,6 +290,7 @@ impl VectorTable {
                 old: Generation::default(),
                 bytes: 0,
                 absent: HashSet::default(),
+                damaged: false,
             }),
             generation_bytes: usize::try_from(memory / 2).unwrap_or(usize::MAX),
         })
@@ -328,7 +345,7 @@ impl VectorTable {
         }
         for (partition, next) in &positions {
             let key = [&[POSITION][..], &partition.to_le_bytes()].concat();
-            batch.push((key, Some(next.to_le_bytes().to_vec())));
+            batch.push((key, Some(sealed(next.to_le_bytes().to_vec()))));
         }
         self.store.apply(&batch)?;
         let mut inner = self.inner.lock();
@@ -362,6 +379,11 @@ impl VectorTable {
             }
         }
         Ok(())
+    }
+
+    /// Whether a stored vector was found damaged since this was last asked: the topic has it all, and is to be read again from its beginning.
+    pub fn was_damaged(&self) -> bool {
+        std::mem::take(&mut self.inner.lock().damaged)
     }
 
     /// Puts vectors of the current encoder that came by no topic: where the host makes them itself.
@@ -417,11 +439,11 @@ impl VectorTable {
         }
         let key = VectorKey::Vector(encoder.id, *text).bytes();
         let stored = self.store.get(&key)?;
-        let stored = stored
-            .as_deref()
-            .map(read_vector)
-            .transpose()
-            .map_err(damaged(&key))?;
+        let stored = stored.as_deref().map(read_vector).transpose();
+        let stored = stored.map_err(|damage| {
+            self.inner.lock().damaged = true;
+            damaged(&key)(damage)
+        })?;
         let stored = stored.filter(|vector| vector.len() == usize::from(encoder.width));
         let mut inner = self.inner.lock();
         if inner.current != Some(encoder) {

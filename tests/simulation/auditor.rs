@@ -4,6 +4,7 @@
 //! and `<` alone; state and topics are only *read* with the project's own readers. Judged are, in this order:
 //!
 //! - [`items`]: which record of an item holds, for those who follow and for those who will.
+//! - [`texts`]: every text that a row needed has its vector, wherever anybody looks.
 //! - [`outputs`]: `PIPE-1`, `PIPE-2`: every expected output once, no other; dead letters; positions; item statistics.
 //! - [`state`]: `STATE-1`, `STATE-2`: users against the naive count, stores against the changelog.
 //! - [`past`]: `STATE-3`: a score does not change when what is not before it does.
@@ -13,8 +14,10 @@ mod naive;
 mod outputs;
 mod past;
 mod state;
+mod texts;
 
 pub(crate) use items::judge as judge_items;
+pub(crate) use texts::judge as judge_texts;
 
 use std::sync::Arc;
 use std::time::Duration;

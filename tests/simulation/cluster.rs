@@ -15,6 +15,7 @@ use headwater_state::Timestamp;
 use crate::fate::{Crash, Fate};
 use crate::random::Random;
 use crate::stores::SimStores;
+use crate::texts::Texts;
 use crate::workload::Plan;
 
 /// What all daemons share.
@@ -25,7 +26,7 @@ pub(crate) struct Ground {
     pub metrics: Metrics,
 }
 
-struct SimWorld(Arc<Fate>);
+pub(crate) struct SimWorld(pub(crate) Arc<Fate>);
 
 impl World for SimWorld {
     fn now(&mut self) -> Timestamp {
@@ -44,6 +45,7 @@ pub(crate) struct Daemon {
     items: SharedItems,
     follower: Option<ItemFollower>,
     pub workers: Vec<Option<Worker>>,
+    pub texts: Option<Texts>,
     /// Somebody else runs under this name now.
     pub replaced: bool,
     told: Vec<Status>,
@@ -71,6 +73,7 @@ impl Daemon {
             items: SharedItems::default(),
             follower: None,
             workers: (0..workers).map(|_| None).collect(),
+            texts: None,
             replaced: false,
             told: vec![Status::default(); workers],
         }
@@ -108,6 +111,9 @@ impl Daemon {
             }
             self.follow(ground)?;
         }
+        if ground.plan.texts && !self.start_texts(ground)? {
+            return Ok(());
+        }
         for number in 0..self.workers.len() {
             if self.workers[number].is_some() {
                 continue;
@@ -117,12 +123,17 @@ impl Daemon {
                 .tell(|| format!("{}-{number} starts", self.name));
             let made = guarded(ground, true, || {
                 let member = ground.log.member(&self.name, number)?;
-                let pipeline = Pipeline::new(
+                let mut pipeline = Pipeline::new(
                     &ground.plan.config,
                     (ground.plan.partitions, ground.plan.dead_letter_partitions),
                     ground.metrics.clone(),
                 )
                 .expect("invariant: the configured tasks make a schema");
+                if let Some(texts) = &self.texts {
+                    let table = Arc::clone(&texts.table);
+                    let assembler = pipeline.assembler();
+                    assembler.read_vectors(&ground.plan.config, table, &ground.metrics);
+                }
                 let world = Box::new(SimWorld(Arc::clone(&ground.fate)));
                 let worker = Worker::new(
                     &ground.plan.config,
@@ -145,6 +156,43 @@ impl Daemon {
                     return Err(format!("{}-{number} did not start: {words}", self.name));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Opens what it has of texts and joins those who encode, where it does not yet. Gives whether it lives.
+    fn start_texts(&mut self, ground: &Ground) -> Result<bool, String> {
+        let texts = match &mut self.texts {
+            Some(texts) => texts,
+            None => self.texts.insert(Texts::open(ground, &*self.stores)?),
+        };
+        if texts.stage.is_some() {
+            return Ok(true);
+        }
+        match guarded(ground, true, || Ok(texts.join(ground, &self.name)?)) {
+            Came::Through(stage) => texts.stage = Some(stage),
+            Came::Dead => {
+                self.die();
+                return Ok(false);
+            }
+            Came::Wrong(words) => return Err(format!("{} does not encode: {words}", self.name)),
+        }
+        Ok(true)
+    }
+
+    /// Vectors that came, and a turn of who makes them.
+    pub(crate) fn turn_texts(&mut self, ground: &Ground) -> Result<(), String> {
+        let Some(texts) = &mut self.texts else {
+            return Ok(());
+        };
+        texts.follow()?;
+        let Some(stage) = &mut texts.stage else {
+            return Ok(());
+        };
+        match guarded(ground, false, || stage.turn()) {
+            Came::Through(()) => {}
+            Came::Dead => self.die(),
+            Came::Wrong(words) => return Err(format!("{} encodes: {words}", self.name)),
         }
         Ok(())
     }
@@ -220,6 +268,12 @@ impl Daemon {
                 return Err(format!("{}-{number} did not stop: {words}", self.name));
             }
         }
+        let stage = self.texts.as_mut().and_then(|texts| texts.stage.take());
+        if let Some(stage) = stage
+            && let Came::Wrong(words) = guarded(ground, true, || stage.stop(forever))
+        {
+            return Err(format!("{} did not stop to encode: {words}", self.name));
+        }
         self.die();
         Ok(())
     }
@@ -228,6 +282,7 @@ impl Daemon {
     pub(crate) fn die(&mut self) {
         self.workers.iter_mut().for_each(|worker| *worker = None);
         self.follower = None;
+        self.texts = None;
     }
 
     /// What a crash can do to the disk.

@@ -12,6 +12,7 @@ mod fate;
 mod random;
 mod run;
 mod stores;
+mod texts;
 mod workload;
 
 use std::sync::atomic::{AtomicU64, Ordering};

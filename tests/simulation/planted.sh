@@ -50,4 +50,6 @@ plant dead-letter-counted-again consumers/src/step.rs 'event: event_of(record, d
 plant older-item-replaces-newer consumers/src/items/maker.rs 'held.time > decoded.time.0' 'held.time > decoded.time.0 + 1_000_000_000_000'
 plant newer-item-not-put-back consumers/src/items/order.rs 'if !self.is_caught_up() {' 'if log.describe(headwater_config::Topic::Items).is_ok() {'
 plant deleted-item-put-back consumers/src/items/order.rs '.is_some_and(|(_, offset)| *offset > behind)' '.is_some_and(|(_, offset)| *offset > behind + 1_000_000)'
+plant asked-not-forgotten consumers/src/worker.rs 'self.pipeline.forget_asked();' ''
+plant texts-forgotten-by-the-stage consumers/src/encode.rs 'let waiting = std::mem::take(&mut self.waiting);' 'let mut waiting = std::mem::take(&mut self.waiting); if waiting.len() > 3 { waiting.pop(); }'
 exit $((missed > 0))

@@ -9,11 +9,14 @@ use headwater_consumers::log::local::{LocalLog, Options};
 use headwater_consumers::log::{Log, Outgoing, TopicPartition, TopicSpec};
 use headwater_consumers::partitioner::partition_of;
 
+use headwater_consumers::encode::Encode;
+
 use crate::auditor;
 use crate::cluster::{Daemon, Ground};
 use crate::fate::{BEGINNING, Fate, Hook, Mix};
 use crate::random::Random;
 use crate::stores::SimStores;
+use crate::texts;
 use crate::workload::{Input, Plan, Workload};
 
 /// How a run ended.
@@ -143,6 +146,9 @@ impl World {
         for item in &items {
             world.send(Topic::Items, 0, item);
         }
+        if world.ground.plan.texts {
+            world.announce();
+        }
         world.ground.fate.tell(|| {
             format!(
                 "one call in {rate} is befallen by {mix:?}\n{:?}",
@@ -150,6 +156,22 @@ impl World {
             )
         });
         world
+    }
+
+    /// Makes the encoder of the simulation the current one.
+    fn announce(&self) {
+        let (to, key, value) = Encode::announcement(texts::ENCODER);
+        let mut producer = self.ground.log.producer().expect("invariant: not armed");
+        let record = Outgoing {
+            to,
+            key: Some(&key),
+            value: Some(&value),
+            headers: &[],
+        };
+        producer
+            .send(record)
+            .and_then(|()| producer.flush())
+            .expect("invariant: not armed");
     }
 
     fn send(&self, topic: Topic, partition: i32, input: &Input) {
@@ -230,6 +252,7 @@ impl World {
                 }
                 if self.random.once_in(2) {
                     daemon.follow(&self.ground)?;
+                    daemon.turn_texts(&self.ground)?;
                 }
                 let number = self.random.below(daemon.workers.len() as u64) as usize;
                 daemon.turn(number, &self.ground)?;
@@ -307,6 +330,7 @@ impl World {
             for daemon in &mut self.daemons[..keep] {
                 daemon.start(&self.ground)?;
                 daemon.follow(&self.ground)?;
+                daemon.turn_texts(&self.ground)?;
                 for number in 0..daemon.workers.len() {
                     daemon.turn(number, &self.ground)?;
                 }
@@ -372,6 +396,14 @@ impl World {
         let owners = self.owners();
         let tables = self.daemons.iter().filter_map(Daemon::items);
         auditor::judge_items(&*self.ground.log, &self.said, tables)?;
+        if self.ground.plan.texts {
+            let tables = self
+                .daemons
+                .iter()
+                .filter_map(|daemon| daemon.texts.as_ref());
+            let tables = tables.map(|texts| &*texts.table);
+            auditor::judge_texts(&*self.ground.log, tables)?;
+        }
         for daemon in &mut self.daemons {
             daemon.stop(false, &self.ground)?;
         }

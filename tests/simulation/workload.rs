@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub misplaced: u64,
     pub unreadable: u64,
     /// The log's segments: small ones are cleaned often.
+    /// Whether rows compare texts.
+    pub texts: bool,
     pub segment_bytes: u64,
     pub compacts: bool,
 }
@@ -79,6 +81,12 @@ impl Plan {
         // Which of them are late depends on how requests and behaviors meet: only where none is left out.
         let shown = random.once_in(6) && *late == "keep";
         put(format!("scoring.requests_are_impressions = {shown}"));
+        let segment_bytes = *random.pick(&[8_192, 65_536, NEVER_CLOSED]);
+        // Where all is kept that was ever written: what was asked for is held against what came of it.
+        let texts = segment_bytes == NEVER_CLOSED;
+        if texts {
+            put("texts.encoder = \"simulated\"\ntexts.item = \"{item.id}\"".to_owned());
+        }
         let mut config = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         // Below what a daemon would be allowed: users leave memory all the time.
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
@@ -95,7 +103,8 @@ impl Plan {
             unit: *random.pick(&[1, 50, 1_000, 60_000, 3_600_000]),
             misplaced: *random.pick(&[0, 0, 30]),
             unreadable: *random.pick(&[5, 20, 100]),
-            segment_bytes: *random.pick(&[8_192, 65_536, NEVER_CLOSED]),
+            segment_bytes,
+            texts,
             compacts: random.once_in(2),
         }
     }

@@ -159,3 +159,27 @@ fn memory_is_bounded() {
         assert!(table.memory() <= memory, "{}", table.memory());
     }
 }
+
+/// Goal: a damaged vector is never given, is told of once, and is whole again when it comes again. Method: turn a byte in the store.
+#[test]
+fn damage_is_told_and_mended() {
+    let stores = MemoryStores::default();
+    let store = stores.open(VECTORS).unwrap();
+    let open = || VectorTable::open(stores.open(VECTORS).unwrap(), 0).unwrap();
+    let table = open();
+    announce(&table, 0, ENCODER);
+    put(&table, (0, 2), text(1), Some(&vector(1)));
+    let key = VectorKey::Vector(ENCODER.id, text(1)).bytes();
+    let mut value = store.get(&key).unwrap().unwrap();
+    value[3] ^= 1;
+    store.apply(&vec![(key, Some(value))]).unwrap();
+    let table = open();
+    assert!(table.look(ENCODER, &text(1)).is_err());
+    assert!(table.was_damaged());
+    assert!(!table.was_damaged());
+    put(&table, (0, 2), text(1), Some(&vector(1)));
+    assert!(matches!(
+        table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Hit(_)
+    ));
+}
