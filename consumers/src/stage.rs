@@ -20,6 +20,9 @@ use crate::metrics::Metrics;
 use crate::trouble::Trouble;
 use crate::worker::World;
 
+#[cfg(test)]
+pub(crate) mod bench;
+
 /// What a stage makes of records.
 pub trait Work: Send {
     /// Takes a record in; what it becomes goes to `output` now or when the poll is [finished](Work::finish). All of a record or nothing.
@@ -113,11 +116,6 @@ impl<W: Work> Stage<W> {
             trouble: Trouble::default(),
             recovering: false,
         }
-    }
-
-    /// What it does.
-    pub fn work(&mut self) -> &mut W {
-        &mut self.parts.work
     }
 
     /// One turn: poll, work, commit. An error has been reacted to already where the reaction is to go on.

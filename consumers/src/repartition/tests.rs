@@ -1,67 +1,24 @@
 //! The stage over the log inside this process, with the faults that it injects.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use headwater_state::Timestamp;
-use parking_lot::Mutex;
+use std::sync::atomic::AtomicI64;
 
 use super::*;
 use crate::error::Reaction;
-use crate::log::local::faults::{Call, Fault, Op};
-use crate::log::local::{LocalLog, Options};
-use crate::log::{Outgoing, TopicSpec};
+use crate::log::Outgoing;
+use crate::log::local::LocalLog;
+use crate::log::local::faults::{Fault, Op};
+use crate::stage::bench::{self, Lying, NOW, Script, StandingStill, contents};
 
-const NOW: i64 = 1_763_892_000_000;
 const MAPPING: &str = "[step]\nwait = \"1ms\"\n[source.behaviors]\nmapped = true\nrepartition = true\nevents = \"/list\"\nuser_id = \"/u\"\n\
                        time = \"^/t\"\nconstant = { kind = \"click\", scenario = \"feed\" }\n";
 
-struct StandingStill;
-
-impl World for StandingStill {
-    fn now(&mut self) -> Timestamp {
-        Timestamp(NOW)
-    }
-
-    fn salt(&mut self) -> [u8; 16] {
-        [0; 16]
-    }
-}
-
-type Script = Arc<Mutex<VecDeque<(Op, Fault)>>>;
-
 /// A log with a source of three partitions and a repartition topic of four, the faults to come, and what moves its clock.
 fn bench() -> (Arc<LocalLog>, Script, Arc<AtomicI64>) {
-    let script = Script::default();
-    let clock = Arc::new(AtomicI64::new(NOW));
-    let (hook, time) = (Arc::clone(&script), Arc::clone(&clock));
-    let mut options = Options::new(move || time.load(Ordering::Relaxed));
-    options.faults = Some(Arc::new(move |call: Call<'_>| {
-        let mut script = hook.lock();
-        match script.front() {
-            Some((op, fault)) if *op == call.op => {
-                let fault = *fault;
-                script.pop_front();
-                fault
-            }
-            _ => Fault::Pass,
-        }
-    }));
-    let log = Arc::new(LocalLog::in_memory(options));
-    for (topic, partitions) in [
+    bench::log(&[
         (Topic::Behaviors, 3),
         (Topic::Repartition, 4),
         (Topic::DeadLetters, 1),
-    ] {
-        let spec = TopicSpec {
-            topic,
-            partitions,
-            replication_factor: 1,
-            min_insync_replicas: 1,
-        };
-        log.create(&spec).unwrap();
-    }
-    (log, script, clock)
+    ])
 }
 
 fn stage(log: &Arc<LocalLog>, toml: &str) -> Stage<Repartition> {
@@ -83,15 +40,13 @@ fn produce(log: &LocalLog, partition: i32, value: &[u8]) {
 }
 
 fn produce_with(log: &LocalLog, partition: i32, value: &[u8], headers: &[(&str, &[u8])]) {
-    let mut producer = log.producer().unwrap();
     let record = Outgoing {
         to: TopicPartition::new(Topic::Behaviors, partition),
         key: Some(b"device"),
         value: Some(value),
         headers,
     };
-    producer.send(record).unwrap();
-    producer.flush().unwrap();
+    bench::put(log, record);
 }
 
 /// Record `number` of a history: three events of users that lie in every partition.
@@ -102,44 +57,10 @@ fn record(number: usize) -> String {
     serde_json::json!({"t": NOW, "list": users}).to_string()
 }
 
-/// A record as it lies there: partition, key, `headwater-id`, value.
-type Lying = (i32, String, String, Vec<u8>);
-
-fn contents(log: &LocalLog, topic: Topic, partitions: i32) -> Vec<Lying> {
-    let mut reader = log.reader().unwrap();
-    let mut batch = RecordBatch::default();
-    let mut found = Vec::new();
-    for number in 0..partitions {
-        let of = TopicPartition::new(topic, number);
-        reader.assign(of, Start::Beginning).unwrap();
-        let limit = PollLimit {
-            records: 100_000,
-            bytes: usize::MAX,
-            wait: Duration::ZERO,
-        };
-        let mut ended = false;
-        while !ended {
-            reader.poll(limit, &mut batch).unwrap();
-            ended = batch.ends().iter().any(|(end, _)| *end == of);
-            found.extend(batch.iter().map(|record| {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                (
-                    record.at.partition,
-                    text(record.key.unwrap()),
-                    text(record.headers.get(HEADER_ID).unwrap()),
-                    record.value.unwrap().to_vec(),
-                )
-            }));
-        }
-        reader.unassign(of).unwrap();
-    }
-    found
-}
-
 fn run_to_the_end(stage: &mut Stage<Repartition>, log: &LocalLog, events: usize) {
     for _ in 0..1000 {
         stage.turn().unwrap();
-        if contents(log, Topic::Repartition, 4).len() >= events {
+        if contents(log, Topic::Repartition).len() >= events {
             return;
         }
     }
@@ -177,7 +98,7 @@ fn each_event_is_passed_on_once_whatever_fails() {
         if fault.0 != Op::Committed {
             assert!(script.lock().is_empty(), "{fault:?} was not met");
         }
-        let found = contents(&log, Topic::Repartition, 4);
+        let found = contents(&log, Topic::Repartition);
         let mut expected: Vec<_> = (0..60)
             .flat_map(|number| {
                 // A commit marker takes no offset of the source: its records were not written in transactions of ours.
@@ -191,18 +112,19 @@ fn each_event_is_passed_on_once_whatever_fails() {
             })
             .collect();
         let mut got = Vec::new();
-        for (partition, user, id, value) in &found {
-            assert_eq!(*partition, partition_of(user.as_bytes(), 4));
-            let value: serde_json::Value = serde_json::from_slice(value).unwrap();
+        for lying in &found {
+            assert_eq!(lying.partition, partition_of(&lying.key, 4));
+            let user = std::str::from_utf8(&lying.key).unwrap();
+            let value: serde_json::Value = serde_json::from_slice(&lying.value).unwrap();
             assert_eq!(
                 value,
                 serde_json::json!({"user_id": user, "kind": "click", "scenario": "feed", "time": NOW})
             );
-            let (place, index) = id.rsplit_once('.').unwrap();
+            let (place, index) = lying.id.rsplit_once('.').unwrap();
             let (topic, _) = place.rsplit_once('-').unwrap();
-            got.push((format!("{topic}-"), user.clone(), index.parse().unwrap()));
+            got.push((format!("{topic}-"), user.to_owned(), index.parse().unwrap()));
         }
-        let mut ids: Vec<_> = found.iter().map(|(.., id, _)| id).collect();
+        let mut ids: Vec<_> = found.iter().map(|lying| &lying.id).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 180, "{fault:?}: an event is there twice");
@@ -212,9 +134,9 @@ fn each_event_is_passed_on_once_whatever_fails() {
         for _ in 0..10 {
             stage.turn().unwrap();
         }
-        let letters = contents(&log, Topic::DeadLetters, 1);
+        let letters = contents(&log, Topic::DeadLetters);
         assert_eq!(letters.len(), 1, "{fault:?}");
-        assert_eq!(letters[0].3, br#"{"list": [{"u": 1}]}"#);
+        assert_eq!(letters[0].value, br#"{"list": [{"u": 1}]}"#);
     }
 }
 
@@ -230,14 +152,17 @@ fn our_own_form_is_passed_on_as_it_is() {
         "[step]\nwait = \"1ms\"\n[source.behaviors]\nrepartition = true\n",
     );
     run_to_the_end(&mut stage, &log, 1);
-    let found = contents(&log, Topic::Repartition, 4);
-    let expected = (
-        partition_of(b"u", 4),
-        "u".to_owned(),
-        "headwater.behaviors-2-0.0".to_owned(),
-        value.into_bytes(),
-    );
-    assert_eq!(found, [expected]);
+    let found = contents(&log, Topic::Repartition);
+    assert_eq!(found.len(), 1);
+    let Lying {
+        partition,
+        key,
+        value: passed,
+        id,
+    } = &found[0];
+    assert_eq!((*partition, &key[..]), (partition_of(b"u", 4), &b"u"[..]));
+    assert_eq!(id, "headwater.behaviors-2-0.0");
+    assert_eq!(passed, value.as_bytes());
 }
 
 /// Goal: events of a dead letter that was sent again can be told apart, and known again. Method: one letter, sent twice.
@@ -288,7 +213,7 @@ fn a_rival_ends_the_stage() {
     script.lock().push_back((Op::Commit, Fault::Fence));
     let ended = (0..1000).find_map(|_| stage.turn().err()).unwrap();
     assert_eq!(ended.reaction(), Reaction::Release);
-    assert!(contents(&log, Topic::Repartition, 4).is_empty());
+    assert!(contents(&log, Topic::Repartition).is_empty());
 }
 
 /// Goal: positions that are gone are not taken for a beginning. Method: a repartition topic with a record in it, and a group without
@@ -296,15 +221,13 @@ fn a_rival_ends_the_stage() {
 #[test]
 fn lost_positions_are_refused() {
     let (log, _, _) = bench();
-    let mut producer = log.producer().unwrap();
     let record = Outgoing {
         to: TopicPartition::new(Topic::Repartition, 1),
         key: Some(b"u"),
         value: Some(b"{}"),
         headers: &[],
     };
-    producer.send(record).unwrap();
-    producer.flush().unwrap();
+    bench::put(&log, record);
     let mut stage = stage(&log, MAPPING);
     let ended = (0..1000).find_map(|_| stage.turn().err()).unwrap();
     assert_eq!(ended.reaction(), Reaction::Stop);
@@ -354,8 +277,8 @@ fn what_is_too_long_to_write_is_a_dead_letter() {
         for _ in 0..20 {
             stage.turn().unwrap();
         }
-        assert_eq!(contents(&log, Topic::Repartition, 4).len(), written);
-        let letters = contents(&log, Topic::DeadLetters, 1);
+        assert_eq!(contents(&log, Topic::Repartition).len(), written);
+        let letters = contents(&log, Topic::DeadLetters);
         assert_eq!(letters.len(), 1);
     }
 }
