@@ -141,6 +141,7 @@ pub fn config_hash(config: &Config) -> String {
     common.state.path.clear();
     common.log.path = None;
     common.models.path = None;
+    common.texts.encode = true;
     common.admin.address = None;
     let hash = sha2::Sha256::digest(format!("{common:?}").as_bytes());
     hash[..8].iter().fold(String::new(), |mut text, byte| {
