@@ -19,7 +19,7 @@ use headwater_state::{
     pinned_hash,
 };
 
-use crate::encode::{Embed, EmbedError};
+use crate::embed::{Embed, EmbedError};
 use crate::metrics::Metrics;
 
 mod entries;
@@ -250,9 +250,16 @@ impl Assembler {
         self.likings.as_mut()?.failure()
     }
 
-    /// Texts of the last rows that have no vector yet, each once.
+    /// Texts of the last rows that have no vector yet and were not told of before.
     pub fn missing_texts(&self) -> &[MissingText] {
         self.likings.as_ref().map_or(&[], Likings::missing)
+    }
+
+    /// Tells of missing texts again: those that were told of may have come to nothing.
+    pub fn forget_missing(&mut self) {
+        if let Some(likings) = &mut self.likings {
+            likings.forget_missing();
+        }
     }
 
     /// Whose vectors the last rows saw.

@@ -2,20 +2,23 @@
 //!
 //! Before it, workers put texts that have no vector into that topic, with the step that met them; after it, every instance follows
 //! [`Topic::Embeddings`] into its own table ([`crate::embeddings`]). Vectors and positions are one transaction, and instances that encode share the
-//! partitions: a text is embedded once. Each encoder has a group of its own, so another one begins with the first text there is, and the
+//! partitions: a text is embedded once, or once more where it was asked for again before its vector had come round to whoever encodes it now; the
+//! vector is the same. Each encoder has a group of its own, so another one begins with the first text there is, and the
 //! vectors of the former stay as they are.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
-use headwater_model::language::{TextEncoder, canonical, text_hash};
+use headwater_model::language::{canonical, text_hash};
 use headwater_state::{
     CurrentEncoder, EncoderId, TextHash, Timestamp, VectorKey, VectorTable, vector_bytes,
 };
 
 use crate::decode::Reject;
+use crate::embed::{Embed, embed_whole};
 use crate::error::Error;
 use crate::log::{Log, LogError, Member, PollLimit, Record, RecordBatch, Start, TopicPartition};
 use crate::metrics::Metrics;
@@ -24,45 +27,6 @@ use crate::worker::World;
 
 /// Texts of one poll at most: some seconds of work for a CPU, well within the time that a member may be away.
 const TEXTS_MAX: usize = 64;
-/// Tokens of a batch, with padding.
-const TOKENS_MAX: usize = 2_048;
-
-/// What makes vectors of texts.
-pub trait Embed: Send + std::fmt::Debug {
-    /// Whose vectors they are.
-    fn encoder(&self) -> CurrentEncoder;
-
-    /// The vectors of canonical texts, in their order.
-    ///
-    /// # Errors
-    /// What the model says.
-    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
-
-    /// Tokens that were run so far.
-    fn tokens(&self) -> u64;
-}
-
-/// Why texts were not embedded.
-pub type EmbedError = Box<dyn std::error::Error + Send + Sync>;
-
-impl Embed for Arc<TextEncoder> {
-    fn encoder(&self) -> CurrentEncoder {
-        CurrentEncoder {
-            id: EncoderId(self.id()),
-            width: u16::try_from(self.width())
-                .expect("invariant: language models have fewer than 65,536 numbers a position"),
-        }
-    }
-
-    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        Ok(self.encode(texts, TOKENS_MAX)?)
-    }
-
-    fn tokens(&self) -> u64 {
-        TextEncoder::tokens(self)
-    }
-}
-
 /// What the group of an encoder is called, after the daemon's.
 #[must_use]
 pub fn group_suffix(encoder: EncoderId) -> String {
@@ -129,67 +93,77 @@ impl Encode {
         let at = TopicPartition::new(Topic::Embeddings, 0);
         (at, VectorKey::Current.bytes(), encoder.bytes())
     }
+}
 
-    /// Texts that the group of `log` has not embedded yet, about: the marker behind each transaction counts, but for the last of a partition.
+/// How many texts a group has not embedded yet.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// Ends of partitions before which nothing was left to read.
+    through: BTreeMap<TopicPartition, i64>,
+}
+
+impl Backlog {
+    /// Texts of `partitions` partitions that wait, as the group of `log` stands. What lies behind a position may be markers and aborted records alone: where the
+    /// asker has found nothing to do (`quiet`) it is looked at, and then 0 means that the group is through. Until then markers count as texts.
     ///
     /// # Errors
     /// The log's.
-    pub fn behind(log: &dyn Log, partitions: i32) -> Result<u64, LogError> {
-        let rest = rest(log, partitions)?;
-        let behind = rest.iter().map(|(_, from, next)| (next - from - 1).max(0));
-        Ok(behind.sum::<i64>() as u64)
-    }
-
-    /// Whether the group has embedded all texts. What lies behind its positions may be markers and aborted records alone, so it looks.
-    ///
-    /// # Errors
-    /// The log's.
-    pub fn is_through(log: &dyn Log, partitions: i32) -> Result<bool, LogError> {
-        const LOOKS: usize = 10;
-        let mut reader = log.reader()?;
-        let mut open = BTreeMap::new();
-        for (of, from, next) in rest(log, partitions)? {
-            if from < next {
-                reader.assign(of, Start::At(from))?;
-                open.insert(of, next);
+    pub fn look(&mut self, log: &dyn Log, partitions: i32, quiet: bool) -> Result<u64, LogError> {
+        let all: Vec<_> = (0..partitions)
+            .map(|number| TopicPartition::new(Topic::Texts, number))
+            .collect();
+        let mut rest = BTreeMap::new();
+        for (of, committed) in all.iter().zip(log.committed(&all)?) {
+            let extent = log.extent(*of)?;
+            let from = committed.unwrap_or(0).max(extent.first);
+            let through = self.through.get(of).is_some_and(|end| *end == extent.next);
+            if from < extent.next && !through {
+                rest.insert(*of, from..extent.next);
             }
         }
+        if quiet && !rest.is_empty() {
+            self.look_behind(log, &mut rest)?;
+        }
+        Ok(rest
+            .values()
+            .map(|rest| (rest.end - rest.start) as u64)
+            .sum())
+    }
+
+    /// Takes out of `rest` what holds no record.
+    fn look_behind(
+        &mut self,
+        log: &dyn Log,
+        rest: &mut BTreeMap<TopicPartition, Range<i64>>,
+    ) -> Result<(), LogError> {
+        const LOOKS: usize = 10;
         let limit = PollLimit {
             records: 1,
             bytes: 1,
             wait: Duration::from_millis(100),
         };
+        let mut reader = log.reader()?;
+        for (of, rest) in &*rest {
+            reader.assign(*of, Start::At(rest.start))?;
+        }
         let mut batch = RecordBatch::default();
         for _ in 0..LOOKS {
-            if open.is_empty() {
-                return Ok(true);
-            }
             reader.poll(limit, &mut batch)?;
             if !batch.is_empty() {
-                return Ok(false);
+                break;
             }
             for (of, position) in batch.ends() {
-                if open.get(of).is_some_and(|next| position >= next) {
-                    open.remove(of);
+                if rest.get(of).is_some_and(|rest| *position >= rest.end) {
+                    rest.remove(of);
+                    self.through.insert(*of, *position);
                 }
             }
+            if rest.is_empty() {
+                break;
+            }
         }
-        Ok(open.is_empty())
+        Ok(())
     }
-}
-
-/// What the group has not read of each partition: from where to where.
-fn rest(log: &dyn Log, partitions: i32) -> Result<Vec<(TopicPartition, i64, i64)>, LogError> {
-    let all: Vec<_> = (0..partitions)
-        .map(|number| TopicPartition::new(Topic::Texts, number))
-        .collect();
-    let committed = log.committed(&all)?;
-    let rest = all.into_iter().zip(committed).map(|(of, committed)| {
-        let extent = log.extent(of)?;
-        let from = committed.unwrap_or(0).max(extent.first);
-        Ok((of, from, extent.next))
-    });
-    rest.collect()
 }
 
 impl Work for Encode {
@@ -231,18 +205,10 @@ impl Work for Encode {
         let waiting = std::mem::take(&mut self.waiting);
         let texts: Vec<&str> = waiting.iter().map(|(_, text, _)| text.as_str()).collect();
         let before = self.embed.tokens();
-        let vectors = self.embed.embed(&texts).map_err(Error::Encode)?;
+        let vectors = embed_whole(&mut *self.embed, &texts).map_err(Error::Encode)?;
         let tokens = self.embed.tokens() - before;
         self.metrics.texts.tokens.inc_by(tokens);
-        for ((hash, text, partition), vector) in waiting.iter().zip(&vectors) {
-            if vector.len() != usize::from(self.encoder.width)
-                || !vector.iter().all(|value| value.is_finite())
-            {
-                let shown: String = text.chars().take(80).collect();
-                return Err(Error::Encode(
-                    format!("the vector of the text {shown:?} holds numbers that are not finite, or not as many as it should").into(),
-                ));
-            }
+        for ((hash, _, partition), vector) in waiting.iter().zip(&vectors) {
             let key = VectorKey::Vector(self.encoder.id, *hash).bytes();
             let at = TopicPartition::new(Topic::Embeddings, *partition);
             output.push(at, (0, 0), Some(&key), Some(&vector_bytes(vector)), []);

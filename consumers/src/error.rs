@@ -140,7 +140,7 @@ pub enum Error {
     Schema(#[from] headwater_model::FeatureSchemaError),
     /// A language model failed over texts.
     #[error("embedding texts")]
-    Encode(#[source] crate::encode::EmbedError),
+    Encode(#[source] crate::embed::EmbedError),
     /// The store of vectors failed.
     #[error("store of text vectors")]
     Vectors {

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod assemble;
 pub mod decode;
+pub mod embed;
 pub mod embeddings;
 pub mod encode;
 mod error;

@@ -8,14 +8,14 @@
 //! What a step gives out is bounded, however much its records ask for (`LIMIT-1`): past `step.bytes_max` it takes no further record and leaves
 //! the rest of the poll to the next step. Standing requests that are due have as much again, so that neither waits for the other for ever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
     Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, Place, ScenarioId,
-    Standing, Statistics, TextHash, Timestamp, pinned_hash,
+    Standing, Statistics, Timestamp, pinned_hash,
 };
 
 use crate::answer::{
@@ -92,9 +92,6 @@ const SHOWN: u16 = 0x8000;
 /// many are waited for at once, and what they bring (some 2 KiB a user) still lies in the second-level cache when its turn comes.
 const AHEAD: usize = 64;
 
-/// Texts remembered as sent to be embedded, at most. One that is sent again has a vector by then, and is passed over.
-const ASKED_MAX: usize = 100_000;
-
 /// What the steps of a worker share.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -115,8 +112,6 @@ pub struct Pipeline {
     inputs: BTreeMap<i32, Inputs>,
     /// Candidates scored in the step: metrics are told once a step.
     scored: BTreeMap<ScenarioId, u64>,
-    /// Texts that were sent to be embedded.
-    asked: BTreeSet<TextHash>,
 }
 
 #[derive(Debug)]
@@ -194,13 +189,12 @@ impl Pipeline {
             other: Arc::from("other"),
             inputs: BTreeMap::new(),
             scored: BTreeMap::new(),
-            asked: BTreeSet::new(),
         })
     }
 
     /// What was sent may not have been committed: texts are asked for again.
     pub(crate) fn forget_asked(&mut self) {
-        self.asked.clear();
+        self.assembler.forget_missing();
     }
 
     /// How many partitions the topics have that are partitioned by user.

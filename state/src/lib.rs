@@ -37,9 +37,9 @@ pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
 pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
-pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, open};
+pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, VECTORS, open};
 pub use user::{Position, Standing, User};
 pub use vectors::{
-    CurrentEncoder, EncoderId, Looked, TextHash, VECTORS, VectorKey, VectorRecord, VectorTable,
-    read_vector, vector_bytes,
+    CurrentEncoder, EncoderId, Looked, TextHash, VectorKey, VectorRecord, VectorTable, read_vector,
+    vector_bytes,
 };

@@ -35,9 +35,12 @@ pub trait Store: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
-/// The stores of an instance, one for each partition.
+/// Where vectors of texts lie among an instance's stores; the others are partitions'.
+pub const VECTORS: i32 = -1;
+
+/// The stores of an instance, one for each partition, and one for vectors of texts.
 pub trait Stores: Send + Sync + std::fmt::Debug {
-    /// The store of a partition, or of [`crate::VECTORS`], made if there is none.
+    /// The store of a partition, or of [`VECTORS`], made if there is none.
     fn open(&self, partition: i32) -> Result<Arc<dyn Store>, StoreError>;
 
     /// Deletes a partition's store; the next `open` makes an empty one.
@@ -173,7 +176,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 
 /// The name of a partition's tree. The topic is in it, so that nobody takes it for anything else.
 fn tree_name(partition: i32) -> String {
-    if partition == crate::vectors::VECTORS {
+    if partition == VECTORS {
         return Topic::Embeddings.key().to_owned();
     }
     format!("{}-{partition}", Topic::Behaviors.key())

@@ -16,9 +16,6 @@ use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
 use crate::store::{Batch, Store};
 
-/// The store of vectors among an instance's stores, where others are partitions'.
-pub const VECTORS: i32 = -1;
-
 /// Hash of a text.
 pub type TextHash = [u8; 16];
 

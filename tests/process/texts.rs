@@ -102,6 +102,44 @@ fn rows_see_vectors_once_they_are_there() {
     );
 }
 
+/// Goal: another encoder becomes the current one when it has been through all texts, and the way back is short: nothing is embedded again. Method: the same model
+/// cut one layer higher, and then as before.
+#[test]
+fn another_encoder_takes_over_and_hands_back() {
+    let place = place_with_model();
+    {
+        let log = open(&place.config());
+        send(&log, Topic::Items, "ia", &item("ia", "a"));
+        send(
+            &log,
+            Topic::ScoreRequests,
+            "u1",
+            &request("r1", "u1", &["ia"]),
+        );
+    }
+    let current = |cut: &str, embeds: u64| {
+        let daemon = place.start(&["--set", cut]);
+        let encoder = until("the encoder to be the current one", || {
+            let texts = texts(&daemon);
+            let encoded = daemon.metric("headwater_consumers_texts_encoded_total");
+            let logged = daemon.said();
+            let ours = logged.lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                (line["message"] == "encoder of texts loaded").then(|| line["encoder"].clone())
+            });
+            let is_through = texts["waiting"] == 0 && encoded >= embeds;
+            (is_through && Some(&texts["encoder"]) == ours.as_ref()).then_some((ours, encoded))
+        });
+        daemon.stop();
+        assert_eq!(encoder.1, embeds, "{cut}");
+        encoder.0
+    };
+    let first = current("texts.cut=1", 1);
+    let other = current("texts.cut=2", 1);
+    assert_ne!(first, other);
+    assert_eq!(current("texts.cut=1", 0), first);
+}
+
 /// Goal: a model that is not there, or not right, is refused before anything starts, by the key that names it; an instance that does not encode needs none.
 /// Method: a name that is nowhere, a model cut beyond its layers, and encode = false.
 #[test]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_consumers::embed::{Embed, EmbedError};
 use headwater_consumers::embeddings::VectorFollower;
-use headwater_consumers::encode::{Embed, EmbedError, Encode, group_suffix};
+use headwater_consumers::encode::{Encode, group_suffix};
 use headwater_consumers::log::{LogError, PollLimit};
 use headwater_consumers::stage::Stage;
 use headwater_consumers::worker::World;

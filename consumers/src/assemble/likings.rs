@@ -3,6 +3,7 @@
 //! Of a user, behaviors count as everywhere in a row: strictly before its time (`STATE-3`). What stands for a behavior here is its item's text. A vector that
 //! is not there yet is left out, and its text is given to whoever assembles, to be asked for; nothing waits.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headwater_config::{Config, Template};
@@ -13,7 +14,7 @@ use headwater_state::{
 };
 
 use super::Row;
-use crate::encode::{Embed, EmbedError};
+use crate::embed::{Embed, EmbedError, embed_whole};
 use crate::metrics::TextMetrics;
 use crate::texts;
 
@@ -21,6 +22,15 @@ use crate::texts;
 const ENTRIES_MAX: usize = 256;
 /// Newest behaviors of a sequence that a candidate is held against one by one.
 const NEWEST: usize = 16;
+/// Texts remembered as told of, at most. One that is told of again has a vector by then, and is passed over.
+const TOLD_MAX: usize = 100_000;
+
+/// What comes of a lookup, as the metric has it.
+const OUTCOMES: [&str; 4] = ["hit", "miss", "no_text", "failed"];
+const HIT: usize = 0;
+const MISS: usize = 1;
+const NO_TEXT: usize = 2;
+const FAILED: usize = 3;
 
 /// A text that has no vector yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +83,10 @@ pub(super) struct Likings {
     /// Of each sequence, newest first.
     newest: Vec<Vec<Met>>,
     missing: Vec<MissingText>,
+    /// Texts that were told of as missing.
+    told: BTreeSet<TextHash>,
+    /// Lookups since metrics were told, by outcome.
+    lookups: [u64; OUTCOMES.len()],
     /// What makes vectors at once, where nothing comes by topics.
     embed: Option<Box<dyn Embed>>,
     failure: Option<EmbedError>,
@@ -119,6 +133,8 @@ impl Likings {
             sums: Vec::new(),
             newest: Vec::new(),
             missing: Vec::new(),
+            told: BTreeSet::new(),
+            lookups: [0; OUTCOMES.len()],
             embed: None,
             failure: None,
         }
@@ -143,7 +159,7 @@ impl Likings {
             return false;
         }
         let texts: Vec<&str> = self.missing.iter().map(|one| one.text.as_str()).collect();
-        let made = embed.embed(&texts).and_then(|vectors| {
+        let made = embed_whole(&mut **embed, &texts).and_then(|vectors| {
             let hashes = self.missing.iter().map(|one| one.hash);
             let made: Vec<_> = hashes.zip(vectors).collect();
             Ok(self.table.insert(embed.encoder(), &made)?)
@@ -162,7 +178,12 @@ impl Likings {
         self.encoder_name.as_deref()
     }
 
-    /// Texts of the last rows that have no vector, each once.
+    /// Forgets which texts were told of.
+    pub(super) fn forget_missing(&mut self) {
+        self.told.clear();
+    }
+
+    /// Texts of the last rows that have no vector and were not told of before.
     pub(super) fn missing(&self) -> &[MissingText] {
         &self.missing
     }
@@ -177,6 +198,10 @@ impl Likings {
         self.fill(row.user, row.time, items);
         for (place, candidate) in row.candidates.iter().enumerate() {
             self.candidate(place, candidate, items, batch);
+        }
+        for (outcome, count) in OUTCOMES.iter().zip(&mut self.lookups) {
+            let counter = self.metrics.lookups.with_label_values(&[outcome]);
+            counter.inc_by(std::mem::take(count));
         }
     }
 
@@ -310,10 +335,9 @@ impl Likings {
 
     /// An item's vector. One whose text is known and has none is missing.
     fn look(&mut self, id: &str, items: &ItemTable) -> Option<Arc<[f32]>> {
-        let count = |outcome| self.metrics.lookups.with_label_values(&[outcome]).inc();
         let known = items.item(id);
         let Some((item, hash)) = known.and_then(|item| Some((item, item.text?))) else {
-            count("no_text");
+            self.lookups[NO_TEXT] += 1;
             return None;
         };
         let looked = match self.encoder {
@@ -322,14 +346,17 @@ impl Likings {
         };
         match looked {
             Ok(Looked::Hit(vector)) => {
-                count("hit");
+                self.lookups[HIT] += 1;
                 return Some(vector);
             }
-            Ok(Looked::Miss) => count("miss"),
+            Ok(Looked::Miss) => self.lookups[MISS] += 1,
             // Scores do not wait for texts, nor fail with them; whoever follows vectors into the store says what is wrong with it.
-            Err(_) => count("failed"),
+            Err(_) => self.lookups[FAILED] += 1,
         }
-        if !self.missing.iter().any(|missing| missing.hash == hash) {
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        if self.told.insert(hash) {
             let text = texts::of_item(&self.template, id, item, items);
             self.missing.push(MissingText { hash, text });
         }

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::{
-    ASKED_MAX, Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable,
-    Owned, Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems,
-    StatePosition, StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
+    Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
+    Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems, StatePosition,
+    StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
 
 /// Bytes of the candidates in one record of the feature log, at most.
@@ -77,12 +77,6 @@ impl Pipeline {
     /// Sends texts that have no vector yet to whoever makes vectors, each once.
     fn ask_texts(&mut self, output: &mut StepOutput) {
         for missing in self.assembler.missing_texts() {
-            if self.asked.len() >= ASKED_MAX {
-                self.asked.clear();
-            }
-            if !self.asked.insert(missing.hash) {
-                continue;
-            }
             let number = partition_of(&missing.hash, self.settings.partitions);
             let at = TopicPartition::new(Topic::Texts, number);
             let (key, value) = (Some(&missing.hash[..]), Some(missing.text.as_bytes()));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
+use headwater_consumers::embed::Embed;
 use headwater_consumers::embeddings::VectorFollower;
-use headwater_consumers::encode::{Embed, Encode, group_suffix};
+use headwater_consumers::encode::{Backlog, Encode, group_suffix};
 use headwater_consumers::log::{Log, Outgoing, PollLimit};
 use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction};
@@ -203,6 +204,7 @@ impl Encoding {
             }
         };
         let mut announced = false;
+        let mut backlog = Backlog::default();
         let mut looked: Option<Instant> = None;
         while !stopping.is_set() {
             stage.turn()?;
@@ -214,7 +216,11 @@ impl Encoding {
             if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
                 looked = Some(Instant::now());
                 // What cannot be asked now is asked again.
-                if let Err(error) = self.look(&*log, stage.is_quiet(), &mut announced) {
+                let waiting = backlog.look(&*log, self.counts.0, stage.is_quiet());
+                let told = waiting.map_err(Error::from);
+                if let Err(error) =
+                    told.and_then(|waiting| self.tell(waiting, stage.is_quiet(), &mut announced))
+                {
                     tracing::debug!(%error, "how many texts wait is not told");
                 }
             }
@@ -240,16 +246,10 @@ impl Encoding {
     }
 
     /// Tells how many texts wait. Our encoder becomes the current one when it has been through all of them; the first of all, at once.
-    fn look(&self, log: &dyn Log, quiet: bool, announced: &mut bool) -> Result<(), Error> {
-        let mut behind = Encode::behind(log, self.counts.0)?;
-        let is_through = quiet && Encode::is_through(log, self.counts.0)?;
-        if is_through {
-            behind = 0;
-        }
-        self.metrics
-            .texts
-            .queue
-            .set(i64::try_from(behind).unwrap_or(i64::MAX));
+    fn tell(&self, waiting: u64, quiet: bool, announced: &mut bool) -> Result<(), Error> {
+        let is_through = quiet && waiting == 0;
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.metrics.texts.queue.set(waiting);
         let (ours, current) = (self.encoder.encoder(), self.table.current());
         // Once a process: two that are told to use different encoders must not take turns.
         if *announced || current == Some(ours) || (current.is_some() && !is_through) {

@@ -1,7 +1,7 @@
 //! The table of vectors: what is stored, what is remembered, and what another encoder changes.
 
 use crate::MemoryStores;
-use crate::store::Stores;
+use crate::store::{Stores, VECTORS};
 
 use super::*;
 
