@@ -22,6 +22,8 @@ pub struct TextsConfig {
     pub encoder: Option<String>,
     /// Its layers that are run. At least 1.
     pub cut: usize,
+    /// Behaviors at which a sequence begins anew with its newest half. Even, and at least 2.
+    pub sequence_max: usize,
     /// Whether this instance makes vectors for all.
     pub encode: bool,
     /// Vectors in memory.

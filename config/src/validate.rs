@@ -32,6 +32,8 @@ const ATTRIBUTES_MAX: usize = 8;
 const TASKS_MAX: usize = 32;
 /// Each is run by itself, and its vector is an input of the head.
 const SEQUENCES_MAX: usize = 8;
+/// Each entry is some 40 bytes of its user.
+const SEQUENCE_MAX: (usize, usize) = (2, 4_096);
 /// Layers of an encoder at most: more than any that is known.
 const CUT_MAX: usize = 1_000;
 /// Times before a row that are told apart, at most.
@@ -380,6 +382,17 @@ fn texts(rules: &mut Rules, config: &Config) {
             texts.cut
         )
     });
+    rules.range("texts.sequence_max", texts.sequence_max, SEQUENCE_MAX);
+    rules.require(
+        texts.sequence_max.is_multiple_of(2),
+        &["texts.sequence_max"],
+        || {
+            format!(
+                "{} is odd: a sequence begins anew with its newest half",
+                texts.sequence_max
+            )
+        },
+    );
     let edges: Vec<i64> = texts.buckets.iter().map(|edge| edge.millis()).collect();
     let ascending = edges.is_sorted_by(|one, next| one < next);
     rules.require(

@@ -300,6 +300,8 @@ impl Pipeline {
             item: decoded.item.as_deref(),
             value: decoded.value,
             attributes: &attributes,
+            text: None,
+            sequences: &[],
         };
         let user = (&*decoded.user, place);
         let place = match owned.users.fold_at(user, &behavior, salt)? {

@@ -7,7 +7,7 @@ use headwater_config::{Backend, Config, Topic};
 use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::worker::settings_of;
 use headwater_state::{
-    Cell, KindId, Length, Partition, Position, ScenarioId, SlotId, Stores, User,
+    Cell, KindId, Length, Partition, Position, ScenarioId, SequenceId, SlotId, Stores, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,9 @@ pub struct UserView {
     pub history: Vec<SlotView>,
     /// Entries that retention has forgotten.
     pub forgotten: u64,
+    /// Sequences: the newest run of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<SequenceView>,
     /// Standing requests.
     pub standing: Vec<StandingView>,
 }
@@ -96,6 +99,20 @@ pub struct CountView {
     /// Sum of the values, where the kind has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sum: Option<f64>,
+}
+
+/// The newest run of one sequence.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SequenceView {
+    /// Its name in the configuration.
+    pub sequence: String,
+    /// Behaviors that have left it.
+    pub start: u64,
+    /// Behaviors in it.
+    pub length: usize,
+    /// Time of the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<i64>,
 }
 
 /// A standing request.
@@ -246,6 +263,15 @@ pub(crate) fn view(
         recent,
         history,
         forgotten: user.forgotten(),
+        sequences: user
+            .sequences()
+            .map(|sequence| SequenceView {
+                sequence: names.sequence(sequence.id()),
+                start: sequence.start(),
+                length: sequence.entries().len(),
+                newest: sequence.entries().last().map(|entry| entry.time.0),
+            })
+            .collect(),
         standing: user
             .standing()
             .iter()
@@ -263,6 +289,7 @@ struct Names<'a> {
     kinds: Vec<(KindId, &'a str)>,
     scenarios: Vec<(ScenarioId, &'a str)>,
     slots: Vec<(SlotId, &'a str)>,
+    sequences: Vec<(SequenceId, &'a str)>,
 }
 
 impl<'a> Names<'a> {
@@ -270,6 +297,7 @@ impl<'a> Names<'a> {
         let kinds = config.kinds.names.iter();
         let scenarios = config.scenarios.names.iter().map(String::as_str);
         let slots = config.state.attributes.iter();
+        let sequences = config.sequences.keys();
         Self {
             kinds: kinds
                 .map(|name| (KindId::of(name), name.as_str()))
@@ -280,6 +308,9 @@ impl<'a> Names<'a> {
                 .collect(),
             slots: slots
                 .map(|name| (SlotId::of(name), name.as_str()))
+                .collect(),
+            sequences: sequences
+                .map(|name| (SequenceId::of(name), name.as_str()))
                 .collect(),
         }
     }
@@ -307,6 +338,14 @@ impl<'a> Names<'a> {
         let known = self.slots.iter().find(|(known, _)| *known == id);
         known.map_or_else(
             || format!("(slot {:08x})", id.0),
+            |(_, name)| (*name).to_owned(),
+        )
+    }
+
+    fn sequence(&self, id: SequenceId) -> String {
+        let known = self.sequences.iter().find(|(known, _)| *known == id);
+        known.map_or_else(
+            || format!("(sequence {:08x})", id.0),
             |(_, name)| (*name).to_owned(),
         )
     }

@@ -133,6 +133,7 @@ mod tests {
             keys_max: 0,
             allowed_lateness_ms: 0,
             drop_late: false,
+            sequence_max: 8,
         };
         let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
         partition.restored_to(7);

@@ -2,6 +2,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::vectors::TextHash;
+
 /// Event time, Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
@@ -64,6 +66,10 @@ name_id!(
     /// A slot of history: [`SlotId::ITEM`], or a configured attribute of behaviors.
     SlotId
 );
+name_id!(
+    /// A sequence of behaviors, such as purchases.
+    SequenceId
+);
 
 impl SlotId {
     /// The slot whose keys are item ids.
@@ -123,6 +129,10 @@ pub struct Behavior<'a> {
     pub value: Option<FixedSum>,
     /// Values of the configured attributes, ordered by slot, each slot at most once.
     pub attributes: &'a [(SlotId, &'a str)],
+    /// Hash of the text that stands for it. Without one it is in no sequence.
+    pub text: Option<TextHash>,
+    /// The sequences that it is in, each at most once.
+    pub sequences: &'a [SequenceId],
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A key opens with its kind; a user's id follows with its length, so that no user's keys are a prefix of another's.
 
-use crate::behavior::SlotId;
+use crate::behavior::{SequenceId, SlotId};
 use crate::error::Damage;
 use crate::format::{Put, Take};
 
@@ -24,6 +24,12 @@ mod kind {
     pub(super) const META: u8 = 7;
     /// Changelog: when a standing request is to be scored again.
     pub(super) const DUE: u8 = 8;
+    /// Store: a sequence.
+    pub(super) const SEQUENCE: u8 = 9;
+    /// Changelog: where a sequence starts.
+    pub(super) const SEQUENCE_START: u8 = 10;
+    /// Changelog: an entry of a sequence.
+    pub(super) const SEQUENCE_ENTRY: u8 = 11;
 }
 
 /// A changelog record's key.
@@ -66,6 +72,22 @@ pub enum ChangelogKey<'a> {
         /// The request's id.
         request: &'a str,
     },
+    /// Where a sequence starts, once something has left it.
+    SequenceStart {
+        /// The user.
+        user: &'a str,
+        /// The sequence.
+        sequence: SequenceId,
+    },
+    /// One entry of a sequence.
+    SequenceEntry {
+        /// The user.
+        user: &'a str,
+        /// The sequence.
+        sequence: SequenceId,
+        /// Its place.
+        place: u16,
+    },
 }
 
 impl<'a> ChangelogKey<'a> {
@@ -97,6 +119,21 @@ impl<'a> ChangelogKey<'a> {
                 to.put_u8(kind::DUE);
                 to.put_str(user);
                 to.put(request.as_bytes());
+            }
+            Self::SequenceStart { user, sequence } => {
+                to.put_u8(kind::SEQUENCE_START);
+                to.put_str(user);
+                to.put_u32(sequence.0);
+            }
+            Self::SequenceEntry {
+                user,
+                sequence,
+                place,
+            } => {
+                to.put_u8(kind::SEQUENCE_ENTRY);
+                to.put_str(user);
+                to.put_u32(sequence.0);
+                to.put_u16(place);
             }
         }
     }
@@ -137,6 +174,21 @@ impl<'a> ChangelogKey<'a> {
                 },
                 Ok(()),
             ),
+            kind::SEQUENCE_START => (
+                Self::SequenceStart {
+                    user: take.str()?,
+                    sequence: SequenceId(take.u32()?),
+                },
+                take.end(),
+            ),
+            kind::SEQUENCE_ENTRY => (
+                Self::SequenceEntry {
+                    user: take.str()?,
+                    sequence: SequenceId(take.u32()?),
+                    place: take.u16()?,
+                },
+                take.end(),
+            ),
             _ => return Err(Damage::Key),
         };
         end?;
@@ -156,6 +208,14 @@ pub(crate) fn page_key(user: &str, slot: SlotId, page: u32) -> Vec<u8> {
     key.put_str(user);
     key.put(&slot.0.to_be_bytes());
     key.put(&page.to_be_bytes());
+    key
+}
+
+pub(crate) fn sequence_key(user: &str, sequence: SequenceId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(user.len() + 7);
+    key.put_u8(kind::SEQUENCE);
+    key.put_str(user);
+    key.put(&sequence.0.to_be_bytes());
     key
 }
 
@@ -203,6 +263,15 @@ mod tests {
             ChangelogKey::Due {
                 user: "u",
                 request: "r",
+            },
+            ChangelogKey::SequenceStart {
+                user: "u",
+                sequence: SequenceId(9),
+            },
+            ChangelogKey::SequenceEntry {
+                user: "u",
+                sequence: SequenceId(9),
+                place: 511,
             },
         ];
         for key in keys {

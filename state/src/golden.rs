@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use headwater_config::Topic;
 
-use crate::behavior::{Behavior, Coordinates, FixedSum, KindId, ScenarioId, SlotId, Timestamp};
+use crate::behavior::{
+    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, Timestamp,
+};
 use crate::changelog::ChangelogKey;
 use crate::error::{Damage, Error};
 use crate::partition::{CHANGELOG_VERSION, Folded, Partition, STORE_VERSION, Settings};
@@ -29,7 +31,10 @@ const SETTINGS: Settings = Settings {
     keys_max: 2,
     allowed_lateness_ms: 365 * DAY_MS,
     drop_late: false,
+    sequence_max: 4,
 };
+/// The first version of store and changelog that has sequences.
+const SEQUENCES_SINCE: u8 = 2;
 const DAY_MS: i64 = 86_400_000;
 const NOW: i64 = 1_700_000_000_000;
 /// Text that is awkward: a NUL and more bytes than letters.
@@ -103,15 +108,33 @@ fn behavior<'a>(
         item,
         value: (offset % 2 == 0).then(|| FixedSum::of(-2.5)),
         attributes,
+        text: None,
+        sequences: &[],
     }
 }
 
-/// A history with everything that is written: cells of every length, late behaviors, a forgotten entry, standing requests, an ended one.
-fn written(stores: &MemoryStores) -> (Partition, Vec<Line>) {
+/// The same with a text, in two sequences or, where it has no value, in one.
+fn in_sequences<'a>(behavior: Behavior<'a>, ids: &'a [SequenceId; 2]) -> Behavior<'a> {
+    Behavior {
+        text: Some([behavior.event as u8; 16]),
+        sequences: &ids[..=usize::from(behavior.value.is_some())],
+        ..behavior
+    }
+}
+
+/// A history with everything that a version writes: cells of every length, late behaviors, a forgotten entry, sequences that grow and one that begins
+/// anew, standing requests, an ended one.
+fn written(stores: &MemoryStores, version: u8) -> (Partition, Vec<Line>) {
+    let ids = [SequenceId::of("all"), SequenceId::of("valued")];
     let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
     let mut changelog = Vec::new();
     let fold = |partition: &mut Partition, user: &str, behavior: &Behavior<'_>| {
-        let folded = partition.fold(user, behavior, &mut || [0xA5; 16]).unwrap();
+        let behavior = if version >= SEQUENCES_SINCE {
+            in_sequences(*behavior, &ids)
+        } else {
+            *behavior
+        };
+        let folded = partition.fold(user, &behavior, &mut || [0xA5; 16]).unwrap();
         assert!(matches!(folded, Folded::Counted { .. }), "{folded:?}");
     };
     let mut commit = |partition: &mut Partition| {
@@ -123,6 +146,8 @@ fn written(stores: &MemoryStores) -> (Partition, Vec<Line>) {
                 ChangelogKey::Entry { .. } => "entry",
                 ChangelogKey::Standing { .. } => "standing",
                 ChangelogKey::Due { .. } => "due",
+                ChangelogKey::SequenceStart { .. } => "sequence-start",
+                ChangelogKey::SequenceEntry { .. } => "sequence-entry",
             };
             changelog.push((name.to_owned(), key.to_vec(), value.map(<[u8]>::to_vec)));
         });
@@ -187,6 +212,7 @@ fn stored(partition: &mut Partition, stores: &MemoryStores) -> Vec<Line> {
             2 => "page",
             3 => "standing",
             4 => "position",
+            9 => "sequence",
             other => panic!("no kind of key: {other}"),
         };
         lines.push((name.to_owned(), key.to_vec(), Some(value.to_vec())));
@@ -223,6 +249,17 @@ fn told(partition: &mut Partition) -> String {
         for recent in user.recent().iter() {
             let attributes: Vec<_> = recent.attributes().collect();
             writeln!(text, "{recent:?} {attributes:?}").unwrap();
+        }
+        for sequence in user.sequences() {
+            writeln!(
+                text,
+                "{:?} from {}: {:?} {:?}",
+                sequence.id(),
+                sequence.start(),
+                sequence.entries(),
+                sequence.digests()
+            )
+            .unwrap();
         }
         for (slot, entries) in user.slots() {
             writeln!(text, "{slot:?} {entries}").unwrap();
@@ -278,33 +315,48 @@ fn statistics() -> (Vec<Line>, Delta) {
 #[test]
 fn what_is_written_has_not_changed() {
     let stores = MemoryStores::default();
-    let (mut partition, changelog) = written(&stores);
+    let (mut partition, changelog) = written(&stores, STORE_VERSION);
     let store = stored(&mut partition, &stores);
     let names = |lines: &[Line], tombstones: bool| -> BTreeSet<String> {
         let wanted = lines.iter().filter(|line| line.2.is_none() == tombstones);
         wanted.map(|line| line.0.clone()).collect()
     };
     let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let kinds: BTreeSet<String> = all(&["due", "entry", "meta", "position", "recent", "standing"]);
+    let kinds: BTreeSet<String> = all(&[
+        "due",
+        "entry",
+        "meta",
+        "position",
+        "recent",
+        "sequence-entry",
+        "sequence-start",
+        "standing",
+    ]);
     assert_eq!(names(&changelog, false), kinds);
     let ended: BTreeSet<String> = all(&["due", "entry", "standing"]);
     assert_eq!(names(&changelog, true), ended);
-    let kinds: BTreeSet<String> = all(&["page", "position", "root", "standing"]);
+    let kinds: BTreeSet<String> = all(&["page", "position", "root", "sequence", "standing"]);
     assert_eq!(names(&store, false), kinds);
     check("changelog", CHANGELOG_VERSION, &changelog);
     check("store", STORE_VERSION, &store);
     check("statistics", STATISTICS_VERSION, &statistics().0);
 }
 
+/// What is written today of what a version could hold.
+fn today(version: u8) -> (Partition, Vec<Line>) {
+    let stores = MemoryStores::default();
+    let (mut partition, _) = written(&stores, version);
+    let lines = stored(&mut partition, &stores);
+    (partition, lines)
+}
+
 /// Goal: one reader takes every version there ever was. Method: each file is read, and tells the same as what is written today.
 #[test]
 fn every_version_is_read() {
-    let stores = MemoryStores::default();
-    let (mut partition, _) = written(&stores);
-    let newest = stored(&mut partition, &stores);
     for version in 1..=STORE_VERSION {
         let old = store_of(&held("store", version));
         let mut read = Partition::open(old.open(0).unwrap(), SETTINGS).unwrap();
+        let (mut partition, _) = today(version);
         assert_eq!(told(&mut read), told(&mut partition), "store {version}");
     }
     for version in 1..=CHANGELOG_VERSION {
@@ -318,7 +370,7 @@ fn every_version_is_read() {
         restored.restored_to(changelog.len() as i64);
         assert_eq!(
             stored(&mut restored, &empty),
-            newest,
+            today(version).1,
             "changelog {version} (STATE-2)"
         );
     }
@@ -378,7 +430,7 @@ fn newer_and_damaged_values_are_told() {
     let lines = held("store", STORE_VERSION);
     for at in 0..lines.len() {
         let what = match &*lines[at].0 {
-            "root" | "page" => "user ",
+            "root" | "page" | "sequence" => "user ",
             "standing" => "standing request",
             _ => "position",
         };

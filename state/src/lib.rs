@@ -4,7 +4,8 @@
 //! table, into feature rows. In between nothing reads a clock, a socket or a random number.
 //!
 //! A user is recent behaviors ([`Recent`]) with exact times, and history: for each slot a set of entries ([`Entry`]), one a
-//! distinct key, with counts by kind and time cell ([`Cells`]). A [`Partition`] holds its users in memory over a [`Store`].
+//! distinct key, with counts by kind and time cell ([`Cells`]). Beside them stand the newest runs of its sequences ([`Sequence`]).
+//! A [`Partition`] holds its users in memory over a [`Store`].
 //!
 //! What it guarantees (`STATE-1`, `STATE-2`, `STATE-3`) is stated in ARCHITECTURE.md.
 
@@ -21,13 +22,14 @@ mod items;
 mod page;
 mod partition;
 mod recent;
+mod sequence;
 mod statistics;
 mod store;
 mod user;
 mod vectors;
 
 pub use behavior::{
-    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SlotId, Timestamp, pinned_hash,
+    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, Timestamp, pinned_hash,
 };
 pub use cell::{Cell, Cells, Grain, Length};
 pub use changelog::ChangelogKey;
@@ -36,6 +38,7 @@ pub use items::{Item, ItemTable, ItemTableBytes};
 pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
+pub use sequence::{Sequence, SequenceEntry};
 pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
 pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, VECTORS, open};
 pub use user::{Position, Standing, User};

@@ -40,10 +40,10 @@ use residents::fetch_page;
 use timers::Timers;
 use write_back::Begun;
 
-/// Version of roots, pages, standing requests and positions in the store.
-pub(crate) const STORE_VERSION: u8 = 1;
-/// Version of the changelog's values. Their first byte; checksums are the log's.
-pub(crate) const CHANGELOG_VERSION: u8 = 1;
+/// Version of roots, pages, sequences, standing requests and positions in the store. Since 2 a root may end with the ids of sequences.
+pub(crate) const STORE_VERSION: u8 = 2;
+/// Version of the changelog's values. Their first byte; checksums are the log's. Since 2 there are records of sequences.
+pub(crate) const CHANGELOG_VERSION: u8 = 2;
 
 /// What of the configuration the state follows.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,8 @@ pub struct Settings {
     pub allowed_lateness_ms: i64,
     /// Whether late behaviors are left out.
     pub drop_late: bool,
+    /// Entries at which a sequence begins anew with its newest half: even, and at least 2.
+    pub sequence_max: usize,
 }
 
 /// Where a user lies in memory. It holds within a step: memory is dropped between steps only.
@@ -241,12 +243,16 @@ impl Partition {
         }
         let store = &self.store;
         let mut fetch = |slot, page| fetch_page(&**store, user, slot, page);
-        let before = resident.user.recent.bytes();
+        let before = resident.user.recent.bytes() + resident.user.sequences_bytes();
         let recent_max = self.settings.recent_max;
         let touched = &mut self.touched;
         resident
             .user
             .fold(behavior, recent_max, &mut fetch, touched)?;
+        let sequence_max = self.settings.sequence_max;
+        resident
+            .user
+            .extend_sequences(behavior, sequence_max, touched);
         let mut forgotten = 0;
         if self.settings.keys_max > 0 {
             let slots = behavior.attributes.iter().map(|(slot, _)| *slot);
@@ -256,7 +262,8 @@ impl Partition {
             }
         }
         // An entry grows by a cell at most; what it really takes is measured at the next write-back.
-        let grown = (resident.user.recent.bytes() + 32).saturating_sub(before);
+        let after = resident.user.recent.bytes() + resident.user.sequences_bytes();
+        let grown = (after + 32).saturating_sub(before);
         self.grow(place, grown);
         self.note(place);
         Ok(Folded::Counted {
@@ -271,7 +278,7 @@ impl Partition {
     pub fn place(&mut self, user: &str) -> Result<Option<Place>, Error> {
         let place = self.find(user)?.map(Place);
         if let Some(place) = place {
-            self.user(place).recent.warm();
+            self.user(place).warm();
         }
         Ok(place)
     }

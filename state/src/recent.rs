@@ -408,7 +408,7 @@ mod tests {
                 let behavior = Behavior {
                     at: Coordinates { offset: offset as i64, index: 0 },
                     time: Timestamp(time), event: offset as u64 + 1, kind: KindId(1), scenario: ScenarioId(2),
-                    item: Some(&item), value: Some(FixedSum(time)), attributes: &[(SlotId(9), "x")],
+                    item: Some(&item), value: Some(FixedSum(time)), attributes: &[(SlotId(9), "x")], text: None, sequences: &[],
                 };
                 let place = recent.insert(&behavior);
                 records.insert(place, Some(recent.packed_in(place).unwrap().to_vec()));

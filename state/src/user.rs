@@ -1,15 +1,18 @@
-//! A user: recent behaviors, history by slot, and standing requests. In memory while it is used, in the store as one root value,
-//! a value for each page of history, and one for each standing request.
+//! A user: recent behaviors, history by slot, sequences, and standing requests. In memory while it is used, in the store as one root value,
+//! and a value for each page of history, each sequence and each standing request.
 
 use headwater_config::Topic;
 
-use crate::behavior::{Behavior, FixedSum, SlotId, Timestamp, pinned_hash};
+use crate::behavior::{Behavior, FixedSum, SequenceId, SlotId, Timestamp, pinned_hash};
 use crate::cell::Length;
 use crate::error::Damage;
 use crate::format::{Put, Take};
 use crate::page::{Entry, Page, page_of, pages_of};
 use crate::recent::Recent;
+use crate::sequence::Sequence;
 use crate::statistics::series;
+
+mod sequences;
 
 /// How many event ids of late behaviors a user remembers: those that went straight into history, past recent.
 const LATE_EVENTS_MAX: usize = 32;
@@ -63,6 +66,8 @@ pub(crate) enum Touched {
     Entry(SlotId, u64, Box<str>),
     Standing(Box<str>),
     Due(Box<str>),
+    SequenceStart(SequenceId),
+    SequenceEntry(SequenceId, u16),
 }
 
 /// Notes a change once.
@@ -89,6 +94,8 @@ pub struct User {
     history_newest: Timestamp,
     pub(crate) recent: Recent,
     pub(crate) slots: Vec<Slot>,
+    /// In order of their ids.
+    pub(crate) sequences: Vec<Sequence>,
     pub(crate) standing: Vec<Standing>,
     pub(crate) standing_dirty: Vec<Box<str>>,
     /// Pages that are no more, to be deleted from the store.
@@ -394,9 +401,11 @@ impl User {
             to.put_u32(slot.entries);
         }
         self.recent.write(to);
+        self.write_sequence_ids(to);
     }
 
-    /// Reads a root; pages of history stay in the store, and standing requests are for the caller to read: it gives their number.
+    /// Reads a root; pages of history stay in the store. Standing requests and sequences are for the caller to read: it gives the number of those,
+    /// and these are there with nothing in them.
     pub(crate) fn read_root(mut take: Take<'_>) -> Result<(Self, u16), Damage> {
         let mut user = Self::default();
         user.read_meta(&mut take)?;
@@ -417,6 +426,7 @@ impl User {
             });
         }
         user.recent = Recent::read(&mut take)?;
+        user.read_sequence_ids(&mut take)?;
         take.end()?;
         Ok((user, standing))
     }
@@ -440,6 +450,7 @@ impl User {
             + self.recent.bytes()
             + pages
             + standing
+            + self.sequences_bytes()
             + self.slots.len() * size_of::<Slot>()
     }
 }

@@ -194,6 +194,8 @@ fn many(backend: Backend, users: u64, events: u64, memory_setting: Bytes) {
                     item: Some(&text),
                     value: None,
                     attributes: &[],
+                    text: None,
+                    sequences: &[],
                 };
                 partition.fold(&name, &behavior, &mut || [7; 16]).unwrap();
                 offset += 1;

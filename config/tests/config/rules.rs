@@ -11,6 +11,18 @@ const BROKEN: &[(&str, &str)] = &[
         "texts.item (line 2): \"{kind} {item.title}\" has a field that an item's record has not: there are item.NAME, item.id and item.categories",
     ),
     (
+        "[texts]\nsequence_max = 0\n",
+        "texts.sequence_max (line 2): 0 is not between 2 and 4096",
+    ),
+    (
+        "[texts]\nsequence_max = 4098\n",
+        "texts.sequence_max (line 2): 4098 is not between 2 and 4096",
+    ),
+    (
+        "[texts]\nsequence_max = 511\n",
+        "texts.sequence_max (line 2): 511 is odd: a sequence begins anew with its newest half",
+    ),
+    (
         "[texts.behaviors]\nclik = \"{item}\"\n",
         "texts.behaviors.clik (line 2): kind \"clik\" is not in kinds.names",
     ),

@@ -67,6 +67,7 @@ fn users() -> Partition {
         keys_max: 0,
         allowed_lateness_ms: 0,
         drop_late: false,
+        sequence_max: 8,
     };
     Partition::open(MemoryStores::default().open(0).unwrap(), settings).unwrap()
 }

@@ -208,6 +208,8 @@ impl Pipeline {
                 item: Some(candidate),
                 value: None,
                 attributes: &[],
+                text: None,
+                sequences: &[],
             };
             let folded = owned
                 .users

@@ -14,6 +14,7 @@ pub fn settings_of(config: &Config, partitions: usize) -> headwater_state::Setti
             .map_or(0, |keys| u32::try_from(keys).unwrap_or(u32::MAX)),
         allowed_lateness_ms: config.state.allowed_lateness.millis(),
         drop_late: config.state.late == headwater_config::Late::Drop,
+        sequence_max: config.texts.sequence_max,
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a user: recent behaviors, key-vectors, standing requests.
+    /// Show a user: recent behaviors, key-vectors, sequences, standing requests.
     ///
     /// Asks the daemon that runs on this state folder, and the owner that it names; or any daemon, by --address. If none runs on the folder,
     /// reads the folder itself, which is as old as its last write-back.
@@ -172,6 +172,22 @@ fn show(view: &UserView) {
             "\nforgotten by retention: {} keys",
             view.forgotten
         ));
+    }
+    if !view.sequences.is_empty() {
+        print("\nsequences");
+        let rows: Vec<Vec<String>> = view
+            .sequences
+            .iter()
+            .map(|sequence| {
+                vec![
+                    sequence.sequence.clone(),
+                    sequence.start.to_string(),
+                    sequence.length.to_string(),
+                    sequence.newest.map_or_else(String::new, moment),
+                ]
+            })
+            .collect();
+        print(table(&["sequence", ">left", ">held", "newest"], &rows).trim_end());
     }
     if !view.standing.is_empty() {
         print("\nstanding requests");

@@ -42,11 +42,13 @@ fn work(stores: &MemoryStores, partition: &mut Partition) -> Result<(), Error> {
     }
     told(partition);
     let author = [(SlotId::of("author"), "a\0")];
+    let sequences = [SequenceId::of("all"), SequenceId::of("valued")];
     for id in &ids {
         for (number, item) in ["i1", "i2", "i3", "i4", "i5", "i1"].into_iter().enumerate() {
             let late = behavior(100, 5, Some(item), &author);
             let new = behavior(200 + number as i64, NOW + 400 * DAY_MS, Some(item), &author);
             for behavior in [late, new] {
+                let behavior = in_sequences(behavior, &sequences);
                 partition.fold(id, &behavior, &mut || [1; 16])?;
             }
         }

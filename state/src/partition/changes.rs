@@ -76,6 +76,27 @@ impl Changes {
                     standing.inspect(|standing| standing.write(to)).is_some()
                 });
             }
+            Touched::SequenceStart(sequence) => {
+                let key = ChangelogKey::SequenceStart {
+                    user: id,
+                    sequence: *sequence,
+                };
+                let sequence = user.sequence(*sequence);
+                self.push(&key, |to| {
+                    sequence.is_some_and(|sequence| sequence.write_start(to))
+                });
+            }
+            Touched::SequenceEntry(sequence, place) => {
+                let key = ChangelogKey::SequenceEntry {
+                    user: id,
+                    sequence: *sequence,
+                    place: *place,
+                };
+                let entry = user
+                    .sequence(*sequence)
+                    .and_then(|held| held.entry_in(*place));
+                self.push(&key, |to| entry.inspect(|entry| entry.write(to)).is_some());
+            }
             Touched::Due(request) => {
                 let due = user.standing_of(request).and_then(|standing| standing.due);
                 self.push(&ChangelogKey::Due { user: id, request }, |to| {

@@ -4,6 +4,7 @@ use super::{
     ChangelogKey, Damage, Error, Page, Partition, Resident, STORE_VERSION, SlotId, Standing, Store,
     Touched, User, changelog, format, pinned_hash,
 };
+use crate::sequence::Sequence;
 
 impl Partition {
     /// Drops clean users until memory is within its setting, as far as that goes.
@@ -71,6 +72,9 @@ impl Partition {
             if let Some(damage) = bad {
                 return Err(damaged(damage));
             }
+        }
+        for sequence in &mut loaded.sequences {
+            fetch_sequence(&*self.store, user, sequence)?;
         }
         Ok(Some(self.insert(user, loaded)))
     }
@@ -214,6 +218,22 @@ fn stored_standing<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a str, Standing
     };
     let take = format::open(STORE_VERSION, value)?;
     Ok((user, Standing::read(take, request)?))
+}
+
+/// Reads what the store holds of a sequence that a root names.
+fn fetch_sequence(store: &dyn Store, user: &str, sequence: &mut Sequence) -> Result<(), Error> {
+    let id = sequence.id();
+    let damaged = |damage| Error::Damaged {
+        key: format!("sequence {:08x} of user {user}", id.0),
+        damage,
+    };
+    let bytes = store
+        .get(&changelog::sequence_key(user, id))?
+        .ok_or_else(|| damaged(Damage::Contradiction))?;
+    *sequence = format::open(STORE_VERSION, &bytes)
+        .and_then(|take| Sequence::read(id, take))
+        .map_err(damaged)?;
+    Ok(())
 }
 
 pub(super) fn fetch_page(

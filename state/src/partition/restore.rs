@@ -4,6 +4,7 @@ use super::{
     CHANGELOG_VERSION, ChangelogKey, Error, Partition, Standing, Timestamp, User, fetch_page,
     format,
 };
+use crate::sequence::{SequenceEntry, SequenceStart};
 
 impl Partition {
     /// Applies a changelog record: the state is then as it was when the record was written.
@@ -33,7 +34,9 @@ impl Partition {
             | ChangelogKey::Recent { user, .. }
             | ChangelogKey::Entry { user, .. }
             | ChangelogKey::Standing { user, .. }
-            | ChangelogKey::Due { user, .. } => user,
+            | ChangelogKey::Due { user, .. }
+            | ChangelogKey::SequenceStart { user, .. }
+            | ChangelogKey::SequenceEntry { user, .. } => user,
         };
         let place = match (self.find(user)?, value) {
             (Some(place), _) => place,
@@ -90,6 +93,23 @@ impl Partition {
                     };
                     self.put_standing(place, request, Some(standing));
                 }
+            }
+            ChangelogKey::SequenceStart { sequence, .. } => {
+                let start = value
+                    .map(|value| SequenceStart::read(format::Take(value)))
+                    .transpose()
+                    .map_err(damaged)?;
+                resident.user.sequence_mut(sequence).apply_start(start);
+            }
+            ChangelogKey::SequenceEntry {
+                sequence, place, ..
+            } => {
+                let entry = value
+                    .map(|value| SequenceEntry::read(format::Take(value)))
+                    .transpose()
+                    .map_err(damaged)?;
+                let sequence = resident.user.sequence_mut(sequence);
+                sequence.apply_entry(place, entry).map_err(damaged)?;
             }
         }
         self.grow(place, value.map_or(0, <[u8]>::len));

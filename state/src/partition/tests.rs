@@ -6,8 +6,14 @@ use headwater_config::Topic;
 use proptest::prelude::*;
 
 use super::*;
-use crate::behavior::{Coordinates, FixedSum, KindId, ScenarioId};
+use crate::behavior::{Coordinates, FixedSum, KindId, ScenarioId, SequenceId};
+use crate::sequence::SequenceEntry;
 use crate::store::{MemoryStores, Stores};
+
+mod naive;
+mod sequences;
+
+use naive::{Naive, Taken};
 
 const SETTINGS: Settings = Settings {
     recent_max: 4,
@@ -15,6 +21,7 @@ const SETTINGS: Settings = Settings {
     keys_max: 0,
     allowed_lateness_ms: 1_000_000_000_000,
     drop_late: false,
+    sequence_max: 6,
 };
 
 #[derive(Clone, Debug)]
@@ -100,22 +107,14 @@ fn replay(partition: &mut Partition, changelog: &Changelog) {
     partition.restored_to(changelog.len() as i64);
 }
 
-fn run(
-    ops: &[Op],
-    settings: Settings,
-) -> (
-    BTreeMap<Vec<u8>, Vec<u8>>,
-    Changelog,
-    BTreeMap<(u8, u8), u64>,
-    u64,
-) {
+fn run(ops: &[Op], settings: Settings) -> (BTreeMap<Vec<u8>, Vec<u8>>, Changelog, Naive, u64) {
     let stores = MemoryStores::default();
     let open = || Partition::open(stores.open(0).unwrap(), settings).unwrap();
     let mut partition = open();
     let mut changelog: Changelog = Vec::new();
-    // The naive count: what was committed, by user and kind.
-    let mut counted: BTreeMap<(u8, u8), u64> = BTreeMap::new();
-    let mut pending: Vec<(u8, u8)> = Vec::new();
+    // What was committed.
+    let mut counted = Naive::default();
+    let mut pending: Vec<Taken> = Vec::new();
     let mut forgotten_total = 0;
     let mut offset = 0;
     let mut salt = 0u8;
@@ -125,15 +124,15 @@ fn run(
     };
     let commit = |partition: &mut Partition,
                   changelog: &mut Changelog,
-                  pending: &mut Vec<(u8, u8)>,
-                  counted: &mut BTreeMap<_, _>,
+                  pending: &mut Vec<Taken>,
+                  counted: &mut Naive,
                   offset: i64| {
         partition.advance(Topic::Behaviors, offset);
         partition
             .changes(&mut |key, value| changelog.push((key.to_vec(), value.map(<[u8]>::to_vec))));
         partition.committed(changelog.len() as i64);
-        for key in pending.drain(..) {
-            *counted.entry(key).or_insert(0) += 1;
+        for taken in pending.drain(..) {
+            counted.count(&taken);
         }
     };
     for op in ops {
@@ -147,6 +146,8 @@ fn run(
             } => {
                 offset += 1;
                 let item = item.map(|item| format!("item-{item}"));
+                let text = (event % 5 > 0).then_some([*event; 16]);
+                let sequences = &[SequenceId(3), SequenceId(4)][usize::from(event % 4 == 0)..];
                 let behavior = Behavior {
                     at: Coordinates { offset, index: 0 },
                     time: Timestamp(*time),
@@ -156,6 +157,8 @@ fn run(
                     item: item.as_deref(),
                     value: (*event > 100).then_some(FixedSum(i64::from(*event))),
                     attributes: &[(SlotId(8), "x"), (SlotId(9), "y")][..usize::from(*event) % 3],
+                    text,
+                    sequences,
                 };
                 match partition
                     .fold(&format!("user-{user}"), &behavior, &mut salts)
@@ -163,7 +166,17 @@ fn run(
                 {
                     Folded::Counted { forgotten, .. } => {
                         forgotten_total += forgotten;
-                        pending.push((*user, *kind));
+                        let entry = text.map(|text| SequenceEntry {
+                            text,
+                            time: behavior.time,
+                            at: behavior.at,
+                        });
+                        pending.push(Taken {
+                            user: *user,
+                            kind: *kind,
+                            sequences: sequences.to_vec(),
+                            entry,
+                        });
                     }
                     Folded::Duplicate => {}
                     Folded::Late => panic!("nothing is late here"),
@@ -250,25 +263,6 @@ fn run(
     )
 }
 
-fn counts(stores: &MemoryStores, settings: Settings) -> BTreeMap<(u8, u8), u64> {
-    let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
-    let mut found = BTreeMap::new();
-    for id in partition.user_ids().unwrap() {
-        let user = partition.whole_user(&id).unwrap().unwrap();
-        let number: u8 = id.trim_start_matches("user-").parse().unwrap();
-        let recent = user.recent().iter().map(|behavior| (behavior.kind, 1));
-        let history = user.history(SlotId::ITEM).flat_map(|entry| {
-            entry
-                .cells()
-                .map(|cell| (crate::of_series(cell.series).1, u64::from(cell.count)))
-        });
-        for (kind, count) in recent.chain(history) {
-            *found.entry((number, kind.0 as u8)).or_insert(0) += count;
-        }
-    }
-    found
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -291,7 +285,7 @@ proptest! {
             restored.restored_to(length as i64);
             let dumped = dump(&mut restored, &stores);
             prop_assert_eq!(&dumped, &store);
-            prop_assert_eq!(counts(&stores, SETTINGS), counted.clone());
+            prop_assert_eq!(&Naive::of(&stores, SETTINGS), &counted);
         }
     }
 
@@ -329,6 +323,8 @@ fn parts_end_with_the_position() {
             item: Some("i"),
             value: None,
             attributes: &[],
+            text: None,
+            sequences: &[],
         };
         partition
             .fold(&format!("u{user}"), &behavior, &mut || [1; 16])
@@ -456,6 +452,8 @@ fn an_update_touches_one_page() {
             item: Some(&item),
             value: None,
             attributes: &[],
+            text: None,
+            sequences: &[],
         };
         partition.fold("u", &behavior, &mut || [1; 16]).unwrap();
     };
@@ -494,6 +492,8 @@ fn damage_is_found() {
         item: Some("i"),
         value: None,
         attributes: &[],
+        text: None,
+        sequences: &[],
     };
     partition.fold("u", &behavior, &mut || [1; 16]).unwrap();
     partition.changes(&mut |_, _| {});

@@ -183,6 +183,12 @@ fn write_user(id: &str, user: &mut User, batch: &mut Batch) {
             }
         }
     }
+    for sequence in &mut user.sequences {
+        if std::mem::take(&mut sequence.dirty) {
+            let value = format::seal(STORE_VERSION, |to| sequence.write(to));
+            batch.push((changelog::sequence_key(id, sequence.id()), Some(value)));
+        }
+    }
     for request in std::mem::take(&mut user.standing_dirty) {
         let mut key = Vec::new();
         ChangelogKey::Standing {

@@ -22,6 +22,8 @@ fn late_events_are_cut_to_the_limit() {
             item: Some("i"),
             value: None,
             attributes: &[],
+            text: None,
+            sequences: &[],
         };
         let mut fetch = |_, _| Ok(Page::default());
         user.fold(&behavior, 1, &mut fetch, &mut Vec::new())
