@@ -369,3 +369,48 @@ impl<'a> Names<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headwater_state::{Behavior, Coordinates, MemoryStores, Timestamp};
+
+    use super::*;
+
+    /// Goal: sequences are shown by their names, and as a hash where the configuration has lost the name. Method: five behaviors in one sequence that
+    /// begins anew with its fourth, and one in another.
+    #[test]
+    fn sequences_are_shown() {
+        let config = Config::from_toml("[texts]\nsequence_max = 4\n[sequences]\nclicks = []\n");
+        let config = config.unwrap();
+        let mut users = open(&config, &MemoryStores::default(), 0).unwrap();
+        let sequences = [SequenceId::of("clicks"), SequenceId(7)];
+        for offset in 0..5 {
+            let behavior = Behavior {
+                at: Coordinates { offset, index: 0 },
+                time: Timestamp(100 + offset),
+                event: 0,
+                kind: KindId::of("click"),
+                scenario: ScenarioId::of("feed"),
+                item: None,
+                value: None,
+                attributes: &[],
+                text: Some([1; 16]),
+                sequences: &sequences[..=usize::from(offset == 2)],
+            };
+            users.fold("u", &behavior, &mut || [0; 16]).unwrap();
+        }
+        let position = users.position().clone();
+        let user = users.whole_user("u").unwrap().unwrap();
+        let shown = view(&config, "u", (0, &position), user, 1).sequences;
+        let view = |sequence: &str, start, length, newest| SequenceView {
+            sequence: sequence.to_owned(),
+            start,
+            length,
+            newest: Some(newest),
+        };
+        let named = shown.iter().find(|view| view.sequence == "clicks");
+        assert_eq!(named, Some(&view("clicks", 2, 3, 104)));
+        assert!(shown.contains(&view("(sequence 00000007)", 0, 1, 102)));
+        assert_eq!(shown.len(), 2);
+    }
+}

@@ -147,6 +147,24 @@ fn digests_are_of_start_texts_and_times() {
     assert_eq!(hex(&digests[3]), "9808b054885694a1ea3bea9c2b3e2777");
 }
 
+/// Goal: a record says what its place holds, whatever was there; one that is dead empties it. Method: one place, four records.
+#[test]
+fn a_record_is_what_its_place_holds() {
+    let mut sequence = with(&[(1, 1)], 8);
+    sequence.apply_entry(0, Some(entry(3, 3))).unwrap();
+    assert_eq!(offsets(&sequence), [3]);
+    sequence.apply_entry(0, None).unwrap();
+    assert_eq!(offsets(&sequence), [0i64; 0]);
+    sequence.apply_entry(0, Some(entry(3, 3))).unwrap();
+    sequence.apply_start(Some(SequenceStart {
+        before: 2,
+        first: entry(3, 3).order(0),
+    }));
+    assert_eq!((sequence.start(), offsets(&sequence)), (2, vec![3]));
+    sequence.apply_entry(0, Some(entry(2, 2))).unwrap();
+    assert_eq!((sequence.start(), offsets(&sequence)), (2, vec![]));
+}
+
 /// Goal: bytes that contradict themselves are refused. Method: each contradiction, under the reader without a checksum before it.
 #[test]
 fn contradictions_are_refused() {
