@@ -15,6 +15,7 @@ mod changelog;
 mod entities;
 mod error;
 mod format;
+mod generations;
 #[cfg(test)]
 mod golden;
 mod item_state;
@@ -26,6 +27,7 @@ mod sequence;
 mod statistics;
 mod store;
 mod user;
+mod user_vectors;
 mod vectors;
 
 pub use behavior::{
@@ -34,14 +36,16 @@ pub use behavior::{
 pub use cell::{Cell, Cells, Grain, Length};
 pub use changelog::ChangelogKey;
 pub use error::{Damage, Error, StoreError};
+pub use generations::Generations;
 pub use items::{Item, ItemTable, ItemTableBytes};
 pub use page::Entry;
 pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
 pub use recent::{Recent, RecentBehavior};
 pub use sequence::{Sequence, SequenceEntry};
 pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
-pub use store::{Backend, Batch, MemoryStores, Opened, Store, Stores, VECTORS, open};
+pub use store::{Backend, Batch, DEEP_VECTORS, MemoryStores, Opened, Store, Stores, VECTORS, open};
 pub use user::{Position, Standing, User};
+pub use user_vectors::{UserVector, UserVectors};
 pub use vectors::{
     CurrentEncoder, EncoderId, Looked, TextHash, VectorKey, VectorRecord, VectorTable, read_vector,
     vector_bytes,

@@ -37,10 +37,12 @@ pub trait Store: Send + Sync {
 
 /// Where vectors of texts lie among an instance's stores; the others are partitions'.
 pub const VECTORS: i32 = -1;
+/// Where vectors of users and items lie that deep layers made.
+pub const DEEP_VECTORS: i32 = -2;
 
-/// The stores of an instance, one for each partition, and one for vectors of texts.
+/// The stores of an instance, one for each partition, and those of vectors.
 pub trait Stores: Send + Sync + std::fmt::Debug {
-    /// The store of a partition, or of [`VECTORS`], made if there is none.
+    /// The store of a partition, of [`VECTORS`] or of [`DEEP_VECTORS`], made if there is none.
     fn open(&self, partition: i32) -> Result<Arc<dyn Store>, StoreError>;
 
     /// Deletes a partition's store; the next `open` makes an empty one.
@@ -176,10 +178,11 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 
 /// The name of a partition's tree. The topic is in it, so that nobody takes it for anything else.
 fn tree_name(partition: i32) -> String {
-    if partition == VECTORS {
-        return Topic::Embeddings.key().to_owned();
+    match partition {
+        VECTORS => Topic::Embeddings.key().to_owned(),
+        DEEP_VECTORS => "deep-vectors".to_owned(),
+        partition => format!("{}-{partition}", Topic::Behaviors.key()),
     }
-    format!("{}-{partition}", Topic::Behaviors.key())
 }
 
 #[cfg(test)]

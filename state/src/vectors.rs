@@ -8,18 +8,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::f16;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::entities::PinnedHasher;
 use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
+use crate::generations::Generations;
 use crate::store::{Batch, Store};
 
 /// Hash of a text.
 pub type TextHash = [u8; 16];
 
-/// Whose vectors: hash of weights, tokenizer, cut and pooling.
+/// Whose vectors: hash of all that they follow from, but texts and times. Of an encoder: weights, tokenizer, cut and pooling; of deep layers: the encoder,
+/// their weights, and where runs begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EncoderId(pub [u8; 16]);
 
@@ -110,14 +112,14 @@ impl CurrentEncoder {
 }
 
 /// Puts a checksum behind bytes.
-fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let sum = crc32fast::hash(&bytes);
     bytes.put_u32(sum);
     bytes
 }
 
 /// The bytes before their checksum.
-fn unsealed(bytes: &[u8]) -> Result<&[u8], Damage> {
+pub(crate) fn unsealed(bytes: &[u8]) -> Result<&[u8], Damage> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Damage::Short)?;
     if crc32fast::hash(content).to_le_bytes() == *sum {
         Ok(content)
@@ -126,7 +128,7 @@ fn unsealed(bytes: &[u8]) -> Result<&[u8], Damage> {
     }
 }
 
-fn versioned(bytes: &[u8]) -> Result<Take<'_>, Damage> {
+pub(crate) fn versioned(bytes: &[u8]) -> Result<Take<'_>, Damage> {
     let mut take = Take(bytes);
     match take.u8()? {
         FORMAT => Ok(take),
@@ -142,11 +144,16 @@ fn versioned(bytes: &[u8]) -> Result<Take<'_>, Damage> {
 pub fn vector_bytes(vector: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 * vector.len() + 5);
     bytes.push(FORMAT);
-    for value in vector {
-        let limit = f16::MAX.to_f32();
-        bytes.put(&f16::from_f32(value.clamp(-limit, limit)).to_le_bytes());
-    }
+    put_halves(vector, &mut bytes);
     sealed(bytes)
+}
+
+/// Appends numbers as 16-bit floats.
+pub(crate) fn put_halves(vector: &[f32], to: &mut Vec<u8>) {
+    let limit = f16::MAX.to_f32();
+    for value in vector {
+        to.put(&f16::from_f32(value.clamp(-limit, limit)).to_le_bytes());
+    }
 }
 
 /// The vector of a record's value.
@@ -154,7 +161,12 @@ pub fn vector_bytes(vector: &[f32]) -> Vec<u8> {
 /// # Errors
 /// For bytes that are none, or numbers that are not finite.
 pub fn read_vector(bytes: &[u8]) -> Result<Vec<f32>, Damage> {
-    let (halves, rest) = versioned(unsealed(bytes)?)?.0.as_chunks::<2>();
+    read_halves(versioned(unsealed(bytes)?)?.0)
+}
+
+/// The numbers of [`put_halves`].
+pub(crate) fn read_halves(bytes: &[u8]) -> Result<Vec<f32>, Damage> {
+    let (halves, rest) = bytes.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(Damage::Long);
     }
@@ -193,24 +205,17 @@ pub struct VectorRecord<'a> {
 pub struct VectorTable {
     store: Arc<dyn Store>,
     inner: Mutex<Inner>,
-    /// Bytes of one generation at most.
-    generation_bytes: usize,
 }
 
-/// Two generations: what was used since the younger began is in it; when that is full the older is forgotten.
 struct Inner {
     current: Option<CurrentEncoder>,
     positions: BTreeMap<i32, i64>,
-    young: Generation,
-    old: Generation,
-    bytes: usize,
+    held: Generations<TextHash, Arc<[f32]>>,
     /// Texts that were looked for and are not in the store: they need not be looked for there again.
     absent: HashSet<TextHash, PinnedHasher>,
     /// Whether a stored vector was not what was written.
     damaged: bool,
 }
-
-type Generation = HashMap<TextHash, Arc<[f32]>, PinnedHasher>;
 
 /// Texts remembered as absent, at most.
 const ABSENT_MAX: usize = 100_000;
@@ -283,13 +288,10 @@ impl VectorTable {
             inner: Mutex::new(Inner {
                 current,
                 positions,
-                young: Generation::default(),
-                old: Generation::default(),
-                bytes: 0,
+                held: Generations::new(memory),
                 absent: HashSet::default(),
                 damaged: false,
             }),
-            generation_bytes: usize::try_from(memory / 2).unwrap_or(usize::MAX),
         })
     }
 
@@ -305,11 +307,7 @@ impl VectorTable {
 
     /// Bytes of vectors in memory, about.
     pub fn memory(&self) -> usize {
-        let inner = self.inner.lock();
-        let width = inner
-            .current
-            .map_or(0, |current| 4 * usize::from(current.width));
-        (inner.young.len() + inner.old.len()) * (width + VECTOR_BYTES)
+        self.inner.lock().held.bytes()
     }
 
     /// Takes records of the topic in: all of them reach the store, with the positions behind them, or none.
@@ -366,13 +364,10 @@ impl VectorTable {
                         .current
                         .is_some_and(|current| usize::from(current.width) == vector.len()) =>
                 {
-                    self.keep(&mut inner, text, vector.into());
+                    inner.keep(text, vector.into());
                 }
                 Some(_) => {}
-                None => {
-                    inner.young.remove(&text);
-                    inner.old.remove(&text);
-                }
+                None => drop(inner.held.remove(&text)),
             }
         }
         Ok(())
@@ -423,12 +418,8 @@ impl VectorTable {
             if inner.current != Some(encoder) {
                 return Ok(Looked::Miss);
             }
-            if let Some(vector) = inner.young.get(text) {
+            if let Some(vector) = inner.held.get(text) {
                 return Ok(Looked::Hit(Arc::clone(vector)));
-            }
-            if let Some(vector) = inner.old.remove(text) {
-                self.keep(&mut inner, *text, Arc::clone(&vector));
-                return Ok(Looked::Hit(vector));
             }
             if inner.absent.contains(text) {
                 return Ok(Looked::Miss);
@@ -448,7 +439,7 @@ impl VectorTable {
         }
         let Some(vector) = stored else {
             // Unless it has come in between.
-            if !inner.young.contains_key(text) {
+            if !inner.held.holds(text) {
                 if inner.absent.len() >= ABSENT_MAX {
                     inner.absent.clear();
                 }
@@ -457,7 +448,7 @@ impl VectorTable {
             return Ok(Looked::Miss);
         };
         let vector: Arc<[f32]> = vector.into();
-        self.keep(&mut inner, *text, Arc::clone(&vector));
+        inner.keep(*text, Arc::clone(&vector));
         Ok(Looked::Hit(vector))
     }
 
@@ -469,25 +460,18 @@ impl VectorTable {
         let key = VectorKey::Vector(encoder, *text).bytes();
         Ok(self.store.get(&key)?.is_some())
     }
-
-    fn keep(&self, inner: &mut Inner, text: TextHash, vector: Arc<[f32]>) {
-        let bytes = size_of_val(&*vector) + VECTOR_BYTES;
-        if inner.bytes + bytes > self.generation_bytes {
-            inner.old = std::mem::take(&mut inner.young);
-            inner.bytes = 0;
-        }
-        inner.bytes += bytes;
-        inner.young.insert(text, vector);
-    }
 }
 
 impl Inner {
+    fn keep(&mut self, text: TextHash, vector: Arc<[f32]>) {
+        let bytes = size_of_val(&*vector) + VECTOR_BYTES;
+        self.held.insert(text, vector, bytes);
+    }
+
     /// Vectors of another encoder are of no use.
     fn forget(&mut self) {
-        self.young.clear();
-        self.old.clear();
+        self.held.clear();
         self.absent.clear();
-        self.bytes = 0;
     }
 }
 

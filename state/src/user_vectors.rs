@@ -1,0 +1,229 @@
+//! Vectors of users: what deep layers made of a user's sequences, one vector a sequence, and of which of its behaviors.
+//!
+//! They follow from state and are no part of it: no changelog holds them, and one that is missing, damaged or of another instance's state is made again. So a
+//! vector says of what it is made, the digest of its sequence's first behaviors, and whoever reads it compares that with the sequence before them: a vector
+//! of a state that never was (a step that was not committed, a partition that was elsewhere in between) is never taken for one of this.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::behavior::{SequenceId, Timestamp};
+use crate::error::Damage;
+use crate::format::{Put, Take};
+use crate::generations::Generations;
+use crate::store::{Batch, Store};
+use crate::vectors::{EncoderId, put_halves, read_halves, sealed, unsealed, versioned};
+
+/// Kind of the keys in the store.
+const USER: u8 = b'u';
+/// The version of values.
+const FORMAT: u8 = 1;
+/// Bytes that a vector in memory takes beside its numbers and its key, about.
+const BESIDE_BYTES: usize = 160;
+
+/// A user's vector of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserVector {
+    /// Where the run begins: behaviors of the sequence before it.
+    pub start: u64,
+    /// Behaviors of the run that it is made of; at least one.
+    pub count: u32,
+    /// Digest of these behaviors ([`crate::Sequence::digest`]).
+    pub digest: [u8; 16],
+    /// Time of the newest of them.
+    pub newest: Timestamp,
+    /// The numbers.
+    pub vector: Arc<[f32]>,
+}
+
+impl UserVector {
+    fn write(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(41 + 2 * self.vector.len());
+        bytes.put_u8(FORMAT);
+        bytes.put_u64(self.start);
+        bytes.put_u32(self.count);
+        bytes.put(&self.digest);
+        bytes.put_i64(self.newest.0);
+        put_halves(&self.vector, &mut bytes);
+        sealed(bytes)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut take: Take<'_> = versioned(unsealed(bytes)?)?;
+        Ok(Self {
+            start: take.u64()?,
+            count: take.u32()?,
+            digest: take.bytes(16)?.try_into().map_err(|_| Damage::Short)?,
+            newest: Timestamp(take.i64()?),
+            vector: read_halves(take.0)?.into(),
+        })
+    }
+}
+
+/// All vectors of users of an instance, in its own store, with a cache in memory.
+pub struct UserVectors {
+    store: Arc<dyn Store>,
+    held: Mutex<Generations<Box<[u8]>, UserVector>>,
+}
+
+impl std::fmt::Debug for UserVectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserVectors").finish_non_exhaustive()
+    }
+}
+
+fn key_of(layers: EncoderId, user: &str, sequence: SequenceId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(24 + user.len());
+    key.put_u8(USER);
+    key.put(&layers.0);
+    key.put_str(user);
+    key.put_u32(sequence.0);
+    key
+}
+
+impl UserVectors {
+    /// Those of a store, with so many bytes of them in memory.
+    pub fn new(store: Arc<dyn Store>, memory: u64) -> Self {
+        Self {
+            store,
+            held: Mutex::new(Generations::new(memory)),
+        }
+    }
+
+    /// The vector of a user's sequence by these layers, as it was put last.
+    ///
+    /// # Errors
+    /// The store's, or a vector that is damaged: it is to be made again.
+    pub fn get(
+        &self,
+        layers: EncoderId,
+        user: &str,
+        sequence: SequenceId,
+    ) -> Result<Option<UserVector>, crate::Error> {
+        let key = key_of(layers, user, sequence);
+        if let Some(vector) = self.held.lock().get(&*key) {
+            return Ok(Some(vector.clone()));
+        }
+        let Some(stored) = self.store.get(&key)? else {
+            return Ok(None);
+        };
+        let vector = UserVector::read(&stored).map_err(|damage| crate::Error::Damaged {
+            key: key.escape_ascii().to_string(),
+            damage,
+        })?;
+        let mut held = self.held.lock();
+        // Unless a newer one was put in between.
+        if !held.holds(&*key) {
+            hold(&mut held, key, vector.clone());
+        }
+        Ok(Some(vector))
+    }
+
+    /// Puts vectors by these layers, each in the place of the one before.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn put(
+        &self,
+        layers: EncoderId,
+        vectors: Vec<(&str, SequenceId, UserVector)>,
+    ) -> Result<(), crate::Error> {
+        let mut batch = Batch::new();
+        let mut held = self.held.lock();
+        for (user, sequence, vector) in vectors {
+            let key = key_of(layers, user, sequence);
+            let bytes = vector.write();
+            // What is read is what will be read after a restart: rounded.
+            let rounded = UserVector::read(&bytes).expect("invariant: written just now");
+            batch.push((key.clone(), Some(bytes)));
+            hold(&mut held, key, rounded);
+        }
+        drop(held);
+        Ok(self.store.apply(&batch)?)
+    }
+
+    /// Bytes in memory, about.
+    pub fn memory(&self) -> usize {
+        self.held.lock().bytes()
+    }
+}
+
+fn hold(held: &mut Generations<Box<[u8]>, UserVector>, key: Vec<u8>, vector: UserVector) {
+    let bytes = size_of_val(&*vector.vector) + key.len() + BESIDE_BYTES;
+    held.insert(key.into(), vector, bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStores, Stores};
+
+    const LAYERS: EncoderId = EncoderId([7; 16]);
+    const SEQUENCE: SequenceId = SequenceId(3);
+
+    fn vector(count: u32) -> UserVector {
+        UserVector {
+            start: 256,
+            count,
+            digest: [count as u8; 16],
+            newest: Timestamp(1_000 + i64::from(count)),
+            vector: [0.5, -2.0, count as f32].into(),
+        }
+    }
+
+    /// Goal: the newest vector of a user's sequence is found, after a restart too, and nobody else's; memory is bounded. Method: many users in little memory,
+    /// other layers, another sequence, a user whose id begins like another's.
+    #[test]
+    fn the_newest_vector_is_found() {
+        let stores = MemoryStores::default();
+        let open = || UserVectors::new(stores.open(crate::DEEP_VECTORS).unwrap(), 4_000);
+        let vectors = open();
+        let user = |number: u32| format!("u{number}");
+        for round in [1, 2] {
+            for number in 0..300 {
+                let user = user(number);
+                let one = vec![(&*user, SEQUENCE, vector(number + round))];
+                vectors.put(LAYERS, one).unwrap();
+                assert!(vectors.memory() <= 4_000, "{}", vectors.memory());
+            }
+        }
+        for vectors in [vectors, open()] {
+            for number in 0..300 {
+                let found = vectors.get(LAYERS, &user(number), SEQUENCE).unwrap();
+                assert_eq!(found, Some(vector(number + 2)));
+                assert!(vectors.memory() <= 4_000);
+            }
+            let none = [
+                vectors.get(EncoderId([8; 16]), "u1", SEQUENCE).unwrap(),
+                vectors.get(LAYERS, "u1", SequenceId(4)).unwrap(),
+                vectors.get(LAYERS, "u", SEQUENCE).unwrap(),
+            ];
+            assert_eq!(none, [None, None, None]);
+        }
+    }
+
+    /// Goal: a damaged vector is told of and never given, and another can be put in its place. Method: each byte of it turned, and cut short.
+    #[test]
+    fn damage_is_told() {
+        let stores = MemoryStores::default();
+        let store = stores.open(crate::DEEP_VECTORS).unwrap();
+        let key = key_of(LAYERS, "u", SEQUENCE);
+        let whole = vector(9).write();
+        for place in 0..=whole.len() {
+            let mut spoilt = whole.clone();
+            match spoilt.get_mut(place) {
+                Some(byte) => *byte ^= 0x10,
+                None => spoilt.truncate(place - 1),
+            }
+            store.apply(&vec![(key.clone(), Some(spoilt))]).unwrap();
+            let vectors = UserVectors::new(Arc::clone(&store), 0);
+            let error = vectors.get(LAYERS, "u", SEQUENCE).unwrap_err();
+            assert!(matches!(error, crate::Error::Damaged { .. }), "{error}");
+            let again = vec![("u", SEQUENCE, vector(9))];
+            vectors.put(LAYERS, again).unwrap();
+            let found = vectors.get(LAYERS, "u", SEQUENCE).unwrap();
+            assert_eq!(found, Some(vector(9)));
+        }
+    }
+}
