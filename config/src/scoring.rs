@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::choice::choice;
 use crate::quantity::Span;
+use crate::text;
 
 choice! {
     /// What a behavior alone makes Headwater score.
@@ -23,6 +24,9 @@ choice! {
 pub struct ScoringConfig {
     /// What a behavior alone makes Headwater score.
     pub on_behavior: OnBehavior,
+    /// A trained model: the folder that `headwater train` wrote; none: the baseline scores alone.
+    #[serde(deserialize_with = "text::optional")]
+    pub model: Option<String>,
     /// A standing request is scored again at most this often.
     pub debounce: Span,
     /// Standing requests of one user. At most 1,000.

@@ -28,6 +28,8 @@ pub struct TextsConfig {
     pub encode: bool,
     /// Vectors in memory.
     pub memory: Bytes,
+    /// What deep layers hold in memory: half of it keys and values of runs, half vectors of users and items.
+    pub deep_memory: Bytes,
     /// Edges of the times before a row in which its user's behaviors are put together, ascending.
     pub buckets: Vec<Span>,
     /// For a behavior: by `scenario/kind`, by kind, or for all others by `*`.

@@ -382,6 +382,11 @@ fn texts(rules: &mut Rules, config: &Config) {
             texts.cut
         )
     });
+    rules.range(
+        "texts.deep_memory",
+        texts.deep_memory,
+        (Bytes::new(1 << 20), Bytes::new(1 << 50)),
+    );
     rules.range("texts.sequence_max", texts.sequence_max, SEQUENCE_MAX);
     rules.require(
         texts.sequence_max.is_multiple_of(2),

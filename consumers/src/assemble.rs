@@ -10,31 +10,44 @@
 use std::sync::Arc;
 
 use headwater_config::{Config, Span};
+use headwater_model::bahe::BaheModel;
+use headwater_model::language::text_hash;
 use headwater_model::{
     Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
     LoggedRequest, Scores, TaskSpec,
 };
 use headwater_state::{
-    EncoderId, Entity, ItemTable, KindId, Length, ScenarioId, Timestamp, User, VectorTable,
-    pinned_hash,
+    EncoderId, Entity, ItemTable, KindId, Length, ScenarioId, SequenceId, TextHash, Timestamp,
+    User, VectorTable, pinned_hash,
 };
 
-use crate::embed::{Embed, EmbedError};
+use crate::decode::DecodedBehavior;
+use crate::deepen::DeepVectors;
+use crate::embed::Embed;
+use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::sequences::Sequences;
 
+mod deep;
 mod entries;
 mod likings;
+mod look;
 mod memo;
 
+use deep::Trained;
 use entries::{Entries, Groups};
 use likings::Likings;
+use look::TextLook;
 use memo::{Memo, Plan};
 
-pub use likings::MissingText;
+pub use deep::Source;
+pub use look::MissingText;
 
 /// What a row is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
+    /// The user's id.
+    pub user_id: &'a str,
     /// The user, if anything is known of them.
     pub user: Option<&'a User>,
     /// Where.
@@ -72,14 +85,18 @@ pub struct Assembler {
     schema: FeatureSchema,
     schema_hash: String,
     baseline: Baseline,
+    /// The baseline, with its version.
     model: String,
     batch: FeatureBatch,
     memo: Memo,
     entries: Entries,
     groups: Groups,
     item_state: i64,
+    sequences: Arc<Sequences>,
     /// What is told of texts; none: nothing, likenesses stay 0.
-    likings: Option<Likings>,
+    texts: Option<(TextLook, Likings)>,
+    /// A model that was trained; none: the baseline scores alone.
+    trained: Option<Trained>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -221,12 +238,14 @@ impl Assembler {
             schema_hash: format!("{:016x}", schema.hash()),
             baseline: Baseline::default(),
             model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
+            trained: None,
             batch: FeatureBatch::new(&schema),
             memo: Memo::default(),
             entries: Entries::default(),
             groups: Groups::default(),
             item_state: 0,
-            likings: None,
+            sequences: Arc::new(Sequences::new(config)),
+            texts: None,
             schema,
         })
     }
@@ -234,44 +253,103 @@ impl Assembler {
     /// Reads vectors of texts from a table, where the configuration has an encoder.
     pub fn read_vectors(&mut self, config: &Config, table: Arc<VectorTable>, metrics: &Metrics) {
         if config.texts.encoder.is_some() {
-            self.likings = Some(Likings::new(config, table, metrics.texts.clone()));
+            let look = TextLook::new(table, metrics.texts.clone());
+            let likings = Likings::new(config, Arc::clone(&self.sequences));
+            self.texts = Some((look, likings));
         }
+    }
+
+    /// Scores with a trained model over the baseline; `deep` is what it reads vectors from, if it looks at texts.
+    ///
+    /// # Errors
+    /// What the tensor library says.
+    pub fn score_with(
+        &mut self,
+        model: Arc<BaheModel>,
+        deep: Option<(Arc<DeepVectors>, Source)>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        let trained = Trained::new(model, deep, metrics.deep.clone())?;
+        self.trained = Some(trained);
+        Ok(())
     }
 
     /// Has vectors of texts made at once, in event time: for the engine and for backtests.
     pub fn embed_at_once(&mut self, embed: Box<dyn Embed>) {
-        if let Some(likings) = &mut self.likings {
-            likings.embed_at_once(embed);
+        if let Some((look, _)) = &mut self.texts {
+            look.embed_at_once(embed);
         }
     }
 
-    /// Why vectors were not made at once, once.
-    pub fn embed_failure(&mut self) -> Option<EmbedError> {
-        self.likings.as_mut()?.failure()
+    /// Why vectors were not made or read, once.
+    pub fn failure(&mut self) -> Option<Error> {
+        let texts = self.texts.as_mut();
+        let failure = texts.and_then(|(look, _)| look.failure().map(Error::Encode));
+        failure.or_else(|| self.trained.as_mut()?.failure())
     }
 
-    /// Texts of the last rows that have no vector yet and were not told of before.
-    pub fn missing_texts(&self) -> &[MissingText] {
-        self.likings.as_ref().map_or(&[], Likings::missing)
+    /// Takes the texts that have no vector yet and were not told of before.
+    pub fn take_missing(&mut self) -> impl Iterator<Item = MissingText> {
+        let texts = self.texts.as_mut();
+        texts.into_iter().flat_map(|(look, _)| look.take_missing())
     }
 
     /// Tells of missing texts again: those that were told of may have come to nothing.
     pub fn forget_missing(&mut self) {
-        if let Some(likings) = &mut self.likings {
-            likings.forget_missing();
+        if let Some((look, _)) = &mut self.texts {
+            look.forget_missing();
         }
     }
 
     /// Whose vectors the last rows saw.
     pub fn encoder(&self) -> Option<EncoderId> {
-        let encoder = self.likings.as_ref()?.encoder()?;
-        Some(encoder.id)
+        let (look, _) = self.texts.as_ref()?;
+        Some(look.encoder()?.id)
+    }
+
+    /// The sequences of users.
+    pub fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    /// The sequences of a behavior and its text's hash: none where no text has a vector, where it is in no sequence, or where there is no text. A text that
+    /// has no vector yet is noted as missing.
+    pub fn sequences_of(
+        &mut self,
+        behavior: &DecodedBehavior<'_>,
+        scenario: &str,
+        items: &ItemTable,
+        to: &mut Vec<SequenceId>,
+    ) -> Option<TextHash> {
+        to.clear();
+        let (look, _) = self.texts.as_mut()?;
+        let sequences = &self.sequences;
+        to.extend(sequences.of(behavior.kind).map(|place| sequences.id(place)));
+        if to.is_empty() {
+            return None;
+        }
+        let text = sequences.text(behavior, scenario, items)?;
+        let hash = text_hash(&text);
+        look.want(hash, || text);
+        Some(hash)
+    }
+
+    /// A user's sequences have grown by a behavior.
+    pub fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
+        if let Some(trained) = &self.trained {
+            trained.grown(id, user, grown);
+        }
     }
 
     /// Assembles the rows of a request and has them scored.
     pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
         self.assemble(row, items);
         self.baseline.score(&self.batch, scores);
+        if let Some(trained) = &mut self.trained {
+            let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
+            trained.fill(row, items, encoder);
+            trained.score(&self.batch, scores);
+        }
     }
 
     /// Assembles the rows of a request.
@@ -304,11 +382,15 @@ impl Assembler {
         for (place, candidate) in row.candidates.iter().enumerate() {
             self.candidate(place, candidate, row, items);
         }
-        if let Some(likings) = &mut self.likings {
-            likings.fill_batch(row, items, &mut self.batch);
-            if likings.make_missing() {
-                likings.fill_batch(row, items, &mut self.batch);
+        if let Some((look, likings)) = &mut self.texts {
+            // Of behaviors since the last row.
+            look.make_missing();
+            look.begin();
+            likings.fill_batch(row, items, look, &mut self.batch);
+            if look.make_missing() {
+                likings.fill_batch(row, items, look, &mut self.batch);
             }
+            look.end();
         }
         &self.batch
     }
@@ -429,9 +511,21 @@ impl Assembler {
         &self.names
     }
 
-    /// Who scores, with its version.
+    /// Who scores where all is there that it needs, with its version.
     pub fn model_name(&self) -> &str {
-        &self.model
+        self.trained.as_ref().map_or(&self.model, Trained::name)
+    }
+
+    /// Who scored the last rows: the baseline, where the model had nothing to look at.
+    pub fn scored_by(&self) -> &str {
+        let trained = self.trained.as_ref();
+        let trained = trained.filter(|trained| trained.has_scored());
+        trained.map_or(&self.model, Trained::name)
+    }
+
+    /// What the last rows went without: `encoder`, `user_vectors`, `item_vectors`.
+    pub fn lacks(&self) -> &[&'static str] {
+        self.trained.as_ref().map_or(&[], Trained::lacks)
     }
 
     /// Hash of the schema, as headers have it.
@@ -461,22 +555,31 @@ impl Assembler {
         pseudonym: &'a str,
         scores: &'a Scores,
     ) -> LoggedRequest<'a> {
+        let scorer = self.trained.as_ref().filter(|trained| trained.has_scored());
+        let (model, version) = scorer.map_or((Baseline::NAME, Baseline::VERSION), |trained| {
+            (BaheModel::NAME, trained.version())
+        });
         let head = LogHead {
-            model: Baseline::NAME,
-            version: Baseline::VERSION,
+            model,
+            version,
             request_id: request.request_id,
             user: pseudonym,
             scenario: request.scenario_name,
             item_state: self.item_state,
-            embeddings: self.likings.as_ref().and_then(Likings::encoder_name),
+            embeddings: self
+                .texts
+                .as_ref()
+                .and_then(|(look, _)| look.encoder_name()),
         };
-        LoggedRequest::of(
-            head,
-            &self.schema,
-            request.candidates.iter().copied(),
-            &self.batch,
-            scores,
-        )
+        let items = request.candidates.iter().copied();
+        let mut logged = LoggedRequest::of(head, &self.schema, items, &self.batch, scores);
+        if let Some(trained) = scorer {
+            logged.vectors = trained.log();
+            for (place, candidate) in logged.candidates.iter_mut().enumerate() {
+                candidate.vector = trained.item(place).unwrap_or_default().into();
+            }
+        }
+        logged
     }
 }
 

@@ -141,8 +141,11 @@ pub enum Error {
     /// A language model failed over texts.
     #[error("embedding texts")]
     Encode(#[source] crate::embed::EmbedError),
+    /// Deep layers failed over the vectors of texts.
+    #[error("making vectors of users and items")]
+    Deep(#[source] Box<headwater_model::language::LanguageError>),
     /// The store of vectors failed.
-    #[error("store of text vectors")]
+    #[error("store of vectors")]
     Vectors {
         /// Why.
         #[source]
@@ -192,6 +195,7 @@ impl Error {
             | Self::Internal { .. }
             | Self::Schema(_)
             | Self::Encode(_)
+            | Self::Deep(_)
             | Self::Vectors { .. }
             | Self::Writer => Reaction::Stop,
         }

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod assemble;
 pub mod decode;
+pub mod deepen;
 pub mod embed;
 pub mod embeddings;
 pub mod encode;
@@ -17,6 +18,7 @@ pub mod partitioner;
 pub mod pseudonym;
 pub mod repartition;
 mod restore;
+pub mod sequences;
 pub mod stage;
 pub mod step;
 pub mod texts;
@@ -25,4 +27,4 @@ pub mod worker;
 mod write_back;
 
 pub use error::{Error, Reaction, words};
-pub use metrics::{BESIDE_USERS, Metrics, TextMetrics};
+pub use metrics::{BESIDE_USERS, DeepMetrics, Metrics, TextMetrics};

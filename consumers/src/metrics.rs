@@ -5,8 +5,10 @@ use prometheus::{
     Registry,
 };
 
+mod deep;
 mod texts;
 
+pub use deep::DeepMetrics;
 pub use texts::TextMetrics;
 
 /// The parts of [`Metrics::beside_bytes`]: what a partition holds beside its users.
@@ -77,6 +79,8 @@ pub struct Metrics {
     pub items_put_back: IntCounter,
     /// Texts and their vectors.
     pub texts: TextMetrics,
+    /// Deep layers and their vectors.
+    pub deep: DeepMetrics,
 }
 
 const FAST: [f64; 16] = [
@@ -116,8 +120,6 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let items = IntGauge::new("headwater_state_items", "Items in the item table.")?;
-        registry.register(Box::new(items.clone()))?;
         Ok(Self {
             freshness: histograms(
                 "headwater_consumers_freshness_seconds",
@@ -242,7 +244,7 @@ impl Metrics {
                 "Values written back to the store.",
             )?,
             write_back_seconds: write_backs(registry)?,
-            items,
+            items: items(registry)?,
             items_out_of_order: counter(
                 "headwater_consumers_items_out_of_order_total",
                 "Item records older than the one that holds, left out.",
@@ -252,6 +254,7 @@ impl Metrics {
                 "Item records written again behind an older one.",
             )?,
             texts: TextMetrics::register(registry)?,
+            deep: DeepMetrics::register(registry)?,
         })
     }
 
@@ -263,6 +266,12 @@ impl Metrics {
             gauge.set(bytes as i64);
         }
     }
+}
+
+fn items(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
+    let items = IntGauge::new("headwater_state_items", "Items in the item table.")?;
+    registry.register(Box::new(items.clone()))?;
+    Ok(items)
 }
 
 fn write_backs(registry: &Registry) -> Result<Histogram, prometheus::Error> {

@@ -15,7 +15,7 @@ use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
     Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, Place, ScenarioId,
-    Standing, Statistics, Timestamp, pinned_hash,
+    SequenceId, Standing, Statistics, Timestamp, pinned_hash,
 };
 
 use crate::answer::{
@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::log::{Headers, Record, RecordBatch, TopicPartition};
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
+use crate::sequences::Sequences;
 
 mod inputs;
 mod merge;
@@ -102,6 +103,8 @@ pub struct Pipeline {
     scores: Scores,
     scratch: Vec<u8>,
     key: Vec<u8>,
+    /// Those of the behavior that is being folded.
+    sequences: Vec<SequenceId>,
     deltas: BTreeMap<Box<[u8]>, Delta>,
     /// Bytes of the deltas' records.
     delta_bytes: usize,
@@ -183,6 +186,7 @@ impl Pipeline {
             scores: Scores::default(),
             scratch: Vec::new(),
             key: Vec::new(),
+            sequences: Vec::new(),
             deltas: BTreeMap::new(),
             delta_bytes: 0,
             scenario_names,
@@ -210,6 +214,11 @@ impl Pipeline {
     /// Its metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The sequences of users.
+    pub fn sequences(&self) -> &Sequences {
+        self.assembler.sequences()
     }
 
     /// The assembler, for those who make rows outside of a step.
@@ -288,6 +297,9 @@ impl Pipeline {
             .iter()
             .map(|(slot, text)| (*slot, &**text))
             .collect();
+        let mut sequences = std::mem::take(&mut self.sequences);
+        let scenario = Arc::clone(self.shared_name(decoded.scenario));
+        let text = (self.assembler).sequences_of(decoded, &scenario, items, &mut sequences);
         let behavior = Behavior {
             at: Coordinates {
                 offset: record.offset,
@@ -300,11 +312,12 @@ impl Pipeline {
             item: decoded.item.as_deref(),
             value: decoded.value,
             attributes: &attributes,
-            text: None,
-            sequences: &[],
+            text,
+            sequences: &sequences,
         };
         let user = (&*decoded.user, place);
-        let place = match owned.users.fold_at(user, &behavior, salt)? {
+        let folded = owned.users.fold_at(user, &behavior, salt)?;
+        let place = match folded {
             Folded::Duplicate => {
                 self.metrics.dropped.with_label_values(&["duplicate"]).inc();
                 return Ok(());
@@ -325,6 +338,12 @@ impl Pipeline {
                 place
             }
         };
+        if text.is_some() {
+            let user = owned.users.user(place);
+            self.assembler.grown(&decoded.user, user, &sequences);
+            self.sequences = sequences;
+        }
+        self.ask_texts(output);
         output.causes.push((decoded.scenario, decoded.time));
         self.mark_standing(&decoded.user, place, owned, now)?;
         let Some(item) = decoded.item.as_deref() else {
@@ -350,7 +369,6 @@ impl Pipeline {
                 // A dot: a dash would be a part of the first event's answer.
                 cause = format!("{cause}.{}", decoded.index);
             }
-            let scenario = Arc::clone(self.shared_name(decoded.scenario));
             let request = RowRequest {
                 request_id: decoded.event_id.as_deref().unwrap_or(&cause),
                 user: &decoded.user,

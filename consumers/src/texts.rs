@@ -1,22 +1,68 @@
-//! What text stands for an item: a template of the configuration, filled from the item table.
+//! What text stands for an item, and for a behavior: a template of the configuration, filled from records and from the item table.
 //!
-//! Before it, item records are in the table; after it, the text's hash is what its vector is looked up by, and the text itself goes to whoever makes vectors.
+//! Before it, records are decoded and those of items are in the table; after it, the text's hash is what its vector is looked up by, and the text itself goes to whoever makes vectors.
 
 use std::fmt::Write as _;
 
 use headwater_config::{Field, Template};
 use headwater_model::language::canonical;
-use headwater_state::{Item, ItemTable};
+use headwater_state::{Item, ItemTable, SlotId};
+
+use crate::decode::DecodedBehavior;
 
 /// The canonical text of an item; empty where the template finds nothing.
 pub fn of_item(template: &Template, id: &str, item: &Item, table: &ItemTable) -> String {
+    filled(template, |field, text| put(field, id, item, table, text))
+}
+
+/// The canonical text of a behavior of that kind in that scenario, `item` being the template of items; empty where the template finds nothing. Of an item
+/// that is not known (yet) nothing but its id is found.
+pub fn of_behavior(
+    template: &Template,
+    item: &Template,
+    behavior: &DecodedBehavior<'_>,
+    (kind, scenario): (&str, &str),
+    table: &ItemTable,
+) -> String {
+    let id = behavior.item.as_deref();
+    let known = id.and_then(|id| Some((id, table.item(id)?)));
+    filled(template, |field, text| match field {
+        Field::Kind => text.push_str(kind),
+        Field::Scenario => text.push_str(scenario),
+        Field::Value => {
+            if let Some(value) = behavior.value {
+                write!(text, "{}", value.get()).expect("invariant: a String takes any text");
+            }
+        }
+        Field::Attribute(name) => {
+            let slot = SlotId::of(name);
+            let mut attributes = behavior.attributes.iter();
+            if let Some((_, value)) = attributes.find(|(other, _)| *other == slot) {
+                text.push_str(value);
+            }
+        }
+        Field::Item => {
+            if let Some((id, known)) = known {
+                text.push_str(&of_item(item, id, known, table));
+            }
+        }
+        Field::ItemId => text.push_str(id.unwrap_or_default()),
+        Field::ItemCategories | Field::ItemField(_) => {
+            if let Some((id, known)) = known {
+                put(field, id, known, table, text);
+            }
+        }
+    })
+}
+
+/// A filled template. What it says of everything says nothing: where no field is found there is no text.
+fn filled(template: &Template, mut put: impl FnMut(&Field, &mut String)) -> String {
     let mut found = false;
     let text = template.fill(|field, text| {
         let before = text.len();
-        put(field, id, item, table, text);
+        put(field, text);
         found |= text.len() > before;
     });
-    // What the template says of every item says nothing of this one.
     if found {
         canonical(&text)
     } else {

@@ -31,6 +31,7 @@ mod items;
 mod open;
 mod repartition;
 mod texts;
+mod trained;
 mod worker;
 
 pub use error::{StartError, StopError};
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
     texts: Option<texts::Texts>,
+    trained: Option<trained::Trained>,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) fast: headwater_consumers::Metrics,
@@ -117,6 +119,8 @@ impl Daemon {
         let metrics = Metrics::register(&registry)?;
         let (stores, put_aside) = open_stores(&config, &found, &metrics)?;
         let texts = texts::open(&config, &*stores)?;
+        let encoder = texts.as_ref().and_then(texts::Texts::encoder);
+        let trained = trained::open(&config, &*stores, encoder, &fast)?;
         let listener = config.admin.address.map(listen).transpose()?;
         let address = listener
             .as_ref()
@@ -131,6 +135,7 @@ impl Daemon {
             log,
             stores,
             texts,
+            trained,
             registry,
             metrics,
             fast,
@@ -273,6 +278,10 @@ impl Inner {
             items_trouble,
             put_aside: self.put_aside.clone(),
             texts: self.texts.as_ref().map(|texts| texts.status(&self.fast)),
+            model: self
+                .trained
+                .as_ref()
+                .map(|trained| trained.status(self.texts.as_ref().map(|texts| &*texts.table))),
             workers: self.board.workers(),
             stopping: (self.supervisor.phase() > Phase::Running).then(|| Stopped {
                 failure: self.supervisor.why(),
@@ -408,6 +417,7 @@ fn spawn(
     }
     let fast = repartition::of_fast_loop(&inner.config);
     texts::spawn(inner, &fast)?;
+    trained::spawn(inner)?;
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,
@@ -418,7 +428,7 @@ fn spawn(
             log: Arc::clone(&inner.log),
             stores: Arc::clone(&inner.stores),
             items: Arc::clone(&items),
-            vectors: inner.texts.as_ref().map(|texts| Arc::clone(&texts.table)),
+            inner: Arc::clone(inner),
             metrics: inner.fast.clone(),
             board: Arc::clone(&inner.board),
             positions: Arc::clone(&inner.positions),

@@ -15,7 +15,8 @@
 //! - **Memory of users** is bounded by `state.memory`; what does not fit lies in the store, in memory ([`Engine::new`]) or in a folder
 //!   ([`Engine::in_folder`]). Items and their statistics are in memory, all of them, as in the daemon.
 //!
-//! Where `texts.encoder` is set, vectors of texts are made when a row first needs them: rows are what they would be if no text ever waited.
+//! Where `texts.encoder` is set, vectors of texts are made when a row first needs them, and where `scoring.model` is, those of users and items: rows are what
+//! they would be if nothing ever waited.
 //!
 //! What needs a log or a clock is not here: a standing request is answered once (`degraded: too_many_standing`), behaviors alone are not
 //! scored, and no feature log is written. State does not outlive the engine: there is no log to restore it from.
@@ -29,19 +30,17 @@ use headwater_consumers::Metrics;
 use headwater_consumers::items::ItemMaker;
 use headwater_consumers::log::{RecordBatch, TopicPartition};
 use headwater_consumers::step::{Owned, Pipeline, StepOutput};
+use headwater_consumers::texts;
 use headwater_consumers::worker::settings_of;
-use headwater_model::Device;
-use headwater_model::language::TextEncoder;
+use headwater_model::FeatureSchema;
 use headwater_state::{
-    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp, VECTORS,
-    VectorTable, pinned_hash,
+    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp, pinned_hash,
 };
-
-use crate::models::ModelsError;
 
 mod answer;
 mod error;
 mod record;
+mod vectors;
 
 pub use answer::{Answer, ScoredItem};
 pub use error::EngineError;
@@ -149,19 +148,7 @@ impl Engine {
             statistics: Statistics::default(),
         };
         let mut pipeline = Pipeline::new(&config, (1, 1), metrics.clone())?;
-        if let Some(named) = &config.texts.encoder {
-            let path = crate::models::locate(&config, named)?;
-            let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu)
-                .map_err(ModelsError::Model)?;
-            let store = MemoryStores::default()
-                .open(VECTORS)
-                .map_err(EngineError::Store)?;
-            let table = VectorTable::open(store, config.texts.memory.get())
-                .expect("invariant: an empty store is not damaged");
-            let assembler = pipeline.assembler();
-            assembler.read_vectors(&config, Arc::new(table), &metrics);
-            assembler.embed_at_once(Box::new(Arc::new(encoder)));
-        }
+        vectors::at_once(&config, pipeline.assembler(), &metrics)?;
         Ok(Self {
             pipeline,
             owned: BTreeMap::from([(PARTITION, owned)]),
@@ -241,6 +228,32 @@ impl Engine {
         self.step()?;
         let metrics = self.pipeline.metrics();
         Ok(metrics.dropped.with_label_values(&[reason]).get())
+    }
+
+    /// The places of the sequences that a behavior record is in, and its text, by what is known of items now.
+    pub(crate) fn sequences_of(
+        &mut self,
+        record: &[u8],
+    ) -> Result<(Vec<usize>, Option<String>), EngineError> {
+        let decoded = self.pipeline.decoder().behavior(Some(record), -1)?;
+        let scenario = self.pipeline.scenario_name(decoded.scenario);
+        let sequences = self.pipeline.sequences();
+        let text = sequences.text(&decoded, scenario, &self.items);
+        Ok((sequences.of(decoded.kind).collect(), text))
+    }
+
+    /// The text of an item, by what is known of it now; empty where that is nothing.
+    pub(crate) fn item_text(&self, id: &str) -> String {
+        let template = self.pipeline.sequences().item_template();
+        let item = self.items.item(id);
+        item.map_or_else(String::new, |item| {
+            texts::of_item(template, id, item, &self.items)
+        })
+    }
+
+    /// What its rows are made of.
+    pub(crate) fn schema(&mut self) -> &FeatureSchema {
+        self.pipeline.assembler().schema()
     }
 
     /// Bytes of users in memory, about.
@@ -334,8 +347,7 @@ impl Engine {
             &mut self.output,
         );
         stepped.map_err(|source| EngineError::Step { source })?;
-        if let Some(failure) = self.pipeline.assembler().embed_failure() {
-            let source = headwater_consumers::Error::Encode(failure);
+        if let Some(source) = self.pipeline.assembler().failure() {
             return Err(EngineError::Step { source });
         }
         let taken_in = self.take_in_output();

@@ -86,7 +86,7 @@ impl Exit {
             | Error::Recreated { .. }
             | Error::Forgotten { .. }
             | Error::Internal { .. } => Self::Format,
-            Error::Writer => Self::Bug,
+            Error::Deep(_) | Error::Writer => Self::Bug,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::scan::{self, Stretch};
 
 mod row;
 
-pub use row::{FeatureView, RowView, RowsView, ScoreView, Selection, TermView};
+pub use row::{FeatureView, RowView, RowsView, ScoreView, Selection, SequenceView, TermView};
 
 /// Records that are looked at first in each partition; each further look takes twice as many.
 const FIRST_LOOK: i64 = 10_000;

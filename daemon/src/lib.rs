@@ -47,6 +47,7 @@ pub mod supervisor;
 pub mod telemetry;
 pub mod topics;
 pub mod train;
+mod trained;
 mod world;
 
 pub use daemon::{Daemon, Handle, Host, StartError, StopError, Stopper};

@@ -131,6 +131,9 @@ mod tests {
         let page = of_page(include_str!("../../docs/metrics.md"));
         let mut made = of_source(include_str!("metrics.rs"));
         made.extend(of_source(include_str!("../../consumers/src/metrics.rs")));
+        made.extend(of_source(include_str!(
+            "../../consumers/src/metrics/deep.rs"
+        )));
         let texts = include_str!("../../consumers/src/metrics/texts.rs");
         made.extend(of_source(texts));
         assert_eq!(page, made);

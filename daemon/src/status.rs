@@ -30,6 +30,9 @@ pub struct Status {
     /// Texts and their vectors, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<TextsStatus>,
+    /// The trained model, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelStatus>,
     /// Each worker.
     pub workers: Vec<WorkerStatus>,
     /// Whether it is stopping, and why if that is for a failure.
@@ -45,6 +48,17 @@ pub struct TextsStatus {
     pub waiting: i64,
     /// How long the text that was taken last had waited.
     pub waited_seconds: f64,
+}
+
+/// How far a trained model's vectors are.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelStatus {
+    /// Its name and version, as answers have it.
+    pub name: String,
+    /// Whether the vectors of texts that there are, are of the encoder that it was trained on; if not, the baseline scores.
+    pub encoder_is_current: bool,
+    /// Runs and items that wait for its deep layers.
+    pub waiting: usize,
 }
 
 /// A store that did not open.

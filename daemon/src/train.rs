@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use headwater_config::Config;
+use headwater_model::Tensor;
 use headwater_model::bahe::{
-    AdamSettings, Deep, DeepConfig, Depth, Head, HeadConfig, Position, TrainSettings, Trainer,
+    AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Position,
+    TrainSettings, Trainer,
 };
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
@@ -196,28 +198,6 @@ impl TrainBahe {
             encoder = Some(opened);
             width
         };
-        let mut trainer = self.trainer(config, &recorded, encoder.as_ref(), width)?;
-        let of = self.identity(&recorded, encoder.as_ref());
-        self.learn(&mut trainer, &recorded, &artifact, of, &mut summary)?;
-        if !summary.finished {
-            return Ok(summary);
-        }
-        artifact.keep(&trainer, encoder.as_ref(), self, &recorded)?;
-        artifact.finished()?;
-        if let Some(path) = &self.predictions {
-            self.predict(&trainer, &recorded, config, path)?;
-        }
-        Ok(summary)
-    }
-
-    /// The model before it learned anything.
-    fn trainer(
-        &self,
-        config: &Config,
-        recorded: &Recorded,
-        encoder: Option<&TextEncoder>,
-        width: usize,
-    ) -> Result<Trainer, TrainError> {
         let head = HeadConfig {
             width,
             sequences: config.sequences.len(),
@@ -226,19 +206,70 @@ impl TrainBahe {
             projected: 64,
             inner: [128, 64],
         };
-        let mut values = Head::random(&head, self.seed)?;
-        let depth = match (self.texts, encoder) {
-            (Texts::None, _) | (_, None) => Depth::None,
-            (Texts::Mean, _) => Depth::Mean { limit: self.limit },
+        let depth = self.depth(config, encoder.as_ref())?;
+        let described = self.described(config, &recorded, encoder.as_ref(), (&head, &depth.0));
+        let mut trainer = self.trainer(&head, depth)?;
+        let of = self.identity(&recorded, encoder.as_ref());
+        self.learn(&mut trainer, &recorded, &artifact, of, &mut summary)?;
+        if !summary.finished {
+            return Ok(summary);
+        }
+        artifact.keep(&trainer.values()?, described, &recorded.schema)?;
+        artifact.finished()?;
+        if let Some(path) = &self.predictions {
+            self.predict(&trainer, &recorded, config, path)?;
+        }
+        Ok(summary)
+    }
+
+    /// What becomes of vectors, with the first values of deep layers.
+    fn depth(
+        &self,
+        config: &Config,
+        encoder: Option<&TextEncoder>,
+    ) -> Result<(Depth, BTreeMap<String, Tensor>), LanguageError> {
+        Ok(match (self.texts, encoder) {
+            (Texts::None, _) | (_, None) => (Depth::None, BTreeMap::new()),
+            (Texts::Mean, _) => (Depth::Mean { limit: self.limit }, BTreeMap::new()),
             (Texts::Frozen | Texts::Deep, Some(encoder)) => {
-                let (deep, config) = self.deep(config, encoder)?;
-                values.extend(deep);
-                Depth::Deep {
-                    config,
-                    frozen: self.texts == Texts::Frozen,
-                }
+                let (values, config) = self.deep(config, encoder)?;
+                let frozen = self.texts == Texts::Frozen;
+                (Depth::Deep { config, frozen }, values)
             }
-        };
+        })
+    }
+
+    /// What the model will say of itself.
+    fn described(
+        &self,
+        config: &Config,
+        recorded: &Recorded,
+        encoder: Option<&TextEncoder>,
+        (head, depth): (&HeadConfig, &Depth),
+    ) -> Described {
+        Described {
+            layers: match depth {
+                Depth::None => (Layers::None, None),
+                Depth::Mean { .. } => (Layers::Mean, None),
+                Depth::Deep { config, .. } => (Layers::Deep, Some(config.blocks.clone())),
+            },
+            encoder: (encoder.map(|encoder| hex(encoder.version())), self.cut),
+            limit: self.limit,
+            sequences: config.sequences.keys().cloned().collect(),
+            head: head.clone(),
+            features: recorded.moments.clone(),
+            rows: recorded.split_sizes(),
+        }
+    }
+
+    /// The model before it learned anything.
+    fn trainer(
+        &self,
+        head: &HeadConfig,
+        (depth, deep): (Depth, BTreeMap<String, Tensor>),
+    ) -> Result<Trainer, TrainError> {
+        let mut values = Head::random(head, self.seed)?;
+        values.extend(deep);
         let settings = TrainSettings {
             adam: AdamSettings {
                 rate: self.rate,
@@ -253,7 +284,7 @@ impl TrainBahe {
             longest: 1.0,
             seed: self.seed,
         };
-        Ok(Trainer::new(depth, &head, &values, &self.model, settings)?)
+        Ok(Trainer::new(depth, head, &values, &self.model, settings)?)
     }
 
     /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.
@@ -261,7 +292,7 @@ impl TrainBahe {
         &self,
         config: &Config,
         encoder: &TextEncoder,
-    ) -> Result<(BTreeMap<String, headwater_model::Tensor>, DeepConfig), LanguageError> {
+    ) -> Result<(BTreeMap<String, Tensor>, DeepConfig), LanguageError> {
         let weights = Weights::open(&self.model)?;
         let deep = |blocks: DecoderConfig| DeepConfig {
             blocks: DecoderConfig {

@@ -12,7 +12,9 @@ mod corpus;
 mod deep;
 mod gap;
 mod head;
+mod model;
 mod run;
+mod scorer;
 pub mod segment;
 mod trainer;
 
@@ -24,5 +26,7 @@ pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
 pub use gap::{GAPS, gap_of};
 pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
-pub use run::{Run, RunBytes};
+pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES};
+pub use run::{Run, RunBytes, Taken};
+pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
 pub use trainer::{Depth, Position, StepReport, TrainSettings, Trainer};

@@ -264,6 +264,11 @@ impl Scores {
         &self.probabilities[candidate * self.tasks..(candidate + 1) * self.tasks]
     }
 
+    /// The same, to be changed by a scorer that knows more.
+    pub(crate) fn candidate_mut(&mut self, candidate: usize) -> &mut [f32] {
+        &mut self.probabilities[candidate * self.tasks..(candidate + 1) * self.tasks]
+    }
+
     /// One probability.
     pub fn get(&self, candidate: usize, task: usize) -> f32 {
         self.candidate(candidate)[task]

@@ -47,11 +47,46 @@ pub struct LoggedRequest<'a> {
     /// Whose vectors of texts the rows saw, where they saw any.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<Cow<'a, str>>,
+    /// What the model saw of the user's sequences, where it looks at them.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<LoggedVectors<'a>>,
     /// The numbers that all candidates share.
     pub shared: Cow<'a, [f32]>,
     /// The candidates, in the request's order.
     #[serde(borrow)]
     pub candidates: Vec<LoggedCandidate<'a>>,
+}
+
+/// What a model saw of a user's sequences.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoggedVectors<'a> {
+    /// The deep layers that made the vectors: [`crate::bahe::BaheModel::deep_id`] in hexadecimal.
+    #[serde(borrow)]
+    pub layers: Cow<'a, str>,
+    /// The sequences, in the model's order.
+    #[serde(borrow)]
+    pub sequences: Vec<LoggedSequence<'a>>,
+    /// What the head saw of the user's vectors: their projections, (sequences, projected), one behind the other.
+    pub users: Cow<'a, [f32]>,
+}
+
+/// A run of a user's behaviors as a row saw it: all that a vector can be made of again, by any layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoggedSequence<'a> {
+    /// The sequence, as it is configured.
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    /// Behaviors of the sequence before the run.
+    pub start: u64,
+    /// Behaviors of the run before the row; 0 with a `start`: the row is older than the run, and what it would have seen has left.
+    pub length: usize,
+    /// Those of them that the vector was made of; 0: none, it is the vector of an empty sequence.
+    pub used: usize,
+    /// Hashes of their texts, 16 bytes each, one behind the other in base64.
+    #[serde(borrow)]
+    pub texts: Cow<'a, str>,
+    /// Kinds of the gaps before each of them ([`crate::bahe::gap_of`]).
+    pub gaps: Cow<'a, [u8]>,
 }
 
 /// One candidate's row and scores.
@@ -62,8 +97,15 @@ pub struct LoggedCandidate<'a> {
     pub item_id: Cow<'a, str>,
     /// Its own numbers, in the schema's order.
     pub values: Cow<'a, [f32]>,
+    /// What the head saw of its vector: the projection; empty where it had none, and has the baseline's scores.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub vector: Cow<'a, [f32]>,
     /// Its probabilities, one a task in the schema's order.
     pub scores: Cow<'a, [f32]>,
+}
+
+fn is_empty(numbers: &[f32]) -> bool {
+    numbers.is_empty()
 }
 
 /// Why a record of the feature log cannot be used.
@@ -145,6 +187,7 @@ impl<'a> LoggedRequest<'a> {
             .map(|(place, (item_id, row))| LoggedCandidate {
                 item_id: item_id.into(),
                 values: row.own.into(),
+                vector: Cow::default(),
                 scores: scores.candidate(place).into(),
             })
             .collect();
@@ -164,6 +207,7 @@ impl<'a> LoggedRequest<'a> {
             time: batch.time_ms(),
             item_state: head.item_state,
             embeddings: head.embeddings.map(Cow::Borrowed),
+            vectors: None,
             shared: batch.shared().into(),
             candidates,
         }
@@ -171,13 +215,17 @@ impl<'a> LoggedRequest<'a> {
 
     /// Appends the JSON form. A number that is not finite has none, and is refused before a byte is written.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), FeatureLogError> {
-        let lists = std::iter::once(("the shared part".to_owned(), &self.shared)).chain(
-            self.candidates.iter().flat_map(|candidate| {
-                let values = format!("values of item {}", candidate.item_id);
-                let scores = format!("scores of item {}", candidate.item_id);
-                [(values, &candidate.values), (scores, &candidate.scores)]
-            }),
-        );
+        let vectors = self.vectors.iter();
+        let shared = std::iter::once(("the shared part".to_owned(), &self.shared));
+        let shared = shared.chain(vectors.map(|of| ("the user's vectors".to_owned(), &of.users)));
+        let lists = shared.chain(self.candidates.iter().flat_map(|candidate| {
+            let of = |what: &str| format!("{what} of item {}", candidate.item_id);
+            [
+                (of("values"), &candidate.values),
+                (of("the vector"), &candidate.vector),
+                (of("scores"), &candidate.scores),
+            ]
+        }));
         for (what, list) in lists {
             if !list.iter().all(|value| value.is_finite()) {
                 return Err(FeatureLogError::NotFinite {

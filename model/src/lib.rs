@@ -19,4 +19,6 @@ pub use feature::{
     Against, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError,
     HalfLives, Level, LikenessSpec, Meaning, Quantity, TaskSpec,
 };
-pub use feature_log::{FeatureLogError, LogHead, LoggedCandidate, LoggedRequest};
+pub use feature_log::{
+    FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,
+};

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
-use headwater_model::bahe::{Deep, DeepConfig, Run};
+use headwater_model::bahe::{Deep, DeepConfig, Run, Taken};
 use headwater_model::language::{
     Decoder, DecoderConfig, Family, Kernels, LanguageTokenizer, TextEncoder, Weights,
 };
@@ -201,6 +201,12 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
         "behaviors": texts.len(), "distinct_texts": distinct, "tokens_a_behavior": length as f64 / texts.len() as f64})
 }
 
+/// A behavior of a run, an hour after the one before it.
+fn one(run: usize, vector: &[f32]) -> Taken<'_> {
+    let gap = headwater_model::bahe::gap_of(Some(3_600_000));
+    Taken { run, vector, gap }
+}
+
 /// One behavior more at history 500 beside the sequence computed anew; and many users at once.
 fn advance() -> Value {
     const HISTORY: usize = 500;
@@ -209,11 +215,11 @@ fn advance() -> Value {
     let texts = vectors(HISTORY + 1, width);
     let mut run = deep.begin().unwrap();
     for text in &texts[..HISTORY] {
-        deep.advance(&mut [&mut run], &[text], &[1]).unwrap();
+        deep.advance(&mut [&mut run], &[one(0, text)]).unwrap();
     }
-    let one = timed(200, || {
+    let longer = timed(200, || {
         let mut grown = run.clone();
-        deep.advance(&mut [&mut grown], &[&texts[HISTORY]], &[1])
+        deep.advance(&mut [&mut grown], &[one(0, &texts[HISTORY])])
             .unwrap();
     });
     let copied = timed(200, || drop(run.clone()));
@@ -222,18 +228,17 @@ fn advance() -> Value {
     let anew = timed(10, || {
         deep.outputs(&flat, &gaps, Kernels::Fused).unwrap();
     });
-    let step = median(&one) - median(&copied);
+    let step = median(&longer) - median(&copied);
     let many: BTreeMap<String, f64> = [1, 16, 64, 256]
         .into_iter()
         .map(|users| {
             let mut runs: Vec<Run> = vec![run.clone(); users];
-            let text = vec![&*texts[HISTORY]; users];
-            let gaps = vec![1; users];
+            let taken: Vec<Taken<'_>> = (0..users).map(|run| one(run, &texts[HISTORY])).collect();
             let began = Instant::now();
             let rounds = 10;
             for _ in 0..rounds {
                 let mut these: Vec<&mut Run> = runs.iter_mut().collect();
-                deep.advance(&mut these, &text, &gaps).unwrap();
+                deep.advance(&mut these, &taken).unwrap();
             }
             let rate = f64::from(rounds) * users as f64 / began.elapsed().as_secs_f64();
             (users.to_string(), rate)

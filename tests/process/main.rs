@@ -16,3 +16,4 @@ mod refusals;
 mod service;
 mod texts;
 mod train;
+mod trained;

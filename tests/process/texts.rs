@@ -43,7 +43,7 @@ fn texts(daemon: &Daemon) -> Value {
     daemon.json("/status")["texts"].clone()
 }
 
-/// Goal: a request is answered before its items have vectors; their texts are embedded once; after that, rows see how alike a candidate is to what the user
+/// Goal: a request is answered before its items have vectors; their texts, and that of the behavior, are embedded once; after that, rows see how alike a candidate is to what the user
 /// met, also after a kill -9 and a start. Method: the same request three times, with an item clicked between; the last after a kill.
 #[test]
 fn rows_see_vectors_once_they_are_there() {
@@ -65,7 +65,7 @@ fn rows_see_vectors_once_they_are_there() {
     until("the texts to be embedded", || {
         let encoder = texts(&daemon)["encoder"].is_string();
         let encoded = daemon.metric("headwater_consumers_texts_encoded_total");
-        (encoder && encoded == 2).then_some(())
+        (encoder && encoded == 3).then_some(())
     });
     daemon.wait_ready();
     daemon.stop();

@@ -9,7 +9,7 @@ use crate::program::{Place, Ran};
 use headwater_tests::tiny_model::write_model;
 
 /// Users see two items; even ones like one of them, odd ones the other.
-fn write_recordings(folder: &Path) -> [String; 2] {
+pub(crate) fn write_recordings(folder: &Path) -> [String; 2] {
     let items = ["a", "b"].map(|title| {
         json!({"item_id": format!("i{title}"), "time": 1_700_000_000_000_i64, "fields": {"title": title}, "categories": []}).to_string()
     });
@@ -34,7 +34,12 @@ fn write_recordings(folder: &Path) -> [String; 2] {
     files
 }
 
-fn train(place: &Place, [items, events]: &[String; 2], out: &Path, more: &[&str]) -> Ran {
+pub(crate) fn train(
+    place: &Place,
+    [items, events]: &[String; 2],
+    out: &Path,
+    more: &[&str],
+) -> Ran {
     let out = out.to_str().unwrap();
     let predictions = format!("{out}.tsv");
     let fixed = [
@@ -148,7 +153,7 @@ fn recordings_become_a_model() {
     }
 }
 
-/// Goal: what cannot be trained from is named. Method: a line that is no record, events without labels, a model that is not there, too many layers.
+/// Goal: what cannot be trained from is named. Method: a line that is no record, events without labels, no model, one that is not there, too many layers.
 #[test]
 fn what_cannot_be_trained_from_is_named() {
     let place = Place::new("scenarios.names = [\"home\"]");
@@ -162,6 +167,11 @@ fn what_cannot_be_trained_from_is_named() {
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert!(ran.beside.contains(words), "{ran:?}");
     };
+    refused(
+        &recordings,
+        &[],
+        "neither --model nor texts.encoder names one",
+    );
     refused(
         &recordings,
         &["--model", "nothing"],

@@ -7,8 +7,10 @@
 //! - [`texts`]: every text that a row needed has its vector, wherever anybody looks.
 //! - [`outputs`]: `PIPE-1`, `PIPE-2`: every expected output once, no other; dead letters; positions; item statistics.
 //! - [`state`]: `STATE-1`, `STATE-2`: users against the naive count, stores against the changelog.
+//! - [`deep`]: vectors that rows saw, against what was done before them.
 //! - [`past`]: `STATE-3`: a score does not change when what is not before it does.
 
+mod deep;
 mod items;
 mod naive;
 mod outputs;
@@ -117,5 +119,6 @@ pub(crate) fn judge(
     tally.answers += answers.len() as u64;
     outputs::judge(log, plan, &world, &answers, tally)?;
     state::judge(log, plan, &world, owners, stores)?;
+    deep::judge(log, plan, &world, &answers, tally)?;
     past::judge(ground, &world, &answers, &mut random, tally)
 }

@@ -133,6 +133,9 @@ impl Daemon {
                     let table = Arc::clone(&texts.table);
                     let assembler = pipeline.assembler();
                     assembler.read_vectors(&ground.plan.config, table, &ground.metrics);
+                    if let Some(deep) = &texts.deep {
+                        deep.score_in(assembler, ground)?;
+                    }
                 }
                 let world = Box::new(SimWorld(Arc::clone(&ground.fate)));
                 let worker = Worker::new(
@@ -180,12 +183,28 @@ impl Daemon {
         Ok(true)
     }
 
+    /// Partitions of texts that it makes vectors of.
+    pub(crate) fn encodes(&self) -> usize {
+        let stage = self.texts.as_ref().and_then(|texts| texts.stage.as_ref());
+        stage.map_or(0, |stage| stage.reading().len())
+    }
+
     /// Vectors that came, and a turn of who makes them.
     pub(crate) fn turn_texts(&mut self, ground: &Ground) -> Result<(), String> {
         let Some(texts) = &mut self.texts else {
             return Ok(());
         };
         texts.follow()?;
+        if let Some(deep) = &mut texts.deep {
+            match guarded(ground, false, || deep.turn()) {
+                Came::Through(()) => {}
+                Came::Dead => {
+                    self.die();
+                    return Ok(());
+                }
+                Came::Wrong(words) => return Err(format!("{}: deep layers: {words}", self.name)),
+            }
+        }
         let Some(stage) = &mut texts.stage else {
             return Ok(());
         };
@@ -328,7 +347,7 @@ fn guarded<T>(
             let may = match error.reaction() {
                 Reaction::Retry => may_retry,
                 Reaction::Release => fate.somebody_was_fenced(),
-                Reaction::Stop => fate.disk_has_refused() && is_io(&error),
+                Reaction::Stop => is_of_vectors(&error) || fate.disk_has_refused() && is_io(&error),
                 Reaction::Restore => false,
             };
             if may {
@@ -348,6 +367,16 @@ fn guarded<T>(
             Came::Wrong(format!("panic: {}", words.unwrap_or_default()))
         }
     }
+}
+
+/// A store of vectors that fails ends the process, and is made again.
+fn is_of_vectors(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Vectors {
+            source: headwater_state::Error::Store(_)
+        }
+    )
 }
 
 fn is_io(error: &Error) -> bool {

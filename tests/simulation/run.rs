@@ -38,6 +38,7 @@ pub(crate) struct Tally {
     pub answers: u64,
     pub rows: u64,
     pub dead_letters: u64,
+    pub vectors: u64,
 }
 
 impl Tally {
@@ -48,6 +49,7 @@ impl Tally {
         self.answers += other.answers;
         self.rows += other.rows;
         self.dead_letters += other.dead_letters;
+        self.vectors += other.vectors;
     }
 }
 
@@ -336,14 +338,17 @@ impl World {
                 }
             }
             let (written, stable) = self.written()?;
-            let calm =
-                stable == written
-                    && self.owners().len() == self.ground.plan.partitions as usize
-                    && self.daemons[..keep].iter().all(|daemon| {
-                        daemon.workers.iter().flatten().all(|worker| {
-                            worker.status().restoring.is_empty() && !worker.has_failed()
-                        })
-                    });
+            let encoding: usize = self.daemons[..keep].iter().map(Daemon::encodes).sum();
+            let calm = stable == written
+                && (!self.ground.plan.texts || encoding == self.ground.plan.partitions as usize)
+                && self.owners().len() == self.ground.plan.partitions as usize
+                && self.daemons[..keep].iter().all(|daemon| {
+                    daemon
+                        .workers
+                        .iter()
+                        .flatten()
+                        .all(|worker| worker.status().restoring.is_empty() && !worker.has_failed())
+                });
             quiet = if calm && written == before {
                 quiet + 1
             } else {
@@ -402,7 +407,7 @@ impl World {
                 .iter()
                 .filter_map(|daemon| daemon.texts.as_ref());
             let tables = tables.map(|texts| &*texts.table);
-            auditor::judge_texts(&*self.ground.log, tables)?;
+            auditor::judge_texts(&*self.ground.log, &self.ground.plan, tables)?;
         }
         for daemon in &mut self.daemons {
             daemon.stop(false, &self.ground)?;

@@ -14,6 +14,7 @@ use headwater_state::{CurrentEncoder, EncoderId, Stores, VECTORS, VectorTable};
 use headwater_config::Topic;
 
 use crate::cluster::{Ground, SimWorld};
+use crate::deep::DeepLayers;
 
 /// Whose vectors they are.
 pub(crate) const ENCODER: CurrentEncoder = CurrentEncoder {
@@ -55,6 +56,7 @@ const LIMIT: PollLimit = PollLimit {
 /// One daemon's.
 pub(crate) struct Texts {
     pub table: Arc<VectorTable>,
+    pub deep: Option<DeepLayers>,
     follower: VectorFollower,
     pub stage: Option<Stage<Encode>>,
 }
@@ -74,7 +76,12 @@ impl Texts {
             Arc::clone(&table),
             ground.metrics.clone(),
         );
+        let deep = ground
+            .plan
+            .trained
+            .then(|| DeepLayers::open(ground, stores, &table));
         Ok(Self {
+            deep: deep.transpose()?,
             table,
             follower: follower.map_err(|error| format!("vectors: {error:?}"))?,
             stage: None,

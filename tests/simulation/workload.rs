@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     /// The log's segments: small ones are cleaned often.
     /// Whether rows compare texts.
     pub texts: bool,
+    /// Whether a model with deep layers scores.
+    pub trained: bool,
     pub segment_bytes: u64,
     pub compacts: bool,
 }
@@ -86,7 +88,13 @@ impl Plan {
         let texts = segment_bytes == NEVER_CLOSED;
         if texts {
             put("texts.encoder = \"simulated\"\ntexts.item = \"{item.id}\"".to_owned());
+            put("texts.behaviors.\"*\" = \"{kind} {item.id}\"".to_owned());
+            put(format!(
+                "texts.sequence_max = {}",
+                random.pick(&[2, 4, 8, 64])
+            ));
         }
+        let trained = texts && random.once_in(2);
         let mut config = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         // Below what a daemon would be allowed: users leave memory all the time.
         config.state.memory = Bytes::new(*random.pick(&[1, 4_000, 40_000, 1 << 20]));
@@ -105,6 +113,7 @@ impl Plan {
             unreadable: *random.pick(&[5, 20, 100]),
             segment_bytes,
             texts,
+            trained,
             compacts: random.once_in(2),
         }
     }

@@ -73,6 +73,7 @@ fn forms_are_golden() {
     let candidates = ["i\"1", "i2"];
     let scenario = ScenarioId::of("feed");
     let row = Row {
+        user_id: "u",
         user: None,
         scenario,
         time: Timestamp(1_700_000_000_000),

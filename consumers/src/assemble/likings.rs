@@ -1,63 +1,23 @@
 //! How alike candidates are to what a user met, by their texts: the likenesses of a row.
 //!
 //! Of a user, behaviors count as everywhere in a row: strictly before its time (`STATE-3`). What stands for a behavior here is its item's text. A vector that
-//! is not there yet is left out, and its text is given to whoever assembles, to be asked for; nothing waits.
+//! is not there yet is left out; nothing waits.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headwater_config::{Config, Template};
+use headwater_config::Config;
 use headwater_model::{Against, FeatureBatch, LikenessSpec};
-use headwater_state::{
-    CurrentEncoder, Entry, ItemTable, KindId, Length, Looked, SlotId, TextHash, Timestamp, User,
-    VectorTable, of_series,
-};
+use headwater_state::{Entry, ItemTable, Length, SlotId, Timestamp, User, of_series};
 
 use super::Row;
-use crate::embed::{Embed, EmbedError, embed_whole};
-use crate::metrics::TextMetrics;
+use super::look::TextLook;
+use crate::sequences::Sequences;
 use crate::texts;
 
 /// Entries of a user's history that are looked at, the newest: each may be a read of the store, and older tastes are in these, too.
 const ENTRIES_MAX: usize = 256;
 /// Newest behaviors of a sequence that a candidate is held against one by one.
 const NEWEST: usize = 16;
-/// Texts remembered as told of, at most. One that is told of again has a vector by then, and is passed over.
-const TOLD_MAX: usize = 100_000;
-
-/// What comes of a lookup, as the metric has it.
-const OUTCOMES: [&str; 4] = ["hit", "miss", "no_text", "failed"];
-const HIT: usize = 0;
-const MISS: usize = 1;
-const NO_TEXT: usize = 2;
-const FAILED: usize = 3;
-
-/// A text that has no vector yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingText {
-    /// Its hash.
-    pub hash: TextHash,
-    /// The canonical text.
-    pub text: String,
-}
-
-/// What a sequence is made of.
-#[derive(Debug)]
-enum Kinds {
-    /// These.
-    Of(Vec<KindId>),
-    /// All but these.
-    AllBut(Vec<KindId>),
-}
-
-impl Kinds {
-    fn have(&self, kind: KindId) -> bool {
-        match self {
-            Self::Of(kinds) => kinds.contains(&kind),
-            Self::AllBut(kinds) => !kinds.contains(&kind),
-        }
-    }
-}
 
 /// One item that the user met.
 #[derive(Debug)]
@@ -70,26 +30,12 @@ struct Met {
 /// A user's likings at one moment.
 #[derive(Debug)]
 pub(super) struct Likings {
-    table: Arc<VectorTable>,
-    metrics: TextMetrics,
-    template: Template,
     spec: LikenessSpec,
-    sequences: Vec<Kinds>,
-    encoder: Option<CurrentEncoder>,
-    /// The same in hexadecimal.
-    encoder_name: Option<String>,
+    sequences: Arc<Sequences>,
     /// By sequence and stretch: a sum of vectors, of length 1 in the end.
     sums: Vec<Vec<f32>>,
     /// Of each sequence, newest first.
     newest: Vec<Vec<Met>>,
-    missing: Vec<MissingText>,
-    /// Texts that were told of as missing.
-    told: BTreeSet<TextHash>,
-    /// Lookups since metrics were told, by outcome.
-    lookups: [u64; OUTCOMES.len()],
-    /// What makes vectors at once, where nothing comes by topics.
-    embed: Option<Box<dyn Embed>>,
-    failure: Option<EmbedError>,
 }
 
 /// The likenesses of a configuration; none where texts have no vectors.
@@ -113,79 +59,13 @@ pub(super) fn spec(config: &Config) -> LikenessSpec {
 }
 
 impl Likings {
-    pub(super) fn new(config: &Config, table: Arc<VectorTable>, metrics: TextMetrics) -> Self {
-        let ids = |names: &[String]| names.iter().map(|name| KindId::of(name)).collect();
-        let sequences = config.sequences.values().map(|kinds| {
-            if kinds.is_empty() {
-                Kinds::AllBut(ids(&config.kinds.impressions))
-            } else {
-                Kinds::Of(ids(kinds))
-            }
-        });
+    pub(super) fn new(config: &Config, sequences: Arc<Sequences>) -> Self {
         Self {
-            table,
-            metrics,
-            template: config.texts.item.clone(),
             spec: spec(config),
-            sequences: sequences.collect(),
-            encoder: None,
-            encoder_name: None,
+            sequences,
             sums: Vec::new(),
             newest: Vec::new(),
-            missing: Vec::new(),
-            told: BTreeSet::new(),
-            lookups: [0; OUTCOMES.len()],
-            embed: None,
-            failure: None,
         }
-    }
-
-    /// Has missing vectors made at once, for the engine and for backtests: what comes out then does not depend on how fast anybody is.
-    pub(super) fn embed_at_once(&mut self, embed: Box<dyn Embed>) {
-        self.embed = Some(embed);
-    }
-
-    /// Why vectors were not made, once.
-    pub(super) fn failure(&mut self) -> Option<EmbedError> {
-        self.failure.take()
-    }
-
-    /// Makes the vectors that are missing, where that is to be done at once. Gives whether it did: then the row is to be looked at again.
-    pub(super) fn make_missing(&mut self) -> bool {
-        let Some(embed) = &mut self.embed else {
-            return false;
-        };
-        if self.missing.is_empty() || self.failure.is_some() {
-            return false;
-        }
-        let texts: Vec<&str> = self.missing.iter().map(|one| one.text.as_str()).collect();
-        let made = embed_whole(&mut **embed, &texts).and_then(|vectors| {
-            let hashes = self.missing.iter().map(|one| one.hash);
-            let made: Vec<_> = hashes.zip(vectors).collect();
-            Ok(self.table.insert(embed.encoder(), &made)?)
-        });
-        self.failure = made.err();
-        self.failure.is_none()
-    }
-
-    /// Whose vectors the last row saw, if there were any.
-    pub(super) fn encoder(&self) -> Option<CurrentEncoder> {
-        self.encoder
-    }
-
-    /// The same in hexadecimal.
-    pub(super) fn encoder_name(&self) -> Option<&str> {
-        self.encoder_name.as_deref()
-    }
-
-    /// Forgets which texts were told of.
-    pub(super) fn forget_missing(&mut self) {
-        self.told.clear();
-    }
-
-    /// Texts of the last rows that have no vector and were not told of before.
-    pub(super) fn missing(&self) -> &[MissingText] {
-        &self.missing
     }
 
     /// Sets the likenesses of all candidates.
@@ -193,27 +73,26 @@ impl Likings {
         &mut self,
         row: &Row<'_>,
         items: &ItemTable,
+        look: &mut TextLook,
         batch: &mut FeatureBatch,
     ) {
-        self.fill(row.user, row.time, items);
+        self.fill(row.user, row.time, items, look);
         for (place, candidate) in row.candidates.iter().enumerate() {
-            self.candidate(place, candidate, items, batch);
-        }
-        for (outcome, count) in OUTCOMES.iter().zip(&mut self.lookups) {
-            let counter = self.metrics.lookups.with_label_values(&[outcome]);
-            counter.inc_by(std::mem::take(count));
+            self.candidate(place, candidate, items, look, batch);
         }
     }
 
     /// Begins a request: what the user met before `time`.
-    fn fill(&mut self, user: Option<&User>, time: Timestamp, items: &ItemTable) {
-        let encoder = self.table.current();
-        if encoder != self.encoder {
-            self.encoder_name = encoder.map(|encoder| encoder.id.to_string());
-            self.encoder = encoder;
-        }
-        self.missing.clear();
-        let width = self.encoder.map_or(0, |encoder| usize::from(encoder.width));
+    fn fill(
+        &mut self,
+        user: Option<&User>,
+        time: Timestamp,
+        items: &ItemTable,
+        look: &mut TextLook,
+    ) {
+        let width = look
+            .encoder()
+            .map_or(0, |encoder| usize::from(encoder.width));
         self.sums
             .resize(self.sequences.len() * self.spec.stretches(), Vec::new());
         for sum in &mut self.sums {
@@ -232,12 +111,12 @@ impl Likings {
             let Some(item) = behavior.item else { continue };
             let mut found = None;
             for sequence in 0..self.sequences.len() {
-                if !self.sequences[sequence].have(behavior.kind) {
+                if !self.sequences.has(sequence, behavior.kind) {
                     continue;
                 }
                 let looked = match &found {
                     Some(looked) => looked,
-                    None => found.insert(self.look(item, items)),
+                    None => found.insert(self.look(item, items, look)),
                 };
                 let Some(vector) = looked.clone() else {
                     continue;
@@ -249,14 +128,20 @@ impl Likings {
                 }
             }
         }
-        self.fill_history(user, time, items);
+        self.fill_history(user, time, items, look);
         for sum in &mut self.sums {
             let scale = scale(sum);
             sum.iter_mut().for_each(|value| *value *= scale);
         }
     }
 
-    fn fill_history(&mut self, user: &User, time: Timestamp, items: &ItemTable) {
+    fn fill_history(
+        &mut self,
+        user: &User,
+        time: Timestamp,
+        items: &ItemTable,
+        look: &mut TextLook,
+    ) {
         let mut entries: Vec<Entry<'_>> = user
             .history(SlotId::ITEM)
             .filter(|entry| !entry.key.is_empty())
@@ -285,12 +170,12 @@ impl Likings {
                     cell.middle().min(entry.last)
                 };
                 for sequence in 0..self.sequences.len() {
-                    if !self.sequences[sequence].have(kind) {
+                    if !self.sequences.has(sequence, kind) {
                         continue;
                     }
                     let looked = match &found {
                         Some(looked) => looked,
-                        None => found.insert(self.look(entry.key, items)),
+                        None => found.insert(self.look(entry.key, items, look)),
                     };
                     if let Some(vector) = looked.clone() {
                         let count = f64::from(cell.count) as f32;
@@ -302,8 +187,15 @@ impl Likings {
     }
 
     /// Sets a candidate's likenesses.
-    fn candidate(&mut self, place: usize, item: &str, items: &ItemTable, batch: &mut FeatureBatch) {
-        let Some(vector) = self.look(item, items) else {
+    fn candidate(
+        &mut self,
+        place: usize,
+        item: &str,
+        items: &ItemTable,
+        look: &mut TextLook,
+        batch: &mut FeatureBatch,
+    ) {
+        let Some(vector) = self.look(item, items, look) else {
             return;
         };
         let own = scale(&vector);
@@ -333,34 +225,15 @@ impl Likings {
         }
     }
 
-    /// An item's vector. One whose text is known and has none is missing.
-    fn look(&mut self, id: &str, items: &ItemTable) -> Option<Arc<[f32]>> {
+    /// An item's vector, if its text is known and has one.
+    fn look(&self, id: &str, items: &ItemTable, look: &mut TextLook) -> Option<Arc<[f32]>> {
         let known = items.item(id);
         let Some((item, hash)) = known.and_then(|item| Some((item, item.text?))) else {
-            self.lookups[NO_TEXT] += 1;
+            look.no_text();
             return None;
         };
-        let looked = match self.encoder {
-            Some(encoder) => self.table.look(encoder, &hash),
-            None => Ok(Looked::Miss),
-        };
-        match looked {
-            Ok(Looked::Hit(vector)) => {
-                self.lookups[HIT] += 1;
-                return Some(vector);
-            }
-            Ok(Looked::Miss) => self.lookups[MISS] += 1,
-            // Scores do not wait for texts, nor fail with them; whoever follows vectors into the store says what is wrong with it.
-            Err(_) => self.lookups[FAILED] += 1,
-        }
-        if self.told.len() >= TOLD_MAX {
-            self.told.clear();
-        }
-        if self.told.insert(hash) {
-            let text = texts::of_item(&self.template, id, item, items);
-            self.missing.push(MissingText { hash, text });
-        }
-        None
+        let template = self.sequences.item_template();
+        look.look(hash, || texts::of_item(template, id, item, items))
     }
 }
 

@@ -47,12 +47,14 @@ impl Pipeline {
                 .map(|behavior| now.since(behavior.time))
         });
         let row = Row {
+            user_id: request.user,
             user,
             scenario: request.scenario,
             time: request.time,
             candidates: request.candidates,
         };
         self.assembler.score(&row, items, &mut self.scores);
+        degraded.extend(self.assembler.lacks());
         self.ask_texts(output);
         *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
@@ -75,8 +77,8 @@ impl Pipeline {
     }
 
     /// Sends texts that have no vector yet to whoever makes vectors, each once.
-    fn ask_texts(&mut self, output: &mut StepOutput) {
-        for missing in self.assembler.missing_texts() {
+    pub(super) fn ask_texts(&mut self, output: &mut StepOutput) {
+        for missing in self.assembler.take_missing() {
             let number = partition_of(&missing.hash, self.settings.partitions);
             let at = TopicPartition::new(Topic::Texts, number);
             let (key, value) = (Some(&missing.hash[..]), Some(missing.text.as_bytes()));
@@ -95,7 +97,11 @@ impl Pipeline {
         freshness_ms: Option<i64>,
         output: &mut StepOutput,
     ) {
-        let model = self.assembler.model_name();
+        let model = if status == "ok" {
+            self.assembler.scored_by()
+        } else {
+            self.assembler.model_name()
+        };
         let schema = self.assembler.schema_hash();
         let mut items = ScoredItems {
             candidates: request.candidates,
@@ -219,7 +225,7 @@ impl Pipeline {
         let schema = self.assembler.schema_hash().as_bytes();
         let candidates = std::mem::take(&mut logged.candidates);
         let lengths = candidates.iter().map(|candidate| {
-            let numbers = candidate.values.len() + candidate.scores.len();
+            let numbers = candidate.values.len() + candidate.vector.len() + candidate.scores.len();
             64 + answer::json_length(&candidate.item_id) + NUMBER_BYTES * numbers
         });
         let parts = answer::parts(lengths, LOGGED_BYTES_MAX).into_iter();

@@ -233,16 +233,26 @@ fn show_rows(view: &RowsView) {
                 ", vectors of texts {encoder}"
             ))
     ));
+    for of in &view.sequences {
+        print(&format!(
+            "sequence {}: {} behaviors, {} before them; the vector is made of the first {}",
+            of.name, of.length, of.start, of.used
+        ));
+    }
     print("\nfeatures of all candidates");
     show_features(&view.shared);
     for row in &view.rows {
         print(&format!("\nitem {}", row.item_id));
         show_features(&row.features);
         for score in &row.scores {
-            let same = if score.same {
-                "computed again from the row: the same to the bit"
-            } else {
-                "computed again from the row: ANOTHER VALUE; the scorer is not the one that made it"
+            let same = match score.same {
+                Some(true) => "computed again from the row: the same to the bit",
+                Some(false) => {
+                    "computed again from the row: ANOTHER VALUE; the scorer is not the one that made it"
+                }
+                None => {
+                    "not computed again: the model that made it is not the one of scoring.model"
+                }
             };
             print(&format!("\n  {} {:.6}  ({same})", score.task, score.score));
             let mut rows: Vec<Vec<String>> = score
@@ -265,6 +275,11 @@ fn show_rows(view: &RowsView) {
                 String::new(),
                 format!("{:+.4}", score.log_odds),
             ]);
+            if let Some(adds) = score.model_adds {
+                let blank = String::new;
+                let adds = format!("{adds:+.4}");
+                rows.push(vec![view.model.clone(), blank(), blank(), blank(), adds]);
+            }
             let headings = [
                 "term",
                 ">trials",

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use headwater::Exit;
 use headwater::train::{Texts, TrainBahe, TrainSummary};
 
 use super::{Failure, Format, Global, print};
@@ -30,7 +31,7 @@ The folder (--out) holds the model (model.safetensors, manifest.json), the vecto
 texts begins at once, and while training is not done a checkpoint: a run that is cut off goes on from it, and comes to the same bytes.
 
 Examples:
-  headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --model smollm2-135m --out shop-bahe
+  headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --out shop-bahe
   headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
 struct Bahe {
     /// Item records, known from the start.
@@ -39,9 +40,10 @@ struct Bahe {
     /// Recorded behaviors and score requests.
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
-    /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`).
+    /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`); without it,
+    /// the one of texts.encoder.
     #[arg(long, value_name = "PATH|NAME")]
-    model: String,
+    model: Option<String>,
     /// The folder of what is made.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -51,15 +53,15 @@ struct Bahe {
     /// What becomes of texts: deep (layers that learn), frozen (layers that stay as they are), mean (no deep layers), none (no texts).
     #[arg(long, value_enum, default_value = "deep")]
     texts: TextsChoice,
-    /// Shallow layers.
-    #[arg(long, default_value_t = 8)]
-    cut: usize,
+    /// Shallow layers; without it, texts.cut.
+    #[arg(long)]
+    cut: Option<usize>,
     /// Deep layers, those above the cut.
     #[arg(long, default_value_t = 2)]
     layers: usize,
-    /// Behaviors of a run at most, even.
-    #[arg(long, default_value_t = 128, value_parser = limit)]
-    limit: usize,
+    /// Behaviors at which a run begins anew with its newest half, even; without it, texts.sequence_max.
+    #[arg(long, value_parser = limit)]
+    limit: Option<usize>,
     /// Passes over the rows at most.
     #[arg(long, default_value_t = 3)]
     passes: u64,
@@ -100,8 +102,8 @@ enum TextsChoice {
 fn limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok();
     limit
-        .filter(|limit: &usize| (2..=512).contains(limit) && limit.is_multiple_of(2))
-        .ok_or_else(|| format!("`{text}` is not an even number from 2 to 512"))
+        .filter(|limit: &usize| (2..=4_096).contains(limit) && limit.is_multiple_of(2))
+        .ok_or_else(|| format!("`{text}` is not an even number from 2 to 4096"))
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -115,11 +117,20 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     let config = global.load()?.config;
     headwater::telemetry::init(&config.telemetry);
     let Model::Bahe(bahe) = &arguments.model;
+    let named = bahe.model.as_ref().or(config.texts.encoder.as_ref());
+    let model = match named {
+        Some(named) => headwater::models::locate(&config, named)
+            .map_err(|error| Failure::of(error.exit(), &error))?,
+        None if matches!(bahe.texts, TextsChoice::None) => PathBuf::new(),
+        None => {
+            let words = "no language model: neither --model nor texts.encoder names one";
+            return Err(Failure::new(Exit::Configuration, words.to_owned()));
+        }
+    };
     let training = TrainBahe {
         items: bahe.items.clone(),
         events: bahe.events.clone(),
-        model: headwater::models::locate(&config, &bahe.model)
-            .map_err(|error| Failure::of(error.exit(), &error))?,
+        model,
         out: bahe.out.clone(),
         predictions: bahe.predictions.clone(),
         texts: match bahe.texts {
@@ -128,9 +139,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             TextsChoice::Frozen => Texts::Frozen,
             TextsChoice::Deep => Texts::Deep,
         },
-        cut: bahe.cut,
+        cut: bahe.cut.unwrap_or(config.texts.cut),
         layers: bahe.layers,
-        limit: bahe.limit,
+        limit: bahe.limit.unwrap_or(config.texts.sequence_max),
         passes: bahe.passes,
         rate: bahe.rate,
         deep_factor: bahe.deep_factor,

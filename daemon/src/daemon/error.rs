@@ -38,8 +38,8 @@ pub enum StartError {
     /// The stores do not open.
     #[error("store")]
     Store(#[from] StoreError),
-    /// The store of text vectors cannot be read.
-    #[error("vectors of texts")]
+    /// A store of vectors cannot be read.
+    #[error("vectors")]
     Vectors {
         /// Why.
         #[source]
@@ -48,6 +48,9 @@ pub enum StartError {
     /// The language model of `texts.encoder` cannot be had.
     #[error("texts.encoder")]
     Encoder(#[from] crate::models::ModelsError),
+    /// The model of `scoring.model` cannot be used.
+    #[error("scoring.model")]
+    Trained(#[from] crate::trained::TrainedError),
     /// The registry has metrics of these names already.
     #[error("metrics registry: a registry belongs to one daemon")]
     Metrics(#[from] prometheus::Error),
@@ -87,6 +90,7 @@ impl StartError {
             Self::Store(error) => Exit::of_store(error),
             Self::Vectors { source } => Exit::of_state(source),
             Self::Encoder(error) => error.exit(),
+            Self::Trained(error) => error.exit(),
             Self::Thread(_) => Exit::TryAgain,
         }
     }
@@ -143,6 +147,9 @@ pub enum StopError {
     /// Texts cannot be embedded, or their vectors not followed.
     #[error("texts and their vectors")]
     Texts(#[source] headwater_consumers::Error),
+    /// Vectors of users and items cannot be made.
+    #[error("vectors of users and items")]
+    Deep(#[source] headwater_consumers::Error),
     /// The fleet topic cannot be read or written.
     #[error("fleet topic")]
     Fleet(#[source] LogError),
@@ -171,7 +178,8 @@ impl StopError {
             Self::Worker { source, .. }
             | Self::Repartition(source)
             | Self::Items(source)
-            | Self::Texts(source) => Exit::of_consumers(source),
+            | Self::Texts(source)
+            | Self::Deep(source) => Exit::of_consumers(source),
             Self::Replaced { .. } => Exit::Format,
             Self::PartitionsChanged { .. } => Exit::Configuration,
             Self::Fleet(error) => Exit::of_log(error),

@@ -42,6 +42,11 @@ pub(super) struct Texts {
 }
 
 impl Texts {
+    /// The encoder with which this instance encodes, if it does.
+    pub(super) fn encoder(&self) -> Option<[u8; 16]> {
+        self.encoder.as_ref().map(|encoder| encoder.id())
+    }
+
     pub(super) fn status(&self, metrics: &Metrics) -> TextsStatus {
         TextsStatus {
             encoder: self.table.current().map(|current| current.id.to_string()),

@@ -13,7 +13,7 @@ use headwater_consumers::log::{CommitError, Log, LogError, TopicPartition};
 use headwater_consumers::step::{Pipeline, SharedItems};
 use headwater_consumers::worker::Worker;
 use headwater_consumers::{Error, Metrics, Reaction, words};
-use headwater_state::{Partition, Stores, VectorTable};
+use headwater_state::{Partition, Stores};
 use parking_lot::Mutex;
 
 use super::back_off::BackOff;
@@ -65,8 +65,8 @@ pub(crate) struct Working {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) items: SharedItems,
-    /// Vectors of texts, where there are any.
-    pub(crate) vectors: Option<Arc<VectorTable>>,
+    /// What all threads have: of it, vectors and the trained model.
+    pub(crate) inner: Arc<super::Inner>,
     pub(crate) metrics: Metrics,
     pub(crate) board: Arc<Board>,
     pub(crate) positions: Arc<Positions>,
@@ -185,10 +185,13 @@ impl Working {
         let member = self.log.member(&self.instance, self.number)?;
         let counts = (self.found.partitions, self.found.dead_letters);
         let mut pipeline = Pipeline::new(&self.config, counts, self.metrics.clone())?;
-        if let Some(vectors) = &self.vectors {
-            let table = Arc::clone(vectors);
-            let assembler = pipeline.assembler();
+        let assembler = pipeline.assembler();
+        if let Some(texts) = &self.inner.texts {
+            let table = Arc::clone(&texts.table);
             assembler.read_vectors(&self.config, table, &self.metrics);
+        }
+        if let Some(trained) = &self.inner.trained {
+            trained.score_in(assembler, &self.metrics)?;
         }
         Worker::new(
             &self.config,

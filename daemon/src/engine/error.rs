@@ -19,6 +19,9 @@ pub enum EngineError {
     /// The language model of `texts.encoder` cannot be had.
     #[error("texts.encoder")]
     Encoder(#[from] crate::models::ModelsError),
+    /// The model of `scoring.model` cannot be used.
+    #[error("scoring.model")]
+    Trained(#[from] crate::trained::TrainedError),
     /// The store's folder cannot be used.
     #[error("store not opened")]
     Store(#[source] headwater_state::StoreError),
@@ -44,6 +47,7 @@ impl EngineError {
         match self {
             Self::Config(_) | Self::Tasks(_) | Self::Refused(_) => Exit::Configuration,
             Self::Encoder(error) => error.exit(),
+            Self::Trained(error) => error.exit(),
             Self::Store(error) => Exit::of_store(error),
             Self::Step { source } => Exit::of_consumers(source),
             Self::DeadLetter { .. } => Exit::Bug,

@@ -5,7 +5,8 @@
 
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
-use headwater_model::{FeatureLogError, FeatureSchema, LoggedRequest};
+use headwater_model::bahe::{BaheModel, base_log_odds};
+use headwater_model::{FeatureLogError, FeatureRow, LoggedCandidate, LoggedRequest};
 use serde::{Deserialize, Serialize};
 
 /// Rows of a request that were logged together.
@@ -26,12 +27,28 @@ pub struct RowsView {
     /// Whose vectors of texts the rows saw, where they saw any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<String>,
+    /// What a trained model saw of the user's sequences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<SequenceView>,
     /// How many candidates the record has.
     pub candidates: usize,
     /// Features that all candidates share.
     pub shared: Vec<FeatureView>,
     /// The candidates that were asked for.
     pub rows: Vec<RowView>,
+}
+
+/// One of the user's sequences, as a trained model saw it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct SequenceView {
+    /// Its name.
+    pub name: String,
+    /// Behaviors of the sequence before its run.
+    pub start: u64,
+    /// Behaviors of the run before the row.
+    pub length: usize,
+    /// Those of them that the vector was made of.
+    pub used: usize,
 }
 
 /// One feature's value.
@@ -50,6 +67,9 @@ pub struct RowView {
     pub item_id: String,
     /// Its own features.
     pub features: Vec<FeatureView>,
+    /// Whether it had a vector for the trained model, where one scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<bool>,
     /// Its scores.
     pub scores: Vec<ScoreView>,
 }
@@ -61,12 +81,15 @@ pub struct ScoreView {
     pub task: String,
     /// The probability as it was logged.
     pub score: f32,
-    /// Whether the row gives the same probability again, to the bit.
-    pub same: bool,
-    /// The log-odds, which are the terms' sum.
+    /// Whether the row gives the same probability again, to the bit; none where it cannot be computed: the model that scored is not the configured one.
+    pub same: Option<bool>,
+    /// The baseline's log-odds, which are the terms' sum: the score's own, where the baseline scored.
     pub log_odds: f64,
     /// The terms, in the order in which they are summed.
     pub terms: Vec<TermView>,
+    /// What a trained model adds to the log-odds, where one scored and is the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_adds: Option<f64>,
 }
 
 /// One term of a score.
@@ -93,13 +116,24 @@ pub struct Selection {
     pub best: usize,
 }
 
-/// Takes rows apart by a configuration's schema.
+/// Takes rows apart by a configuration's schema, and computes scores again with its model.
 #[derive(Debug)]
-pub(crate) struct Reader(Assembler);
+pub(crate) struct Reader {
+    assembler: Assembler,
+    /// None where there is none, or it cannot be opened: then what it scored is not computed again.
+    model: Option<BaheModel>,
+}
 
 impl Reader {
     pub(crate) fn new(config: &Config) -> Result<Self, headwater_model::FeatureSchemaError> {
-        Assembler::new(config).map(Self)
+        Ok(Self {
+            assembler: Assembler::new(config)?,
+            model: crate::trained::open(config).unwrap_or_else(|error| {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "scores of the model are not computed again");
+                None
+            }),
+        })
     }
 
     /// Takes a record of the feature log apart.
@@ -109,9 +143,16 @@ impl Reader {
         selection: &Selection,
     ) -> Result<RowsView, FeatureLogError> {
         let logged = LoggedRequest::read(record)?;
-        let schema = self.0.schema();
+        let schema = self.assembler.schema();
         let rows: Vec<_> = logged.rows(schema)?.collect();
         let chosen = choose(&logged, selection);
+        let sequences = logged.vectors.iter().flat_map(|vectors| &vectors.sequences);
+        let sequences = sequences.map(|of| SequenceView {
+            name: of.name.to_string(),
+            start: of.start,
+            length: of.length,
+            used: of.used,
+        });
         Ok(RowsView {
             model: format!("{}-{}", logged.model, logged.version),
             schema: format!("{:016x}", logged.schema),
@@ -120,6 +161,7 @@ impl Reader {
             time: logged.time,
             item_state: logged.item_state,
             embeddings: logged.embeddings.as_ref().map(ToString::to_string),
+            sequences: sequences.collect(),
             candidates: logged.candidates.len(),
             shared: features(schema.shared(), &logged.shared),
             rows: chosen
@@ -129,7 +171,8 @@ impl Reader {
                     RowView {
                         item_id: candidate.item_id.to_string(),
                         features: features(schema.own(), &candidate.values),
-                        scores: self.scores(schema, rows[place], &candidate.scores),
+                        vector: (logged.vectors.as_ref()).map(|_| !candidate.vector.is_empty()),
+                        scores: self.scores(&logged, rows[place], candidate),
                     }
                 })
                 .collect(),
@@ -138,20 +181,30 @@ impl Reader {
 
     fn scores(
         &self,
-        schema: &FeatureSchema,
-        row: headwater_model::FeatureRow<'_>,
-        scores: &[f32],
+        logged: &LoggedRequest<'_>,
+        row: FeatureRow<'_>,
+        candidate: &LoggedCandidate<'_>,
     ) -> Vec<ScoreView> {
-        let tasks = schema.tasks().iter().zip(scores).enumerate();
+        let tasks = self.assembler.schema().tasks();
+        let explained: Vec<_> = (0..tasks.len())
+            .map(|task| self.assembler.baseline().explain(row, task))
+            .collect();
+        let base: Vec<f32> = explained.iter().map(|of| of.probability).collect();
+        let again = self.again(logged, row, candidate, &base);
+        let tasks = tasks.iter().zip(&*candidate.scores).enumerate();
         tasks
             .map(|(place, (task, &score))| {
-                let again = self.0.baseline().explain(row, place);
+                let of = &explained[place];
+                let again = again.as_ref().map(|again| again[place]);
                 ScoreView {
                     task: task.name.clone(),
                     score,
-                    same: again.probability.to_bits() == score.to_bits(),
-                    log_odds: again.log_odds,
-                    terms: again
+                    same: again.map(|again| again.to_bits() == score.to_bits()),
+                    log_odds: of.log_odds,
+                    model_adds: again
+                        .filter(|again| again.to_bits() != of.probability.to_bits())
+                        .map(|again| f64::from(base_log_odds(again)) - of.log_odds),
+                    terms: of
                         .contributions
                         .iter()
                         .map(|part| TermView {
@@ -165,6 +218,35 @@ impl Reader {
                 }
             })
             .collect()
+    }
+
+    /// The scores of a row, computed again; `base` are the baseline's. None where another model than ours made them.
+    fn again(
+        &self,
+        logged: &LoggedRequest<'_>,
+        row: FeatureRow<'_>,
+        candidate: &LoggedCandidate<'_>,
+        base: &[f32],
+    ) -> Option<Vec<f32>> {
+        let mut scores = base.to_vec();
+        if logged.model != BaheModel::NAME {
+            return Some(scores);
+        }
+        let model = self.model.as_ref();
+        let model = model.filter(|model| model.version() == logged.version)?;
+        let head = model.scorer().config();
+        let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
+        let item = &*candidate.vector;
+        let wide = if head.width == 0 { 0 } else { head.projected };
+        if item.is_empty() && wide > 0 {
+            // It had no vector, and has the baseline's.
+            return Some(scores);
+        }
+        if users.len() != head.sequences * wide || item.len() != wide {
+            return None;
+        }
+        model.scorer().score_row(row, users, item, &mut scores);
+        Some(scores)
     }
 }
 

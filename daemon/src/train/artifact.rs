@@ -5,16 +5,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use headwater_model::Tensor;
-use headwater_model::bahe::Trainer;
-use headwater_model::language::{LanguageError, TextEncoder, from_safetensors, to_safetensors};
+use headwater_model::bahe::{Described, MANIFEST, Manifest, Trainer, VALUES};
+use headwater_model::language::{LanguageError, from_safetensors, to_safetensors};
+use headwater_model::{FeatureSchema, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::exit::Exit;
 
-use super::rows::Recorded;
-use super::{TrainBahe, TrainError};
+use super::TrainError;
 
 /// The folder.
 #[derive(Debug)]
@@ -184,40 +182,26 @@ impl Artifact {
     /// The model itself: values first, then the manifest that makes them a model.
     pub(super) fn keep(
         &self,
-        trainer: &Trainer,
-        encoder: Option<&TextEncoder>,
-        training: &TrainBahe,
-        recorded: &Recorded,
+        values: &BTreeMap<String, Tensor>,
+        described: Described,
+        schema: &FeatureSchema,
     ) -> Result<(), TrainError> {
-        self.write_values("model.safetensors", &trainer.values()?)?;
-        let manifest = json!({
-            "format": 1,
-            "kind": "bahe",
-            "encoder": encoder.map(|encoder| hex(encoder.version())),
-            "texts": training.texts,
-            "cut": training.cut,
-            "layers": training.layers,
-            "limit": training.limit,
-            "sequences": recorded.corpus.sequences,
-            "features": recorded.moments,
-            "rows": recorded.split_sizes(),
-        });
-        let mut text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-        text.push(b'\n');
-        Ok(self.write("manifest.json", &text)?)
+        let bytes = self.write_values(VALUES, values)?;
+        let manifest = Manifest::of(described, schema, &bytes);
+        Ok(self.write(MANIFEST, &manifest.bytes())?)
     }
 
     fn write_values(
         &self,
         name: &str,
         values: &BTreeMap<String, Tensor>,
-    ) -> Result<(), ArtifactError> {
-        let path = self.0.join(name);
+    ) -> Result<Vec<u8>, ArtifactError> {
         let bytes = to_safetensors(values).map_err(|source| ArtifactError::Values {
-            path: path.clone(),
+            path: self.0.join(name),
             source: Box::new(source),
         })?;
-        self.write(name, &bytes)
+        self.write(name, &bytes)?;
+        Ok(bytes)
     }
 
     /// Whole or not at all.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use headwater_config::{Config, Field, TaskConfig, Template, Topic};
-use headwater_model::bahe::{Corpus, History, Rows};
+use headwater_config::{Config, TaskConfig, Topic};
+use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
 use headwater_model::language::LanguageError;
-use headwater_model::{Device, LoggedRequest, Tensor};
+use headwater_model::{Device, FeatureSchema, LoggedRequest, Tensor};
 use headwater_state::pinned_hash;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -37,6 +37,8 @@ pub(super) struct Recorded {
     sizes: [usize; 3],
     /// Mean and spread of each number of the rows that are learned from.
     pub(super) moments: Vec<[f32; 2]>,
+    /// What the rows are made of.
+    pub(super) schema: FeatureSchema,
 }
 
 /// Texts, each once.
@@ -76,7 +78,6 @@ struct Met {
 struct Reader<'a> {
     config: &'a Config,
     texts: Texts,
-    items: BTreeMap<String, Value>,
     users: BTreeMap<String, u32>,
     histories: Vec<History>,
     rows: Vec<Met>,
@@ -96,7 +97,6 @@ impl Recorded {
         let mut reader = Reader {
             config,
             texts: Texts::default(),
-            items: BTreeMap::new(),
             users: BTreeMap::new(),
             histories: Vec::new(),
             rows: Vec::new(),
@@ -106,7 +106,7 @@ impl Recorded {
         let mut records = Recording::open(items)?;
         while let Some(line) = records.next_line()? {
             let taken = match engine.item(line) {
-                Ok(()) => reader.item(line),
+                Ok(()) => Ok(()),
                 Err(EngineError::Refused(reject)) => Err(reject.to_string()),
                 Err(error) => return Err(error.into()),
             };
@@ -130,7 +130,8 @@ impl Recorded {
         engine.step()?;
         reader.take_rows(&mut engine)?;
         bar.finish();
-        Ok(reader.finish(shares))
+        let schema = engine.schema().clone();
+        Ok(reader.finish(shares, schema))
     }
 
     pub(super) fn split_sizes(&self) -> [usize; 3] {
@@ -232,13 +233,6 @@ fn name(request: &str, item: &str) -> u64 {
 }
 
 impl Reader<'_> {
-    fn item(&mut self, record: &[u8]) -> Result<(), String> {
-        let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
-        let id = record["item_id"].as_str().unwrap_or_default().to_owned();
-        self.items.insert(id, record);
-        Ok(())
-    }
-
     /// One event; the inner error says what is wrong with its line.
     fn event(
         &mut self,
@@ -257,12 +251,15 @@ impl Reader<'_> {
             Err(error) => return Err(error),
         }
         match topic {
-            Topic::Behaviors => Ok(self.behavior(record)),
+            Topic::Behaviors => {
+                let (sequences, text) = engine.sequences_of(record)?;
+                Ok(self.behavior(record, &sequences, text))
+            }
             Topic::ScoreRequests => {
                 self.requests += 1;
-                Ok(self.request(record))
+                Ok(self.request(record, engine))
             }
-            _ => Ok(self.item(record)),
+            _ => Ok(Ok(())),
         }
     }
 
@@ -279,7 +276,7 @@ impl Reader<'_> {
     }
 
     /// A request's rows, as far as the engine does not say them: who, when, what.
-    fn request(&mut self, record: &[u8]) -> Result<(), String> {
+    fn request(&mut self, record: &[u8], engine: &Engine) -> Result<(), String> {
         let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
         let user = self.user(record["user_id"].as_str().unwrap_or_default());
         let request = record["request_id"].as_str().unwrap_or_default();
@@ -289,7 +286,7 @@ impl Reader<'_> {
         let candidates = record["candidates"].as_array();
         for candidate in candidates.into_iter().flatten() {
             let item = candidate.as_str().unwrap_or_default();
-            let text = self.item_text(item);
+            let text = engine.item_text(item);
             let item_text = self.texts.place(text);
             let mut weights = vec![0.0; tasks];
             if self.config.scoring.requests_are_impressions {
@@ -313,11 +310,17 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn behavior(&mut self, record: &[u8]) -> Result<(), String> {
+    /// A behavior: what it says of a row, and its place in the user's sequences.
+    fn behavior(
+        &mut self,
+        record: &[u8],
+        sequences: &[usize],
+        text: Option<String>,
+    ) -> Result<(), String> {
         let record: Value = serde_json::from_slice(record).map_err(|error| error.to_string())?;
-        let text = |key: &str| record[key].as_str().unwrap_or_default();
-        let (kind, scenario, item) = (text("kind"), text("scenario"), text("item_id"));
-        if let Some(row) = self.by_name.get(&name(text("request_id"), item)) {
+        let of = |key: &str| record[key].as_str().unwrap_or_default();
+        let (kind, scenario, item) = (of("kind"), of("scenario"), of("item_id"));
+        if let Some(row) = self.by_name.get(&name(of("request_id"), item)) {
             let row = &mut self.rows[*row];
             for (place, task) in self.config.tasks.values().enumerate() {
                 label(
@@ -329,29 +332,13 @@ impl Reader<'_> {
                 );
             }
         }
-        let kinds = &self.config.kinds;
-        let is_impression = kinds.impressions.iter().any(|one| one == kind);
-        let belongs: Vec<usize> = self
-            .config
-            .sequences
-            .values()
-            .enumerate()
-            .filter(|(_, kinds)| {
-                kinds.iter().any(|one| one == kind) || (kinds.is_empty() && !is_impression)
-            })
-            .map(|(place, _)| place)
-            .collect();
-        if belongs.is_empty() {
-            return Ok(());
-        }
-        let Some(template) = self.config.texts.behavior(scenario, kind) else {
+        let Some(text) = text.filter(|_| !sequences.is_empty()) else {
             return Ok(());
         };
-        let text = self.behavior_text(template, &record);
         let text = self.texts.place(text);
         let user = self.user(record["user_id"].as_str().unwrap_or_default());
         let time = record["time"].as_i64().unwrap_or_default();
-        for sequence in belongs {
+        for sequence in sequences {
             let history = &mut self.histories[user as usize + sequence];
             // Late ones take the place that their time gives them.
             let place = history.times.partition_point(|other| *other <= time);
@@ -359,49 +346,6 @@ impl Reader<'_> {
             history.texts.insert(place, text);
         }
         Ok(())
-    }
-
-    fn item_text(&self, item: &str) -> String {
-        self.config
-            .texts
-            .item
-            .fill(|field, text| self.put_item(item, field, text))
-    }
-
-    fn behavior_text(&self, template: &Template, record: &Value) -> String {
-        let item = record["item_id"].as_str().unwrap_or_default();
-        template.fill(|field, text| match field {
-            Field::Kind => put(&record["kind"], text),
-            Field::Scenario => put(&record["scenario"], text),
-            Field::Value => put(&record["value"], text),
-            Field::Attribute(name) => match &record["attributes"][name.as_str()] {
-                Value::Null if name == "query" => put(&record["query"], text),
-                value => put(value, text),
-            },
-            Field::Item => text.push_str(&self.item_text(item)),
-            of_item => self.put_item(item, of_item, text),
-        })
-    }
-
-    fn put_item(&self, id: &str, field: &Field, text: &mut String) {
-        let Some(record) = self.items.get(id) else {
-            return;
-        };
-        match field {
-            Field::ItemId => text.push_str(id),
-            Field::ItemCategories => {
-                let categories = record["categories"].as_array();
-                for (place, category) in categories.into_iter().flatten().enumerate() {
-                    text.push_str(if place > 0 { ", " } else { "" });
-                    put(category, text);
-                }
-            }
-            Field::ItemField(name) => match &record["fields"][name.as_str()] {
-                Value::Null => put(&record["numeric"][name.as_str()], text),
-                value => put(value, text),
-            },
-            Field::Kind | Field::Scenario | Field::Value | Field::Attribute(_) | Field::Item => {}
-        }
     }
 
     /// What the engine logged: numbers and scores of rows.
@@ -418,17 +362,9 @@ impl Reader<'_> {
                     continue;
                 };
                 let numbers = logged.shared.iter().chain(&*candidate.values);
-                row.features = numbers
-                    .map(|value| value.signum() * value.abs().ln_1p())
-                    .collect();
-                row.base = candidate
-                    .scores
-                    .iter()
-                    .map(|score| {
-                        let score = score.clamp(1e-6, 1.0 - 1e-6);
-                        (score / (1.0 - score)).ln()
-                    })
-                    .collect();
+                row.features = numbers.map(|value| squashed(*value)).collect();
+                let scores = candidate.scores.iter();
+                row.base = scores.map(|score| base_log_odds(*score)).collect();
             }
         });
         wrong.map_or(Ok(()), |item| {
@@ -439,7 +375,7 @@ impl Reader<'_> {
     }
 
     /// Rows of a user behind each other, in each part.
-    fn finish(self, [learned, validated]: [f64; 2]) -> Recorded {
+    fn finish(self, [learned, validated]: [f64; 2], schema: FeatureSchema) -> Recorded {
         let Self {
             config,
             texts,
@@ -500,6 +436,7 @@ impl Reader<'_> {
                 .collect(),
             sizes,
             moments,
+            schema,
         }
     }
 }
@@ -514,15 +451,6 @@ fn label(task: &TaskConfig, kind: &str, scenario: &str, label: &mut f32, weight:
         (*label, *weight) = (1.0, 1.0);
     } else if is(&task.trials) {
         *weight = 1.0;
-    }
-}
-
-/// Appends a text, or a number as it was written.
-fn put(value: &Value, text: &mut String) {
-    match value {
-        Value::String(value) => text.push_str(value),
-        Value::Number(value) => text.push_str(&value.to_string()),
-        _ => {}
     }
 }
 

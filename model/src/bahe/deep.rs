@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor, Var};
 use crate::language::block::{Block, Turns, causal_mask, normed};
 use crate::language::error::computing;
 use crate::language::part::{Kernels, Origin, Purpose, Source};
-use crate::language::{DecoderConfig, LanguageError, Weights};
+use crate::language::{DecoderConfig, Family, LanguageError, Weights};
 
 use super::gap::GAPS;
 
@@ -213,7 +213,38 @@ impl Deep {
         places: &[(usize, usize)],
         sequences: &[usize],
     ) -> Result<Tensor, LanguageError> {
-        pooled(outputs, &self.empty, places, sequences)
+        let pool = || {
+            let device = outputs.device();
+            let (runs, behaviors, width) = outputs.dims3()?;
+            // Sums up to each behavior, as one product.
+            let ones: Vec<f32> = (0..behaviors)
+                .flat_map(|to| (0..behaviors).map(move |from| f32::from(u8::from(from <= to))))
+                .collect();
+            let ones = Tensor::from_vec(ones, (1, behaviors, behaviors), device)?;
+            let sums = ones
+                .broadcast_as((runs, behaviors, behaviors))?
+                .contiguous()?
+                .matmul(outputs)?
+                .reshape((runs * behaviors, width))?;
+            // One table for all places: sums, then the emptiness of each sequence.
+            let table = Tensor::cat(&[&sums, &self.empty], 0)?;
+            let row = |(&(run, count), &sequence): (&(usize, usize), &usize)| {
+                if count == 0 {
+                    (runs * behaviors + sequence) as u32
+                } else {
+                    (run * behaviors + count - 1) as u32
+                }
+            };
+            let rows: Vec<u32> = places.iter().zip(sequences).map(row).collect();
+            let rows = Tensor::from_vec(rows, places.len(), device)?;
+            let parts: Vec<f32> = places
+                .iter()
+                .map(|(_, count)| 1.0 / (*count).max(1) as f32)
+                .collect();
+            let parts = Tensor::from_vec(parts, (places.len(), 1), device)?;
+            table.index_select(&rows, 0)?.broadcast_mul(&parts)
+        };
+        pool().map_err(computing("pooling"))
     }
 
     /// Vectors of items, (items, width), from those of their texts, (items, width): each a run of one behavior.
@@ -231,47 +262,50 @@ impl Deep {
             .squeeze(1)
             .map_err(computing("shaping items"))
     }
+
+    /// The same, of plain vectors.
+    ///
+    /// # Errors
+    /// Vectors that are not as wide as the layers.
+    pub fn item_vectors(&self, vectors: &[&[f32]]) -> Result<Vec<Vec<f32>>, LanguageError> {
+        let flat = Tensor::from_vec(
+            vectors.concat(),
+            (vectors.len(), self.config.blocks.width),
+            &Device::Cpu,
+        );
+        let vectors = flat.map_err(computing("shaping items"))?;
+        let made = self.items(&vectors, Kernels::Fused)?;
+        made.to_vec2().map_err(computing("shaping items"))
+    }
 }
 
-/// Means of outputs up to each place, as [`Deep::pooled`]; `empty`, (sequences, width), are the vectors of places without behaviors.
-pub(super) fn pooled(
-    outputs: &Tensor,
-    empty: &Tensor,
-    places: &[(usize, usize)],
-    sequences: &[usize],
-) -> Result<Tensor, LanguageError> {
-    let pool = || {
-        let device = outputs.device();
-        let (runs, behaviors, width) = outputs.dims3()?;
-        // Sums up to each behavior, as one product.
-        let ones: Vec<f32> = (0..behaviors)
-            .flat_map(|to| (0..behaviors).map(move |from| f32::from(u8::from(from <= to))))
-            .collect();
-        let ones = Tensor::from_vec(ones, (1, behaviors, behaviors), device)?;
-        let sums = ones
-            .broadcast_as((runs, behaviors, behaviors))?
-            .contiguous()?
-            .matmul(outputs)?
-            .reshape((runs * behaviors, width))?;
-        // One table for all places: sums, then the emptiness of each sequence.
-        let table = Tensor::cat(&[&sums, empty], 0)?;
-        let row = |(&(run, count), &sequence): (&(usize, usize), &usize)| {
-            if count == 0 {
-                (runs * behaviors + sequence) as u32
-            } else {
-                (run * behaviors + count - 1) as u32
-            }
-        };
-        let rows: Vec<u32> = places.iter().zip(sequences).map(row).collect();
-        let rows = Tensor::from_vec(rows, places.len(), device)?;
-        let parts: Vec<f32> = places
-            .iter()
-            .map(|(_, count)| 1.0 / (*count).max(1) as f32)
-            .collect();
-        let parts = Tensor::from_vec(parts, (places.len(), 1), device)?;
-        table.index_select(&rows, 0)?.broadcast_mul(&parts)
+/// Deep layers that are none: a run's vector is the mean of its texts' vectors, each over the root of its mean square, and an item's is its text's.
+pub(super) fn mean_of_texts(
+    width: usize,
+    sequences: usize,
+    limit: usize,
+) -> Result<Deep, LanguageError> {
+    let config = DeepConfig {
+        blocks: DecoderConfig {
+            family: Family::Llama,
+            layers: 0,
+            width,
+            inner: 0,
+            heads: 1,
+            kv_heads: 1,
+            head_width: 2,
+            vocabulary: 0,
+            positions_max: limit + 1,
+            rope_base: 10_000.0,
+            norm_epsilon: 1e-6,
+            first_token: 0,
+            tied: true,
+        },
+        sequences,
+        limit,
     };
-    pool().map_err(computing("pooling"))
+    let values = rest(&config, &vec![0.0; width]).map_err(computing("making first values"))?;
+    Deep::of(&config, &values, Path::new(""), &Device::Cpu, None)
 }
 
 /// First values of what is no block.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
 
 use crate::language::LanguageError;
 use crate::language::error::computing;
@@ -12,7 +13,8 @@ use crate::language::part::{Linear, Origin, Purpose, Source};
 use super::deep::Numbers;
 
 /// What the head looks like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HeadConfig {
     /// Width of vectors; 0: it looks at none.
     pub width: usize,
@@ -31,7 +33,7 @@ pub struct HeadConfig {
 impl HeadConfig {
     /// Numbers that go into the first hidden layer: the projections of the user's vectors and of the item's, the products of each of the user's with
     /// the item's, and the row's.
-    fn inputs(&self) -> usize {
+    pub(super) fn inputs(&self) -> usize {
         let vectors = if self.width == 0 {
             0
         } else {

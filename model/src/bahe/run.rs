@@ -1,4 +1,5 @@
-//! A run that grows by one behavior at a time: its keys and values, so that a behavior costs the deep layers one position.
+//! A run that grows: its keys and values, so that a behavior more costs the deep layers one position. Of a run that is made anew many positions go
+//! through at once.
 
 use candle_core::{Device, Tensor};
 
@@ -17,6 +18,17 @@ pub struct Run {
     values: Vec<Vec<f32>>,
     sum: Vec<f32>,
     behaviors: usize,
+}
+
+/// One behavior that is taken into a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// The run, by its place among those that are given.
+    pub run: usize,
+    /// The vector of its text.
+    pub vector: &'a [f32],
+    /// The kind of its gap ([`super::gap_of`]).
+    pub gap: u32,
 }
 
 /// What runs cost.
@@ -73,7 +85,7 @@ impl Deep {
         let first = self.first.to_device(&Device::Cpu);
         let first = first.and_then(|first| first.unsqueeze(0));
         let first = first.map_err(computing("beginning a run"))?;
-        self.step(&mut [&mut run], first)
+        self.step(&mut [&mut run], &[0], first)
             .map_err(computing("beginning a run"))?;
         Ok(run)
     }
@@ -87,49 +99,45 @@ impl Deep {
         row.map_err(computing("reading a vector"))
     }
 
-    /// Takes one behavior into each of some runs: the vector of its text, (runs, width), and the kind of its gap. A run that is at the limit is to be begun
-    /// anew by the caller.
+    /// Takes behaviors into runs: those of one run in their order, of several runs in any. A run that is at the limit is to be begun anew by the caller.
     ///
     /// # Errors
-    /// A run at its limit, or shapes that do not fit.
-    pub fn advance(
-        &self,
-        runs: &mut [&mut Run],
-        vectors: &[&[f32]],
-        gaps: &[u32],
-    ) -> Result<(), LanguageError> {
+    /// A run that would pass its limit, or a vector that does not fit; no run has changed then.
+    ///
+    /// # Panics
+    /// If a behavior is of a run that is not there.
+    pub fn advance(&self, runs: &mut [&mut Run], taken: &[Taken<'_>]) -> Result<(), LanguageError> {
         let width = self.config.blocks.width;
-        if runs.len() != vectors.len() || runs.len() != gaps.len() {
-            return Err(LanguageError::Input(format!(
-                "{} runs, {} vectors, {} gaps",
-                runs.len(),
-                vectors.len(),
-                gaps.len()
-            )));
+        let mut lengths: Vec<usize> = runs.iter().map(|run| run.behaviors).collect();
+        for one in taken {
+            lengths[one.run] += 1;
+            if lengths[one.run] > self.config.limit {
+                return Err(LanguageError::Input(format!(
+                    "a run of {} behaviors, which is the limit",
+                    self.config.limit
+                )));
+            }
+            if one.vector.len() != width {
+                return Err(LanguageError::Input(format!(
+                    "a vector of width {} for layers of width {width}",
+                    one.vector.len()
+                )));
+            }
         }
-        if let Some(run) = runs.iter().find(|run| run.behaviors >= self.config.limit) {
-            return Err(LanguageError::Input(format!(
-                "a run of {} behaviors, which is the limit",
-                run.behaviors
-            )));
-        }
-        if let Some(vector) = vectors.iter().find(|vector| vector.len() != width) {
-            return Err(LanguageError::Input(format!(
-                "a vector of width {} for layers of width {width}",
-                vector.len()
-            )));
-        }
-        if runs.is_empty() {
+        if taken.is_empty() {
             return Ok(());
         }
         let mut advance = || {
-            let flat = vectors.concat();
-            let vectors = Tensor::from_vec(flat, (runs.len(), width), &Device::Cpu)?;
-            let gaps = Tensor::new(gaps, self.gaps.device())?;
+            let flat: Vec<f32> = taken.iter().flat_map(|one| one.vector).copied().collect();
+            let vectors = Tensor::from_vec(flat, (taken.len(), width), &Device::Cpu)?;
+            let gaps: Vec<u32> = taken.iter().map(|one| one.gap).collect();
+            let gaps = Tensor::from_vec(gaps, taken.len(), self.gaps.device())?;
             let states = (vectors + self.gaps.index_select(&gaps, 0)?)?;
-            let states = self.step(runs, states)?;
+            let of: Vec<usize> = taken.iter().map(|one| one.run).collect();
+            let states = self.step(runs, &of, states)?;
             let outputs = normed(&states, &self.norm, &self.config.blocks, Kernels::Fused)?;
-            for (run, output) in runs.iter_mut().zip(outputs.to_vec2::<f32>()?) {
+            for (run, output) in of.iter().zip(outputs.to_vec2::<f32>()?) {
+                let run = &mut *runs[*run];
                 for (sum, output) in run.sum.iter_mut().zip(output) {
                     *sum += output;
                 }
@@ -137,14 +145,30 @@ impl Deep {
             }
             Ok(())
         };
-        advance().map_err(computing("taking a behavior in"))
+        let taken = advance().map_err(computing("taking behaviors in"));
+        if taken.is_err() {
+            // Some layers may have taken them, and others not.
+            let floats = self.config.blocks.kv_heads * self.config.blocks.head_width;
+            for run in runs {
+                let length = (run.behaviors + 1) * floats;
+                run.keys.iter_mut().for_each(|keys| keys.truncate(length));
+                let values = run.values.iter_mut();
+                values.for_each(|values| values.truncate(length));
+            }
+        }
+        taken
     }
 
-    /// One position of each run, (runs, width), through all layers.
-    fn step(&self, runs: &mut [&mut Run], states: Tensor) -> candle_core::Result<Tensor> {
+    /// Positions, (positions, width), of the runs named beside them, through all layers.
+    fn step(
+        &self,
+        runs: &mut [&mut Run],
+        of: &[usize],
+        states: Tensor,
+    ) -> candle_core::Result<Tensor> {
         let mut states = states;
         for (layer, block) in self.blocks.iter().enumerate() {
-            states = self.step_block(runs, layer, block, &states)?;
+            states = self.step_block(runs, of, layer, block, &states)?;
         }
         Ok(states)
     }
@@ -152,22 +176,25 @@ impl Deep {
     fn step_block(
         &self,
         runs: &mut [&mut Run],
+        of: &[usize],
         layer: usize,
         block: &Block,
         states: &Tensor,
     ) -> candle_core::Result<Tensor> {
         let config = &self.config.blocks;
-        let (count, wide) = (runs.len(), config.head_width);
+        let (count, wide) = (of.len(), config.head_width);
         let kernels = Kernels::Fused;
         let (rows, row) = ((count, 1, config.width), (count, config.width));
         let x = normed(states, &block.attention_norm, config, kernels)?.reshape(rows)?;
-        let of = |y: Tensor| y.flatten_from(1)?.to_vec2::<f32>();
-        let mut queries = of(block.query.forward(&x)?)?;
-        let mut keys = of(block.key.forward(&x)?)?;
-        let values = of(block.value.forward(&x)?)?;
+        let lists = |y: Tensor| y.flatten_from(1)?.to_vec2::<f32>();
+        let mut queries = lists(block.query.forward(&x)?)?;
+        let mut keys = lists(block.key.forward(&x)?)?;
+        let values = lists(block.value.forward(&x)?)?;
         let mut mixed = vec![0.0; count * config.heads * wide];
         let each = mixed.chunks_mut(config.heads * wide);
-        for (place, (run, mixed)) in runs.iter_mut().zip(each).enumerate() {
+        // In their order: a position sees those of its run that were before it, and itself.
+        for (place, (run, mixed)) in of.iter().zip(each).enumerate() {
+            let run = &mut *runs[*run];
             // The first position is 0, and has no behavior.
             let position = run.keys[layer].len() / (config.kv_heads * wide);
             let cosines = self.turns.cosines.get(position)?.to_vec1::<f32>()?;
@@ -235,7 +262,7 @@ fn attend(
 }
 
 /// With eight sums side by side: the compiler may not reorder one.
-fn dot(one: &[f32], other: &[f32]) -> f32 {
+pub(super) fn dot(one: &[f32], other: &[f32]) -> f32 {
     let mut sums = [0.0; 8];
     let (ones, rest) = one.as_chunks::<8>();
     let (others, other_rest) = other.as_chunks::<8>();

@@ -10,6 +10,7 @@ use crate::language::{DecoderConfig, Family, Kernels};
 
 mod learning;
 mod real;
+mod serving;
 
 const WIDTH: usize = 24;
 const LIMIT: usize = 12;
@@ -145,21 +146,19 @@ fn advancing_equals_recomputing() {
         let due: Vec<usize> = (0..3)
             .filter(|run| at(*run).is_some_and(|at| at < LIMIT))
             .collect();
-        let inputs: Vec<&[f32]> = due
-            .iter()
-            .map(|run| &*rows[*run][at(*run).unwrap()])
-            .collect();
-        let kinds: Vec<u32> = due
-            .iter()
-            .map(|run| kinds[*run][at(*run).unwrap()])
-            .collect();
+        let taken = due.iter().enumerate().map(|(place, run)| Taken {
+            run: place,
+            vector: &rows[*run][at(*run).unwrap()],
+            gap: kinds[*run][at(*run).unwrap()],
+        });
+        let taken: Vec<Taken<'_>> = taken.collect();
         let mut together: Vec<&mut Run> = runs
             .iter_mut()
             .enumerate()
             .filter(|(run, _)| due.contains(run))
             .map(|(_, run)| run)
             .collect();
-        deep.advance(&mut together, &inputs, &kinds).unwrap();
+        deep.advance(&mut together, &taken).unwrap();
         for run in due {
             let count = at(run).unwrap() + 1;
             let expected = deep.pooled(&whole, &[(run, count)], &[0]).unwrap();
@@ -178,10 +177,36 @@ fn advancing_equals_recomputing() {
         "{}",
         runs[0].bytes()
     );
-    let full = deep
-        .advance(&mut [&mut runs[0]], &[&rows[0][0]], &[0])
-        .unwrap_err();
+    let again = Taken {
+        run: 0,
+        vector: &rows[0][0],
+        gap: 0,
+    };
+    let full = deep.advance(&mut [&mut runs[0]], &[again]).unwrap_err();
     assert!(full.to_string().contains("which is the limit"), "{full}");
+    // Many positions of two runs at once, in parts of any length.
+    let mut anew = vec![deep.begin().unwrap(); 2];
+    for parts in [[0..5, 0..3], [5..LIMIT, 3..3], [0..0, 3..LIMIT]] {
+        let mut taken = Vec::new();
+        for place in 0..LIMIT {
+            for run in (0..2).filter(|run| parts[*run].contains(&place)) {
+                taken.push(Taken {
+                    run,
+                    vector: &rows[run][place],
+                    gap: kinds[run][place],
+                });
+            }
+        }
+        deep.advance(&mut anew.iter_mut().collect::<Vec<_>>(), &taken)
+            .unwrap();
+    }
+    for (one, other) in anew.iter().zip(&runs) {
+        assert_eq!(one.behaviors(), LIMIT);
+        let (one, other) = (one.vector().unwrap(), other.vector().unwrap());
+        for (one, other) in one.iter().zip(other) {
+            assert!((one - other).abs() < 1e-4, "{one} {other}");
+        }
+    }
 }
 
 /// Goal: no vector depends on what is behind it or beside it; every vector depends on order, gaps and texts. Method: one thing changed at a time.

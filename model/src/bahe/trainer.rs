@@ -11,7 +11,7 @@ use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
 use super::corpus::{Corpus, column};
-use super::deep::{Deep, DeepConfig};
+use super::deep::{Deep, DeepConfig, mean_of_texts};
 use super::head::{Head, HeadConfig, HeadInput, cross_entropy};
 
 /// What becomes of the vectors of texts.
@@ -112,7 +112,8 @@ impl Trainer {
                 &Device::Cpu,
                 Some(&mut variables),
             )?),
-            Depth::None | Depth::Mean { .. } => None,
+            Depth::Mean { limit } => Some(mean_of_texts(head.width, head.sequences, *limit)?),
+            Depth::None => None,
         };
         let head = Head::of(head, values, path, &Device::Cpu, Some(&mut variables))?;
         let deep_factor = match &depth {
@@ -318,9 +319,9 @@ impl Trainer {
         batch: &[usize],
         kernels: Kernels,
     ) -> Result<Option<(Tensor, Tensor, usize)>, LanguageError> {
-        if self.depth == Depth::None {
+        let Some(deep) = &self.deep else {
             return Ok(None);
-        }
+        };
         let runs = corpus.runs(batch, self.limit())?;
         let (count, longest) = runs.shape;
         let mut distinct = BTreeMap::new();
@@ -346,21 +347,9 @@ impl Trainer {
             .map_err(computing(doing))?;
         let of_row = Tensor::new(of_row, &Device::Cpu).map_err(computing(doing))?;
         let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
-        let (users, items) = match &self.deep {
-            Some(deep) => {
-                let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
-                let users = deep.pooled(&outputs, &runs.places, &sequences)?;
-                (users, deep.items(&items, kernels)?)
-            }
-            None => {
-                let outputs = plain(&inputs).map_err(computing(doing))?;
-                let width = outputs.dim(2).map_err(computing(doing))?;
-                let empty = Tensor::zeros((corpus.sequences, width), outputs.dtype(), &Device::Cpu)
-                    .map_err(computing(doing))?;
-                let users = super::deep::pooled(&outputs, &empty, &runs.places, &sequences)?;
-                (users, plain(&items).map_err(computing(doing))?)
-            }
-        };
+        let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
+        let users = deep.pooled(&outputs, &runs.places, &sequences)?;
+        let items = deep.items(&items, kernels)?;
         let shaped = || {
             let users = users.reshape((batch.len(), corpus.sequences, ()))?;
             Ok((users, items.index_select(&of_row, 0)?))
@@ -368,11 +357,4 @@ impl Trainer {
         let (users, items) = shaped().map_err(computing(doing))?;
         Ok(Some((users, items, count * longest)))
     }
-}
-
-/// Each vector over the root of its mean square, as the deep layers' norm would have it.
-fn plain(vectors: &Tensor) -> candle_core::Result<Tensor> {
-    let last = candle_core::D::Minus1;
-    let square = vectors.sqr()?.mean_keepdim(last)?;
-    vectors.broadcast_div(&(square + 1e-6)?.sqrt()?)
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
+use serde::{Deserialize, Serialize};
 
 use super::error::LanguageError;
 
@@ -61,7 +62,8 @@ impl Shape {
 }
 
 /// Which family of decoders: they differ in names and in what has a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Family {
     /// Llama, and `SmolLM2`, which is one.
     Llama,
@@ -70,7 +72,8 @@ pub enum Family {
 }
 
 /// The shape of a decoder with rotary positions, grouped queries and gated feed-forward parts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
     /// The family.
     pub family: Family,

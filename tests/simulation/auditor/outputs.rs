@@ -28,6 +28,8 @@ pub(crate) struct Answer {
     pub status: String,
     pub items: Vec<Value>,
     pub degraded: BTreeSet<String>,
+    /// Whether the baseline scored.
+    pub baseline: bool,
     pub partition: i32,
     /// All behaviors before it were counted.
     pub offset: i64,
@@ -100,6 +102,7 @@ pub(crate) fn answers(log: &dyn Log, plan: &Plan, world: &World) -> Result<Vec<A
                 .flat_map(|part| part["items"].as_array().cloned().unwrap_or_default())
                 .collect(),
             degraded: texts(&first["degraded"]),
+            baseline: of("model").starts_with("baseline"),
             partition: first["state"]["partition"].as_i64().unwrap_or(-1) as i32,
             offset: first["state"]["offset"].as_i64().unwrap_or(-1),
             id,

@@ -8,10 +8,13 @@ use headwater_config::{Delivery, Topic};
 use headwater_consumers::log::{Log, TopicPartition};
 use headwater_consumers::pseudonym::pseudonym;
 use headwater_consumers::worker::settings_of;
+use headwater_model::language::text_hash;
 use headwater_state::{
-    KindId, MemoryStores, Partition, ScenarioId, SlotId, Store, Stores, Timestamp, User, of_series,
+    KindId, MemoryStores, Partition, ScenarioId, Sequence, SlotId, Store, Stores, Timestamp, User,
+    of_series,
 };
 
+use super::deep;
 use super::naive::{Counted, World};
 use super::{Seen, read_all};
 use crate::stores::SimStores;
@@ -206,7 +209,9 @@ fn users(plan: &Plan, world: &World, partition: i32, state: &mut Partition) -> R
             .whole_user(user)
             .map_err(|error| format!("{error:?}"))?;
         let known = known.ok_or_else(|| format!("user {user} is listed and is not there"))?;
-        judge_user(plan, &world.of(partition, user), known)
+        let of = world.of(partition, user);
+        judge_user(plan, &of, known)
+            .and_then(|()| judge_sequence(plan, &of, known))
             .map_err(|error| format!("user {user}: {error}"))?;
     }
     Ok(())
@@ -229,6 +234,30 @@ fn pseudonyms<'a>(
                 "a row of {name}, who is nobody's pseudonym: {row:?}"
             ));
         }
+    }
+    Ok(())
+}
+
+/// A user's sequence against the naive run of what counted, in the order in which it came.
+fn judge_sequence(plan: &Plan, counted: &[&Counted], user: &User) -> Result<(), String> {
+    let mut came: Vec<&Counted> = counted.to_vec();
+    came.sort_by_key(|counted| (counted.offset, counted.index));
+    let expected = if plan.texts {
+        deep::run_of(&plan.config, came.into_iter())
+    } else {
+        deep::Run::default()
+    };
+    let entry = |(text, time, offset): &(String, i64, i64)| (text_hash(text), *time, *offset);
+    let expected_entries: Vec<_> = expected.entries.iter().map(entry).collect();
+    let mut sequences = user.sequences();
+    let found = sequences.next();
+    let entries = found.into_iter().flat_map(Sequence::entries);
+    let entries: Vec<_> = entries
+        .map(|entry| (entry.text, entry.time.0, entry.at.offset))
+        .collect();
+    let start = found.map_or(0, Sequence::start);
+    if (start, &entries) != (expected.start, &expected_entries) || sequences.next().is_some() {
+        return Err(format!("its sequence must be {expected:?}, is {found:?}"));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headwater_config::Topic;
+use headwater_config::{Delivery, Topic};
 use headwater_consumers::log::Log;
 use headwater_model::language::text_hash;
 use headwater_state::{Looked, VectorKey, VectorTable, read_vector};
@@ -10,10 +10,12 @@ use serde_json::Value;
 
 use super::read_all;
 use crate::texts::{ENCODER, vector_of};
+use crate::workload::Plan;
 
 /// Judges the topics, and the tables of those who are there at the end.
 pub(crate) fn judge<'a>(
     log: &dyn Log,
+    plan: &Plan,
     tables: impl Iterator<Item = &'a VectorTable>,
 ) -> Result<(), String> {
     // An item's text is its id here.
@@ -29,7 +31,12 @@ pub(crate) fn judge<'a>(
     for seen in read_all(log, Topic::Items)? {
         described.insert(String::from_utf8_lossy(&seen.key).into_owned());
     }
-    for seen in read_all(log, Topic::FeatureLog)? {
+    // At least once, rows of steps that failed are there too, and what they asked for is not.
+    let exactly = plan.config.kafka.delivery == Delivery::ExactlyOnce;
+    for seen in read_all(log, Topic::FeatureLog)?
+        .into_iter()
+        .filter(|_| exactly)
+    {
         let row: Value = serde_json::from_slice(&seen.value.unwrap_or_default())
             .map_err(|error| format!("a row: {error}"))?;
         for candidate in row["candidates"].as_array().into_iter().flatten() {

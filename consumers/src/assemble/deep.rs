@@ -1,0 +1,337 @@
+//! What a trained model sees of a row beside its numbers: vectors of the user's sequences, and of the candidates' texts.
+//!
+//! A row takes what is there and says what it took: of each sequence, of how many behaviors its vector is made. None of these happened at or after the row's
+//! time (`STATE-3`): a vector counts only if its digest is that of the sequence's first behaviors, and all of them are before the row.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use headwater_model::bahe::segment::start_of;
+use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
+use headwater_model::{FeatureBatch, LoggedSequence, LoggedVectors, Scores};
+use headwater_state::{
+    CurrentEncoder, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
+};
+
+use super::Row;
+use crate::deepen::{Asked, DeepVectors, Deepen, WantedRun};
+use crate::error::Error;
+use crate::metrics::DeepMetrics;
+
+/// Where vectors come from that are not there.
+#[derive(Debug)]
+pub enum Source {
+    /// They are asked for, and a later row has them.
+    Asked(Arc<Asked>),
+    /// They are made at once, in event time: for the engine and for backtests.
+    AtOnce(Box<Deepen>),
+}
+
+/// What a row took of one sequence.
+#[derive(Clone, Debug, Default)]
+struct Took {
+    start: u64,
+    /// Behaviors of the run before the row's time: their texts, and gaps.
+    texts: Vec<TextHash>,
+    gaps: Vec<u8>,
+    /// Those that the vector is made of.
+    used: usize,
+}
+
+/// A trained model beside the rows.
+#[derive(Debug)]
+pub(super) struct Trained {
+    model: Arc<BaheModel>,
+    name: String,
+    sequences: Vec<SequenceId>,
+    /// What stands for a sequence without behaviors.
+    empty: Vec<Vec<f32>>,
+    /// None where the model looks at no texts.
+    deep: Option<(Arc<DeepVectors>, Source)>,
+    metrics: DeepMetrics,
+    row: RowVectors,
+    took: Vec<Took>,
+    lacks: Vec<&'static str>,
+    scored: bool,
+    failure: Option<Error>,
+}
+
+impl Trained {
+    pub(super) fn new(
+        model: Arc<BaheModel>,
+        deep: Option<(Arc<DeepVectors>, Source)>,
+        metrics: DeepMetrics,
+    ) -> Result<Self, Error> {
+        let names = &model.manifest().sequences;
+        let empty = match model.deep() {
+            Some(layers) => (0..names.len())
+                .map(|sequence| layers.emptiness(sequence))
+                .collect::<Result<_, _>>()
+                .map_err(|error| Error::Deep(Box::new(error)))?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            name: format!("{}-{}", BaheModel::NAME, model.version()),
+            sequences: names.iter().map(|name| SequenceId::of(name)).collect(),
+            took: vec![Took::default(); if deep.is_some() { names.len() } else { 0 }],
+            model,
+            empty,
+            deep,
+            metrics,
+            row: RowVectors::default(),
+            lacks: Vec::new(),
+            scored: false,
+            failure: None,
+        })
+    }
+
+    /// The model's name and version.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The version alone.
+    pub(super) fn version(&self) -> u32 {
+        self.model.version()
+    }
+
+    /// Whether the last row has scores of the model, and not the baseline's alone.
+    pub(super) fn has_scored(&self) -> bool {
+        self.scored
+    }
+
+    /// What the last row went without.
+    pub(super) fn lacks(&self) -> &[&'static str] {
+        &self.lacks
+    }
+
+    /// Why vectors were not made at once, once.
+    pub(super) fn failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// A user's sequences have grown: their vectors will be wanted.
+    pub(super) fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
+        let Some((_, Source::Asked(asked))) = &self.deep else {
+            return;
+        };
+        for (place, sequence) in self.sequences.iter().enumerate() {
+            if grown.contains(sequence)
+                && let Some(sequence) = user.sequence(*sequence)
+            {
+                asked.run(id, place, sequence);
+            }
+        }
+    }
+
+    /// Looks the vectors of a row up; `encoder` is whose vectors of texts there are.
+    pub(super) fn fill(
+        &mut self,
+        row: &Row<'_>,
+        items: &ItemTable,
+        encoder: Option<CurrentEncoder>,
+    ) {
+        self.lacks.clear();
+        self.model
+            .scorer()
+            .begin(row.candidates.len(), &mut self.row);
+        self.took.iter_mut().for_each(|took| {
+            took.texts.clear();
+            took.gaps.clear();
+            (took.start, took.used) = (0, 0);
+        });
+        if self.deep.is_none() {
+            return;
+        }
+        // Vectors of another encoder are not what the layers were trained on.
+        if encoder.map(|encoder| encoder.id.0) != self.model.encoder() {
+            self.lacks.push("encoder");
+            return;
+        }
+        for place in 0..self.sequences.len() {
+            let found = self.user(place, row);
+            let vector = match &found {
+                Ok(vector) => vector.as_deref(),
+                Err(_) => None,
+            };
+            let vector = vector.unwrap_or(&self.empty[place]);
+            let scorer = self.model.scorer();
+            scorer.set_user(place, vector, &mut self.row);
+            self.failure = self.failure.take().or(found.err());
+        }
+        if let Err(error) = self.candidates(row, items) {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    /// The vector of one of the user's sequences, if it has behaviors before the row and a vector of some of them.
+    fn user(&mut self, place: usize, row: &Row<'_>) -> Result<Option<Arc<[f32]>>, Error> {
+        let count = |outcome: &str| self.metrics.users.with_label_values(&[outcome]).inc();
+        let id = self.sequences[place];
+        let sequence = row.user.and_then(|user| user.sequence(id));
+        let Some(sequence) = sequence else {
+            count("empty");
+            return Ok(None);
+        };
+        let before = sequence.before(row.time);
+        let limit = self.model.manifest().limit as u64;
+        if start_of(sequence.start() + before as u64, limit) != sequence.start() {
+            // A late row, from before the run began anew: what it would have seen has left.
+            self.took[place].start = sequence.start();
+            count("late");
+            self.lack("user_vectors");
+            return Ok(None);
+        }
+        if before == 0 {
+            count("empty");
+            return Ok(None);
+        }
+        took(sequence, before, &mut self.took[place]);
+        let Some((vectors, source)) = &mut self.deep else {
+            return Ok(None);
+        };
+        if let Source::AtOnce(deepen) = source {
+            let wanted = WantedRun {
+                user: row.user_id.into(),
+                place,
+                sequence: sequence.clone(),
+            };
+            deepen.runs(&[wanted], &[before])?;
+        }
+        let layers = vectors.layers().id;
+        let found = match vectors.users.get(layers, row.user_id, id) {
+            Ok(found) => found,
+            Err(headwater_state::Error::Damaged { .. }) => None,
+            Err(source) => return Err(Error::Vectors { source }),
+        };
+        let found = found.filter(|found| {
+            let used = found.count as usize;
+            found.start == sequence.start()
+                && used <= before
+                && found.digest == sequence.digest(used)
+        });
+        let used = found.as_ref().map_or(0, |found| found.count as usize);
+        self.took[place].used = used;
+        count(match used {
+            0 => "miss",
+            used if used < before => "behind",
+            _ => "current",
+        });
+        if used < sequence.entries().len()
+            && let Source::Asked(asked) = source
+        {
+            asked.run(row.user_id, place, sequence);
+        }
+        if used == 0 {
+            self.lack("user_vectors");
+        }
+        Ok(found.map(|found| found.vector))
+    }
+
+    fn lack(&mut self, what: &'static str) {
+        if !self.lacks.contains(&what) {
+            self.lacks.push(what);
+        }
+    }
+
+    fn candidates(&mut self, row: &Row<'_>, items: &ItemTable) -> Result<(), Error> {
+        let Some((vectors, source)) = &mut self.deep else {
+            return Ok(());
+        };
+        let layers = vectors.layers();
+        let text = |candidate: &str| items.item(candidate).and_then(|item| item.text);
+        if let Source::AtOnce(deepen) = source {
+            let mut missing: Vec<TextHash> = Vec::new();
+            for hash in row
+                .candidates
+                .iter()
+                .filter_map(|candidate| text(candidate))
+            {
+                let is_there = matches!(vectors.items.look(layers, &hash), Ok(Looked::Hit(_)));
+                if !is_there && !missing.contains(&hash) {
+                    missing.push(hash);
+                }
+            }
+            deepen.items(&missing)?;
+        }
+        let mut outcomes = [0_u64; 4];
+        for (place, candidate) in row.candidates.iter().enumerate() {
+            let Some(hash) = text(candidate) else {
+                outcomes[2] += 1;
+                continue;
+            };
+            match vectors.items.look(layers, &hash) {
+                Ok(Looked::Hit(vector)) => {
+                    outcomes[0] += 1;
+                    let scorer = self.model.scorer();
+                    scorer.set_item(place, &vector, &mut self.row);
+                    continue;
+                }
+                Ok(Looked::Miss) => outcomes[1] += 1,
+                // As one that is missing: it is made again.
+                Err(_) => outcomes[3] += 1,
+            }
+            if let Source::Asked(asked) = source {
+                asked.item(hash);
+            }
+        }
+        for (outcome, count) in ["hit", "miss", "no_text", "failed"].iter().zip(outcomes) {
+            let counter = self.metrics.items.with_label_values(&[outcome]);
+            counter.inc_by(count);
+        }
+        if self.row.known() < row.candidates.len() {
+            self.lacks.push("item_vectors");
+        }
+        Ok(())
+    }
+
+    /// Puts the model's scores in the place of the baseline's, of all candidates whose vectors are there.
+    pub(super) fn score(&mut self, batch: &FeatureBatch, scores: &mut Scores) {
+        self.scored = self.row.known() > 0 && !self.lacks.contains(&"encoder");
+        if self.scored {
+            self.model.scorer().score(batch, &self.row, scores);
+        }
+    }
+
+    /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.
+    pub(super) fn log(&self) -> Option<LoggedVectors<'_>> {
+        let (vectors, _) = self.deep.as_ref()?;
+        if !self.scored {
+            return None;
+        }
+        let sequences = self.took.iter().zip(&self.model.manifest().sequences);
+        let sequences = sequences.map(|(took, name)| LoggedSequence {
+            name: name.as_str().into(),
+            start: took.start,
+            length: took.texts.len(),
+            used: took.used,
+            texts: BASE64_STANDARD.encode(took.texts.as_flattened()).into(),
+            gaps: took.gaps.as_slice().into(),
+        });
+        Some(LoggedVectors {
+            layers: vectors.layers().id.to_string().into(),
+            sequences: sequences.collect(),
+            users: self.row.users().into(),
+        })
+    }
+
+    /// What the head saw of a candidate of the last row.
+    pub(super) fn item(&self, candidate: usize) -> Option<&[f32]> {
+        self.deep.as_ref()?;
+        self.row.item(candidate)
+    }
+}
+
+/// Notes the behaviors of a run before a row.
+fn took(sequence: &Sequence, before: usize, took: &mut Took) {
+    took.start = sequence.start();
+    let mut last: Option<Timestamp> = None;
+    for entry in &sequence.entries()[..before] {
+        took.texts.push(entry.text);
+        let gap = gap_of(last.map(|last| entry.time.since(last)));
+        took.gaps
+            .push(u8::try_from(gap).expect("invariant: kinds of gaps are few"));
+        last = Some(entry.time);
+    }
+}

@@ -1,0 +1,158 @@
+//! A trained model in the stream: opened and held against the configuration, and the thread of its deep layers.
+//!
+//! No score waits for that thread: a row takes the vectors that are there, and says which.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_config::Config;
+use headwater_consumers::assemble::{Assembler, Source};
+use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
+use headwater_consumers::{Error, Metrics};
+use headwater_model::bahe::BaheModel;
+use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
+
+use super::Inner;
+use super::error::{StartError, StopError};
+use crate::status::ModelStatus;
+use crate::supervisor::{Stopping, TaskKind};
+
+/// Runs, and items, that are taken at once.
+const TAKEN_MAX: usize = 64;
+/// How long the thread waits for work before it looks whether it is to stop.
+const WAIT: Duration = Duration::from_millis(200);
+/// Between two looks at what lacked vectors of texts.
+const AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// What lacks vectors of texts, at most: the oldest are left out, and asked for again by the next row that wants them.
+const LATER_MAX: usize = 4_096;
+
+/// What an instance has of a trained model.
+#[derive(Debug)]
+pub(super) struct Trained {
+    pub(super) model: Arc<BaheModel>,
+    /// Where it looks at texts.
+    deep: Option<(Arc<DeepVectors>, Arc<Asked>)>,
+}
+
+impl Trained {
+    pub(super) fn status(&self, texts: Option<&VectorTable>) -> ModelStatus {
+        let current = texts.and_then(VectorTable::current);
+        let ours = self.model.encoder();
+        ModelStatus {
+            name: format!("{}-{}", BaheModel::NAME, self.model.version()),
+            encoder_is_current: ours.is_none() || current.map(|current| current.id.0) == ours,
+            waiting: self.deep.as_ref().map_or(0, |(_, asked)| asked.len()),
+        }
+    }
+
+    /// Has a worker's rows scored by it.
+    pub(super) fn score_in(
+        &self,
+        assembler: &mut Assembler,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        let deep = self.deep.as_ref().map(|(vectors, asked)| {
+            let source = Source::Asked(Arc::clone(asked));
+            (Arc::clone(vectors), source)
+        });
+        assembler.score_with(Arc::clone(&self.model), deep, metrics)
+    }
+}
+
+/// Opens the model of the configuration and its vectors; `encoder` is what this instance encodes with, if it does.
+///
+/// # Errors
+/// A model that is not there, not right, or not of this configuration; a store that cannot be read.
+pub(super) fn open(
+    config: &Config,
+    stores: &dyn Stores,
+    encoder: Option<[u8; 16]>,
+    metrics: &Metrics,
+) -> Result<Option<Trained>, StartError> {
+    let Some(model) = crate::trained::open(config)? else {
+        return Ok(None);
+    };
+    if let Some(ours) = encoder {
+        crate::trained::check_encoder(config, &model, ours)?;
+    }
+    let model = Arc::new(model);
+    let deep = if model.deep().is_some() {
+        let open = || {
+            let store = stores.open(DEEP_VECTORS)?;
+            DeepVectors::open(store, &model, config.texts.deep_memory.get() / 2)
+        };
+        let opened = match open() {
+            // They are made again.
+            Err(error @ headwater_state::Error::Damaged { .. }) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "stored vectors of users and items are damaged; making them again"
+                );
+                stores.remove(DEEP_VECTORS)?;
+                open()
+            }
+            opened => opened,
+        };
+        let vectors = opened.map_err(|source| StartError::Vectors { source })?;
+        Some((
+            Arc::new(vectors),
+            Arc::new(Asked::new(metrics.deep.clone())),
+        ))
+    } else {
+        None
+    };
+    let trained = Trained { model, deep };
+    let model = &trained.model;
+    let (path, version) = (config.scoring.model.as_deref(), model.version());
+    tracing::info!(model = path, version, "trained model loaded");
+    Ok(Some(trained))
+}
+
+/// Starts the thread of the deep layers, where there are any.
+///
+/// # Errors
+/// If the system gives none.
+pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
+    let (Some(trained), Some(texts)) = (&inner.trained, &inner.texts) else {
+        return Ok(());
+    };
+    let Some((vectors, asked)) = &trained.deep else {
+        return Ok(());
+    };
+    let mut deepen = Deepen::new(
+        Arc::clone(&trained.model),
+        Arc::clone(&texts.table),
+        Arc::clone(vectors),
+        inner.config.texts.deep_memory.get() / 2,
+        inner.fast.deep.clone(),
+    );
+    let asked = Arc::clone(asked);
+    (inner.supervisor).spawn(TaskKind::Texts, "headwater-deep", move |stopping| {
+        run(&mut deepen, &asked, stopping).map_err(StopError::Deep)
+    })
+}
+
+fn run(deepen: &mut Deepen, asked: &Asked, stopping: &Stopping) -> Result<(), Error> {
+    let mut later = Wanted::default();
+    let mut looked = Instant::now();
+    while !stopping.is_set() {
+        let wanted = asked.take(TAKEN_MAX, WAIT);
+        if !wanted.is_empty() {
+            let left = deepen.work(wanted)?;
+            later.runs.extend(left.runs);
+            later.items.extend(left.items);
+            later
+                .runs
+                .drain(..later.runs.len().saturating_sub(LATER_MAX));
+            later
+                .items
+                .drain(..later.items.len().saturating_sub(LATER_MAX));
+        }
+        if looked.elapsed() >= AGAIN_EVERY {
+            looked = Instant::now();
+            asked.again(std::mem::take(&mut later));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,365 @@
+//! A trained model as a folder: `model.safetensors`, its values, and `manifest.json`, which says what they are of.
+//!
+//! Before it, [`super::Trainer`] has learned; after it, the stream computes vectors with the deep layers and scores with the head. The manifest names all that
+//! the values rest on (the encoder of texts, sequences, tasks, the schema of rows), so that nothing else is ever fed to them, and holds the hash of the
+//! values: a folder is what was written, or it is refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::feature::FeatureSchema;
+use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
+
+use super::deep::{Deep, DeepConfig, mean_of_texts};
+use super::head::HeadConfig;
+use super::scorer::Scorer;
+
+/// The version of manifests that this build writes and reads.
+const FORMAT: u32 = 2;
+/// What kind of model it is.
+const KIND: &str = "bahe";
+/// The file of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// The file of values.
+pub const VALUES: &str = "model.safetensors";
+
+/// What becomes of the vectors of texts in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layers {
+    /// Nothing: the row's other numbers alone.
+    None,
+    /// Means, without deep layers.
+    Mean,
+    /// Deep layers.
+    Deep,
+}
+
+/// What values are of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: u32,
+    kind: String,
+    /// Hash of the values' file, SHA-256 in hexadecimal.
+    values: String,
+    /// What becomes of texts.
+    pub layers: Layers,
+    /// Version of the encoder of texts, in hexadecimal; none where no text is looked at.
+    pub encoder: Option<String>,
+    /// Its layers that are run.
+    pub cut: usize,
+    /// The deep layers, where there are any.
+    pub blocks: Option<DecoderConfig>,
+    /// Behaviors of a run at most.
+    pub limit: usize,
+    /// Sequences of a user, in the order in which the head takes them.
+    pub sequences: Vec<String>,
+    /// Hash of the schema of rows, as 16 hexadecimal digits.
+    pub schema: String,
+    /// Tasks, in the order of the head's log-odds.
+    pub tasks: Vec<String>,
+    /// The head.
+    pub head: HeadConfig,
+    /// Mean and spread of each number of a row, squashed.
+    pub features: Vec<[f32; 2]>,
+    /// Rows learned from, validated on, and scored alone.
+    pub rows: [usize; 3],
+}
+
+/// What all manifests have had.
+#[derive(Deserialize)]
+struct FormatAndKind {
+    format: u32,
+    kind: String,
+}
+
+/// What a manifest says besides its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// See [`Manifest::layers`]; with what the deep layers look like.
+    pub layers: (Layers, Option<DecoderConfig>),
+    /// See [`Manifest::encoder`] and [`Manifest::cut`].
+    pub encoder: (Option<String>, usize),
+    /// See [`Manifest::limit`].
+    pub limit: usize,
+    /// See [`Manifest::sequences`].
+    pub sequences: Vec<String>,
+    /// See [`Manifest::head`].
+    pub head: HeadConfig,
+    /// See [`Manifest::features`].
+    pub features: Vec<[f32; 2]>,
+    /// See [`Manifest::rows`].
+    pub rows: [usize; 3],
+}
+
+impl Manifest {
+    /// The manifest of values that are written as these bytes.
+    pub fn of(described: Described, schema: &FeatureSchema, values: &[u8]) -> Self {
+        let tasks = schema.tasks().iter().map(|task| task.name.clone());
+        Self {
+            format: FORMAT,
+            kind: KIND.to_owned(),
+            values: hex(&Sha256::digest(values)),
+            layers: described.layers.0,
+            blocks: described.layers.1,
+            encoder: described.encoder.0,
+            cut: described.encoder.1,
+            limit: described.limit,
+            sequences: described.sequences,
+            schema: format!("{:016x}", schema.hash()),
+            tasks: tasks.collect(),
+            head: described.head,
+            features: described.features,
+            rows: described.rows,
+        }
+    }
+
+    /// As it is written.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut text =
+            serde_json::to_vec_pretty(self).expect("invariant: texts and numbers are JSON");
+        text.push(b'\n');
+        text
+    }
+
+    fn read(path: &Path, text: &[u8]) -> Result<Self, LanguageError> {
+        let wrong = |problem: String| LanguageError::File {
+            path: path.to_owned(),
+            problem,
+        };
+        let not = |error: serde_json::Error| wrong(format!("is no manifest of a model: {error}"));
+        // The format first: another one may have other keys.
+        let head: FormatAndKind = serde_json::from_slice(text).map_err(not)?;
+        if head.format != FORMAT || head.kind != KIND {
+            return Err(wrong(format!(
+                "is of format {} and kind \"{}\"; this build reads format {FORMAT} of \"{KIND}\": train it anew",
+                head.format, head.kind
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(not)?;
+        let head = &manifest.head;
+        let has_width = head.width > 0;
+        let contradictions = [
+            (manifest.encoder.is_some() != has_width, "encoder"),
+            ((manifest.layers == Layers::None) == has_width, "layers"),
+            (
+                (manifest.layers == Layers::Deep) != manifest.blocks.is_some(),
+                "blocks",
+            ),
+            (
+                manifest
+                    .blocks
+                    .as_ref()
+                    .is_some_and(|blocks| blocks.width != head.width),
+                "blocks",
+            ),
+            (head.sequences != manifest.sequences.len(), "sequences"),
+            (head.tasks != manifest.tasks.len(), "tasks"),
+            (head.features != manifest.features.len(), "features"),
+            (
+                manifest.limit < 2 || !manifest.limit.is_multiple_of(2),
+                "limit",
+            ),
+        ];
+        match contradictions.iter().find(|(wrong, _)| *wrong) {
+            None => Ok(manifest),
+            Some((_, key)) => Err(LanguageError::Key {
+                path: path.to_owned(),
+                key: (*key).to_owned(),
+                problem: "does not go with the head".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A trained model.
+#[derive(Debug)]
+pub struct BaheModel {
+    manifest: Manifest,
+    id: [u8; 16],
+    deep: Option<Deep>,
+    deep_id: [u8; 16],
+    scorer: Scorer,
+}
+
+impl BaheModel {
+    /// Opens a folder, for rows of that schema.
+    ///
+    /// # Errors
+    /// A folder that is none of a model, values that are not what the manifest says, or a model of other rows.
+    pub fn open(folder: &Path, schema: &FeatureSchema) -> Result<Self, LanguageError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => Ok((path, bytes)),
+                Err(source) => Err(LanguageError::Read { path, source }),
+            }
+        };
+        let (path, text) = read(MANIFEST)?;
+        let manifest = Manifest::read(&path, &text)?;
+        let ours = format!("{:016x}", schema.hash());
+        if manifest.schema != ours {
+            return Err(LanguageError::Key {
+                path,
+                key: "schema".to_owned(),
+                problem: format!(
+                    "is {}, where rows are of {ours} by this configuration: a model reads the rows that it was trained on (tasks, kinds, half-lives, texts)",
+                    manifest.schema
+                ),
+            });
+        }
+        let (path, bytes) = read(VALUES)?;
+        let found = hex(&Sha256::digest(&bytes));
+        if found != manifest.values {
+            return Err(LanguageError::File {
+                path,
+                problem: format!(
+                    "has the hash {found}, where its manifest says {}: it was cut off or changed",
+                    manifest.values
+                ),
+            });
+        }
+        Self::with(manifest, schema, &from_safetensors(&bytes)?, &path)
+    }
+
+    /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn of(
+        described: Described,
+        schema: &FeatureSchema,
+        values: &BTreeMap<String, Tensor>,
+    ) -> Result<Self, LanguageError> {
+        let manifest = Manifest::of(described, schema, &to_safetensors(values)?);
+        Self::with(manifest, schema, values, Path::new("the values"))
+    }
+
+    fn with(
+        manifest: Manifest,
+        schema: &FeatureSchema,
+        tensors: &BTreeMap<String, Tensor>,
+        path: &Path,
+    ) -> Result<Self, LanguageError> {
+        let scorer = Scorer::of(
+            &manifest.head,
+            schema.shared().len(),
+            manifest.features.clone(),
+            tensors,
+            path,
+        )?;
+        Ok(Self {
+            id: half(&Sha256::digest(manifest.bytes())),
+            deep: deep_of(&manifest, tensors, path)?,
+            deep_id: deep_id(&manifest, tensors)?,
+            manifest,
+            scorer,
+        })
+    }
+
+    /// What it is of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What models of this kind are called.
+    pub const NAME: &str = KIND;
+
+    /// The beginning of its id, as answers and rows name it.
+    pub fn version(&self) -> u32 {
+        u32::from_be_bytes(*self.id.first_chunk().expect("invariant: ids are longer"))
+    }
+
+    /// Hash of manifest and values.
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// The encoder whose vectors it was trained on: the beginning of its version, as vectors lie under it.
+    pub fn encoder(&self) -> Option<[u8; 16]> {
+        let version = self.manifest.encoder.as_ref()?;
+        let mut id = [0; 16];
+        for (byte, digits) in id.iter_mut().zip(version.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(id)
+    }
+
+    /// The layers that make vectors of users and items, where it looks at texts.
+    pub fn deep(&self) -> Option<&Deep> {
+        self.deep.as_ref()
+    }
+
+    /// Hash of all that such a vector follows from, but texts and times: encoder, layers, and where runs begin. Two models with the same deep layers share
+    /// vectors.
+    pub fn deep_id(&self) -> [u8; 16] {
+        self.deep_id
+    }
+
+    /// The head.
+    pub fn scorer(&self) -> &Scorer {
+        &self.scorer
+    }
+}
+
+fn deep_of(
+    manifest: &Manifest,
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+) -> Result<Option<Deep>, LanguageError> {
+    let sequences = manifest.sequences.len();
+    match (manifest.layers, &manifest.blocks) {
+        (Layers::Mean, _) => {
+            mean_of_texts(manifest.head.width, sequences, manifest.limit).map(Some)
+        }
+        (Layers::Deep, Some(blocks)) => {
+            let config = DeepConfig {
+                blocks: blocks.clone(),
+                sequences,
+                limit: manifest.limit,
+            };
+            Deep::of(&config, tensors, path, &Device::Cpu, None).map(Some)
+        }
+        (Layers::None | Layers::Deep, _) => Ok(None),
+    }
+}
+
+fn deep_id(
+    manifest: &Manifest,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<[u8; 16], LanguageError> {
+    let mut hash = Sha256::new();
+    let of = (
+        &manifest.layers,
+        &manifest.encoder,
+        &manifest.blocks,
+        manifest.limit,
+        manifest.sequences.len(),
+    );
+    hash.update(serde_json::to_vec(&of).expect("invariant: texts and numbers are JSON"));
+    for (name, tensor) in tensors
+        .iter()
+        .filter(|(name, _)| !name.starts_with("head."))
+    {
+        hash.update(name.as_bytes());
+        let values = tensor.flatten_all().and_then(|all| all.to_vec1::<f32>());
+        let values = values.map_err(crate::language::error::computing("reading values"))?;
+        for value in values {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    Ok(half(&hash.finalize()))
+}
+
+fn half(hash: &[u8]) -> [u8; 16] {
+    *hash.first_chunk().expect("invariant: a hash is longer")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

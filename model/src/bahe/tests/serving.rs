@@ -1,0 +1,257 @@
+//! The head as it answers against the head as it learns, and folders of models: what is read is what was written, or nothing.
+
+use super::*;
+use crate::feature::{Counts, FeatureBatch, FeatureSchema, Level, TaskSpec};
+use crate::language::to_safetensors;
+use crate::{Baseline, HalfLives, Scores};
+
+const PROJECTED: usize = 5;
+
+fn schema() -> FeatureSchema {
+    let lives = HalfLives {
+        short_ms: None,
+        long_ms: None,
+    };
+    let task = |name: &str| TaskSpec {
+        name: name.to_owned(),
+        definition: String::new(),
+        item: lives,
+        user: lives,
+    };
+    FeatureSchema::new(vec![task("click"), task("buy")]).unwrap()
+}
+
+/// A request of so many candidates, each of other counts.
+fn batch(schema: &FeatureSchema, candidates: usize) -> FeatureBatch {
+    let mut batch = FeatureBatch::new(schema);
+    batch.begin(1_000_000, candidates);
+    let counts = |trials: f32| Counts {
+        trials,
+        positives: trials / 3.0,
+        ..Counts::default()
+    };
+    for task in 0..2 {
+        batch.set_shared(Level::Global, task, &counts(900.0));
+        for candidate in 0..candidates {
+            let of = counts(3.0 + 7.0 * candidate as f32 + task as f32);
+            batch.set(candidate, Level::Item, task, &of);
+        }
+    }
+    batch
+}
+
+struct Made {
+    described: Described,
+    values: std::collections::BTreeMap<String, Tensor>,
+}
+
+fn made(schema: &FeatureSchema, layers: Layers) -> Made {
+    let features = schema.shared().len() + schema.own().len();
+    let width = if layers == Layers::None { 0 } else { WIDTH };
+    let head = HeadConfig {
+        width,
+        sequences: 2,
+        features,
+        tasks: 2,
+        projected: PROJECTED,
+        inner: [9, 7],
+    };
+    let mut values = Head::random(&head, 3).unwrap();
+    for (seed, (name, value)) in values.iter_mut().enumerate() {
+        if name.ends_with("bias") || name.ends_with("out.weight") || name == "head.base" {
+            *value = tensor(seed as u64 + 1, value.dims());
+        }
+    }
+    if layers == Layers::Deep {
+        values.extend(Deep::random(&config(), 7).unwrap());
+    }
+    let described = Described {
+        layers: (layers, (layers == Layers::Deep).then(|| config().blocks)),
+        encoder: ((width > 0).then(|| "0a1b".repeat(16)), 8),
+        limit: LIMIT,
+        sequences: vec!["one".to_owned(), "two".to_owned()],
+        head,
+        features: (0..features)
+            .map(|place| [0.1 * place as f32, 1.0 + 0.05 * place as f32])
+            .collect(),
+        rows: [8, 1, 1],
+    };
+    Made { described, values }
+}
+
+fn write(made: &Made, schema: &FeatureSchema, folder: &Path) {
+    let bytes = to_safetensors(&made.values).unwrap();
+    std::fs::write(folder.join(VALUES), &bytes).unwrap();
+    let manifest = Manifest::of(made.described.clone(), schema, &bytes);
+    std::fs::write(folder.join(MANIFEST), manifest.bytes()).unwrap();
+}
+
+/// Probabilities of a request by the model, and by the network that learns.
+fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Vec<f32>>) {
+    let scorer = model.scorer();
+    let mut base = Scores::default();
+    Baseline::default().score(batch, &mut base);
+    let mut vectors = RowVectors::default();
+    scorer.begin(batch.len(), &mut vectors);
+    let has_vectors = made.described.head.width > 0;
+    let users = tensor(21, &[2, WIDTH]);
+    let items = tensor(22, &[batch.len(), WIDTH]);
+    if has_vectors {
+        for (sequence, vector) in users.to_vec2::<f32>().unwrap().iter().enumerate() {
+            scorer.set_user(sequence, vector, &mut vectors);
+        }
+        for (candidate, vector) in items.to_vec2::<f32>().unwrap().iter().enumerate() {
+            scorer.set_item(candidate, vector, &mut vectors);
+        }
+    }
+    assert_eq!(vectors.known(), batch.len());
+    let mut scores = base.clone();
+    scorer.score(batch, &vectors, &mut scores);
+    let head = Head::of(
+        &made.described.head,
+        &made.values,
+        Path::new("here"),
+        &Device::Cpu,
+        None,
+    )
+    .unwrap();
+    let (mut features, mut odds) = (Vec::new(), Vec::new());
+    for (candidate, row) in batch.rows().enumerate() {
+        let numbers = row.shared.iter().chain(row.own);
+        let centred = numbers.zip(&made.described.features);
+        features.extend(centred.map(|(value, [mean, spread])| (squashed(*value) - mean) / spread));
+        let probabilities = base.candidate(candidate).iter();
+        odds.extend(probabilities.map(|one| base_log_odds(*one)));
+    }
+    let users = users
+        .unsqueeze(0)
+        .and_then(|users| users.broadcast_as((batch.len(), 2, WIDTH))?.contiguous())
+        .unwrap();
+    let rows = batch.len();
+    let features = Tensor::from_vec(features, (rows, ()), &Device::Cpu).unwrap();
+    let input = HeadInput {
+        vectors: has_vectors.then_some((&users, &items)),
+        features: &features,
+        base: &Tensor::from_vec(odds, (rows, 2), &Device::Cpu).unwrap(),
+    };
+    let log_odds = head.forward(&input).unwrap().to_vec2::<f32>().unwrap();
+    (scores, log_odds)
+}
+
+/// Goal: the network that answers is the one that learned; a candidate's score does not depend on its company, to the bit; one without a vector keeps the
+/// baseline's. Method: random values, with vectors and without, against the training graph; each candidate alone.
+#[test]
+fn answering_equals_learning() {
+    let schema = schema();
+    for layers in [Layers::None, Layers::Mean, Layers::Deep] {
+        let folder = tempfile::tempdir().unwrap();
+        let made = made(&schema, layers);
+        write(&made, &schema, folder.path());
+        let model = BaheModel::open(folder.path(), &schema).unwrap();
+        assert_eq!(model.deep().is_some(), layers != Layers::None);
+        let batch = batch(&schema, 6);
+        let (scores, log_odds) = both(&model, &made, &batch);
+        let mut plain = Scores::default();
+        Baseline::default().score(&batch, &mut plain);
+        for (candidate, log_odds) in log_odds.iter().enumerate() {
+            for (task, log_odds) in log_odds.iter().enumerate() {
+                let (found, expected) =
+                    (scores.get(candidate, task), 1.0 / (1.0 + (-log_odds).exp()));
+                assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+                assert!((found - plain.get(candidate, task)).abs() > 1e-4);
+            }
+        }
+        if layers == Layers::None {
+            continue;
+        }
+        // Each with the vectors that it had in company, as they are logged; one has none.
+        let scorer = model.scorer();
+        let mut vectors = RowVectors::default();
+        scorer.begin(6, &mut vectors);
+        let (users, items) = (tensor(21, &[2, WIDTH]), tensor(22, &[6, WIDTH]));
+        let (users, items): (Vec<Vec<f32>>, Vec<Vec<f32>>) =
+            (users.to_vec2().unwrap(), items.to_vec2().unwrap());
+        for (sequence, vector) in users.iter().enumerate() {
+            scorer.set_user(sequence, vector, &mut vectors);
+        }
+        for (candidate, vector) in items.iter().enumerate().skip(1) {
+            scorer.set_item(candidate, vector, &mut vectors);
+        }
+        assert_eq!((vectors.known(), vectors.item(0)), (5, None));
+        let mut some = plain.clone();
+        scorer.score(&batch, &vectors, &mut some);
+        let mut alone = plain.candidate(3).to_vec();
+        let item = vectors.item(3).unwrap();
+        scorer.score_row(batch.row(3), vectors.users(), item, &mut alone);
+        let bits =
+            |scores: &[f32]| -> Vec<u32> { scores.iter().map(|one| one.to_bits()).collect() };
+        assert_eq!(bits(&alone), bits(scores.candidate(3)));
+        assert_eq!(bits(some.candidate(3)), bits(scores.candidate(3)));
+        assert_eq!(bits(some.candidate(0)), bits(plain.candidate(0)));
+    }
+}
+
+/// Goal: a folder is read as it was written, or refused with what is wrong: nothing of another model is ever fed. Method: what two models share and do not
+/// share of their names; each thing spoilt that can be.
+#[test]
+fn a_folder_is_whole_or_refused() {
+    let schema = schema();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let made = made(&schema, Layers::Deep);
+    write(&made, &schema, path);
+    let model = BaheModel::open(path, &schema).unwrap();
+    assert_eq!(
+        model.encoder(),
+        Some(*b"\x0a\x1b\x0a\x1b\x0a\x1b\x0a\x1b\x0a\x1b\x0a\x1b\x0a\x1b\x0a\x1b")
+    );
+    assert_eq!(model.manifest().tasks, ["click", "buy"]);
+    let ids = |made: &Made| {
+        write(made, &schema, path);
+        let model = BaheModel::open(path, &schema).unwrap();
+        (model.id(), model.deep_id())
+    };
+    let before = (model.id(), model.deep_id());
+    let mut other = Made {
+        described: made.described.clone(),
+        values: made.values.clone(),
+    };
+    other
+        .values
+        .insert("head.base".to_owned(), tensor(99, &[2]));
+    let head_alone = ids(&other);
+    assert!(head_alone.0 != before.0 && head_alone.1 == before.1);
+    other
+        .values
+        .insert("first".to_owned(), tensor(98, &[WIDTH]));
+    assert_ne!(ids(&other).1, before.1);
+
+    let refused = || BaheModel::open(path, &schema).unwrap_err().to_string();
+    let text = std::fs::read_to_string(path.join(MANIFEST)).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
+        refused()
+    };
+    let said = with("\"format\": 2", "\"format\": 1");
+    assert!(said.contains("train it anew"), "{said}");
+    let said = with("\"layers\": \"deep\"", "\"layers\": \"mean\"");
+    assert!(said.contains("`blocks` does not go"), "{said}");
+    let said = with("\"limit\": 12", "\"limit\": 13");
+    assert!(said.contains("`limit` does not go"), "{said}");
+    let said = with("\"cut\"", "\"cat\"");
+    assert!(said.contains("unknown field `cat`"), "{said}");
+    let said = with(&format!("{:016x}", schema.hash()), "0123456789abcdef");
+    assert!(said.contains("`schema` is 0123456789abcdef"), "{said}");
+    std::fs::write(path.join(MANIFEST), &text[..100]).unwrap();
+    assert!(refused().contains("is no manifest of a model"));
+    std::fs::write(path.join(MANIFEST), &text).unwrap();
+    let values = std::fs::read(path.join(VALUES)).unwrap();
+    for spoilt in [&values[..values.len() - 1], &[&values[..], b"x"].concat()] {
+        std::fs::write(path.join(VALUES), spoilt).unwrap();
+        let said = refused();
+        assert!(said.contains("was cut off or changed"), "{said}");
+    }
+    std::fs::remove_file(path.join(VALUES)).unwrap();
+    assert!(refused().contains("model.safetensors: cannot be read"));
+}

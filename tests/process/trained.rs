@@ -1,0 +1,302 @@
+//! A trained model at work: in a backtest it says what it said in training, and in the stream once the vectors are there.
+
+use std::fs;
+
+use headwater_config::Topic;
+use headwater_tests::tiny_model::write_model;
+use serde_json::{Value, json};
+
+use crate::log::{open, records, send};
+use crate::program::{Place, Ran, until};
+use crate::train::{train, write_recordings};
+
+/// Texts, and runs that begin anew within the recordings.
+const CONFIG: &str =
+    "scenarios.names = [\"home\"]\ntexts.encoder = \"tiny\"\ntexts.cut = 1\ntexts.sequence_max = 8";
+
+struct Trained {
+    place: Place,
+    recordings: [String; 2],
+    /// The model's folder.
+    model: String,
+    /// What it predicted in training.
+    predicted: Vec<(String, f32)>,
+}
+
+/// A model of the recordings, with or without texts.
+fn trained(texts: &str) -> Trained {
+    let place = Place::new(CONFIG);
+    let folder = place.file().parent().unwrap().to_owned();
+    let recordings = write_recordings(&folder);
+    write_model(&folder.join("language"), None);
+    let from = folder.join("language").display().to_string();
+    let fetched = place.run(&["models", "fetch", "tiny", "--from", &from]);
+    assert_eq!(fetched.code, Some(0), "{fetched:?}");
+    let out = folder.join("model");
+    // The rest is what the configuration says.
+    let more = ["--texts", texts, "--passes", "6", "--layers", "1"];
+    let ran = train(&place, &recordings, &out, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let predicted = predictions(&fs::read_to_string(folder.join("model.tsv")).unwrap());
+    Trained {
+        place,
+        recordings,
+        model: out.display().to_string(),
+        predicted,
+    }
+}
+
+/// Request, item and task, and what was said of them.
+fn predictions(table: &str) -> Vec<(String, f32)> {
+    let lines = table.lines().skip(1);
+    let mut all: Vec<(String, f32)> = lines
+        .map(|line| {
+            let (of, probability) = line.rsplit_once('\t').unwrap();
+            (of.to_owned(), probability.parse().unwrap())
+        })
+        .collect();
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    all
+}
+
+impl Trained {
+    fn backtest(&self, more: &[&str]) -> (Ran, String) {
+        let out = format!("{}.backtest.tsv", self.model);
+        let [items, events] = &self.recordings;
+        let fixed = [
+            "backtest",
+            "--items",
+            items,
+            "--events",
+            events,
+            "--predictions",
+            &out,
+        ];
+        let ran = self.place.run(&[&fixed[..], more].concat());
+        let table = fs::read_to_string(&out).unwrap_or_default();
+        (ran, table)
+    }
+
+    fn setting(&self) -> String {
+        format!("scoring.model={}", self.model)
+    }
+}
+
+/// Goal: a model says in production what it said in training: same texts, runs, gaps, rows and network; whatever the steps and however little memory. Method: all
+/// rows of the recordings, by each sort of model, against the trainer's own predictions; the same bytes with steps of one record and memory for no run.
+#[test]
+fn a_backtest_says_what_training_said() {
+    for texts in ["none", "mean", "deep"] {
+        let trained = trained(texts);
+        let set = trained.setting();
+        let (ran, table) = trained.backtest(&["--set", &set]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let said = predictions(&table);
+        assert_eq!(said.len(), 960);
+        let mut moved = 0;
+        for ((of, said), (same, predicted)) in said.iter().zip(&trained.predicted) {
+            assert_eq!(of, same);
+            // Vectors are kept in 16 bits.
+            let off = (said - predicted).abs();
+            if off > 2e-3 {
+                eprintln!("{texts} {of} {said} {predicted}");
+                continue;
+            }
+            assert!(off < 2e-3, "{texts}: {of}: {said}, in training {predicted}");
+            moved += usize::from(said != predicted);
+        }
+        let (ran, by_one) = trained.backtest(&["--set", &set, "--step-records", "1"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(
+            by_one == table,
+            "{texts}: steps of one record say otherwise"
+        );
+        if texts == "deep" {
+            assert!(moved > 0, "16 bits make no difference");
+            let little = ["--set", &set, "--set", "texts.deep_memory=1MiB"];
+            let (ran, anew) = trained.backtest(&little);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert!(anew == table);
+        }
+        let (_, baseline) = trained.backtest(&[]);
+        assert!(baseline != table, "{texts} says what the baseline says");
+    }
+}
+
+/// The newest answer to a request.
+fn answer(place: &Place, request: &str) -> Option<Value> {
+    let log = open(&place.config());
+    let all = records(&log, Topic::Scores);
+    let of_request = |record: &&Value| record["request_id"] == request;
+    all.iter().rfind(of_request).cloned()
+}
+
+/// Goal: in the stream a request is answered at once, by the baseline where nothing is there yet; once the vectors are there, by the model, with scores that are
+/// computed again to the bit (`MODEL-1`) and that are the backtest's; a kill -9 loses nothing that matters, and the vectors are there after it. Method: the
+/// recordings' behaviors in the log, requests before and after the layers have worked, and after a kill.
+#[test]
+fn the_stream_scores_with_vectors_once_they_are_there() {
+    let trained = trained("deep");
+    let set = trained.setting();
+    let place = &trained.place;
+    let text = fs::read_to_string(&trained.recordings[1]).unwrap();
+    let mut behaviors = Vec::new();
+    for line in text.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        if event["topic"] == "behaviors" {
+            behaviors.push(event["record"].clone());
+        }
+    }
+    // After all that happened.
+    let asked = |id: &str| {
+        json!({"request_id": id, "user_id": "u7", "scenario": "home", "time": 1_700_000_900_000_i64, "candidates": ["ia", "ib"]})
+            .to_string()
+    };
+    let ask = |id: &str| {
+        let log = open(&place.config());
+        send(&log, Topic::ScoreRequests, "u7", asked(id).as_bytes());
+    };
+    {
+        let log = open(&place.config());
+        for item in fs::read_to_string(&trained.recordings[0]).unwrap().lines() {
+            let id: Value = serde_json::from_str(item).unwrap();
+            send(
+                &log,
+                Topic::Items,
+                id["item_id"].as_str().unwrap(),
+                item.as_bytes(),
+            );
+        }
+        for record in &behaviors {
+            let user = record["user_id"].as_str().unwrap();
+            send(&log, Topic::Behaviors, user, record.to_string().as_bytes());
+        }
+    }
+    ask("early");
+    let start = || place.start(&["--set", &set]);
+    let daemon = start();
+    let all_told = || {
+        let status = daemon.json("/status");
+        let is_current = status["model"]["encoder_is_current"] == true;
+        let positions = daemon.metric("headwater_consumers_deep_positions_total");
+        (is_current && status["model"]["waiting"] == 0 && positions >= 40 * 4).then_some(())
+    };
+    until("the layers to have worked", all_told);
+    daemon.wait_ready();
+    daemon.stop();
+    let early = answer(place, "early").unwrap();
+    let degraded = early["degraded"].as_array().unwrap();
+    assert!(
+        early["model"] == "baseline-1" || !degraded.is_empty(),
+        "{early}"
+    );
+
+    let mut answers = Vec::new();
+    for (id, killed) in [("before", true), ("after", false)] {
+        ask(id);
+        let daemon = start();
+        until("the answer", || {
+            (daemon.metric("headwater_consumers_requests_total") >= 1).then_some(())
+        });
+        // Nothing was made anew for it.
+        let runs = daemon.metric("headwater_consumers_deep_runs_total");
+        assert_eq!(runs, 0, "{}", daemon.said());
+        let current = daemon.metric("headwater_consumers_user_vector_lookups_total");
+        assert_eq!(current, 1);
+        if killed {
+            daemon.kill();
+        } else {
+            daemon.stop();
+        }
+        let found = until("the answer in the log", || answer(place, id));
+        assert!(
+            found["model"].as_str().unwrap().starts_with("bahe-"),
+            "{found}"
+        );
+        assert_eq!(found["degraded"], Value::Null, "{found}");
+        let explained = place.run(&["explain", id, "--format", "json", "--set", &set]);
+        assert_eq!(explained.code, Some(0), "{explained:?}");
+        let rows = explained.json()["logged"][0]["rows"].clone();
+        assert_eq!(rows["model"], found["model"]);
+        let sequence = &rows["sequences"][0];
+        // Twelve likes: the run began anew at eight, and at twelve.
+        let of = |key: &str| sequence[key].as_u64().unwrap();
+        assert_eq!((of("start"), of("length"), of("used")), (8, 4, 4), "{rows}");
+        for row in rows["rows"].as_array().unwrap() {
+            assert_eq!(
+                (&row["vector"], &row["scores"][0]["same"]),
+                (&json!(true), &json!(true))
+            );
+        }
+        // Another model, and it is not told that it was the same.
+        let without = place.run(&["explain", id, "--format", "json"]).json();
+        let same = &without["logged"][0]["rows"]["rows"][0]["scores"][0]["same"];
+        assert_eq!(same, &Value::Null, "{without}");
+        answers.push(found["items"].clone());
+    }
+    assert_eq!(answers[0], answers[1]);
+    let more = format!(
+        "{{\"topic\":\"score-requests\",\"record\":{}}}\n",
+        asked("again")
+    );
+    fs::write(&trained.recordings[1], format!("{text}\n{more}")).unwrap();
+    let (_, table) = trained.backtest(&["--set", &set]);
+    let said = predictions(&table).into_iter();
+    for (of, said) in said.filter(|(of, _)| of.starts_with("again\t")) {
+        let parts: Vec<&str> = of.split('\t').collect();
+        let [_, item, task] = parts[..] else {
+            panic!("{parts:?}");
+        };
+        let items = answers[0].as_array().unwrap().iter();
+        let found = items
+            .clone()
+            .find(|found| found["item_id"] == item)
+            .unwrap();
+        let streamed = found["tasks"][task].as_f64().unwrap() as f32;
+        assert!(
+            (streamed - said).abs() < 2e-3,
+            "{item} {task}: {streamed} {said}"
+        );
+    }
+}
+
+/// Goal: a model that is not of this configuration is refused before anything is scored, by what is wrong. Method: other texts, sequences, limit, rows, a torn
+/// file, and a folder that is none.
+#[test]
+fn a_model_of_something_else_is_refused() {
+    let trained = trained("deep");
+    let set = trained.setting();
+    let refused = |more: &[&str], words: &str| {
+        for command in [&["run"][..], &[]] {
+            let all = [&["--set", &set][..], more].concat();
+            let ran = if command.is_empty() {
+                trained.backtest(&all).0
+            } else {
+                trained.place.run(&[command, &all].concat())
+            };
+            assert_eq!(ran.code, Some(2), "{more:?}: {ran:?}");
+            assert!(ran.beside.contains(words), "{more:?}: {ran:?}");
+        }
+    };
+    refused(
+        &["--set", "texts.cut=2"],
+        "texts.encoder with texts.cut makes those of",
+    );
+    refused(
+        &["--set", "texts.sequence_max=16"],
+        "its runs begin anew at 8 behaviors, and texts.sequence_max is 16",
+    );
+    refused(
+        &["--set", "scoring.half_life_long=3d"],
+        "a model reads the rows that it was trained on",
+    );
+    refused(&["--set", "texts.buckets=1h"], "`schema` is");
+    refused(
+        &["--set", "scoring.model=nowhere"],
+        "nowhere/manifest.json: cannot be read",
+    );
+    let values = format!("{}/model.safetensors", trained.model);
+    let bytes = fs::read(&values).unwrap();
+    fs::write(&values, &bytes[..bytes.len() / 2]).unwrap();
+    refused(&[], "it was cut off or changed");
+}
