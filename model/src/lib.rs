@@ -8,7 +8,9 @@ pub mod bahe;
 mod baseline;
 mod feature;
 mod feature_log;
+pub mod gradient;
 pub mod language;
+mod numbers;
 
 pub use candle_core::{DType, Device, Tensor, Var};
 

@@ -4,8 +4,8 @@ use candle_core::{Device, Tensor};
 
 use crate::language::LanguageError;
 use crate::language::error::computing;
+use crate::numbers::Numbers;
 
-use super::deep::Numbers;
 use super::gap::gap_of;
 use super::segment::start_of;
 

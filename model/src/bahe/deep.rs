@@ -9,6 +9,7 @@ use crate::language::block::{Block, Turns, causal_mask, normed};
 use crate::language::error::computing;
 use crate::language::part::{Kernels, Origin, Purpose, Source};
 use crate::language::{DecoderConfig, Family, LanguageError, Weights};
+use crate::numbers::Numbers;
 
 use super::gap::GAPS;
 
@@ -325,34 +326,4 @@ fn rest(config: &DeepConfig, first: &[f32]) -> candle_core::Result<BTreeMap<Stri
         ),
         ("empty".to_owned(), zeros(config.sequences)?),
     ]))
-}
-
-/// Random numbers, the same for the same seed (`SplitMix64`).
-pub(super) struct Numbers(pub(super) u64);
-
-impl Numbers {
-    pub(super) fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Puts things into a random order (Fisher and Yates).
-    pub(super) fn shuffle<T>(&mut self, things: &mut [T]) {
-        for place in (1..things.len()).rev() {
-            things.swap(place, (self.uniform() * (place + 1) as f64) as usize);
-        }
-    }
-
-    /// Normally distributed around 0 (Box and Muller).
-    pub(super) fn normal(&mut self, count: usize, spread: f32) -> Vec<f32> {
-        let mut one = || {
-            let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-            let angle = std::f64::consts::TAU * self.uniform();
-            (radius * angle.cos()) as f32 * spread
-        };
-        (0..count).map(|_| one()).collect()
-    }
 }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::language::LanguageError;
 use crate::language::error::computing;
 use crate::language::part::{Linear, Origin, Purpose, Source};
-
-use super::deep::Numbers;
+use crate::numbers::Numbers;
 
 /// What the head looks like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

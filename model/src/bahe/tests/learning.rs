@@ -10,7 +10,7 @@ const USERS: usize = 240;
 /// Users of one sequence of behaviors, one row each: the label is whether the first behavior was of text 0. The others are drawn alike, so that only the order
 /// tells. A second sequence stays empty.
 fn corpus() -> Corpus {
-    let mut numbers = deep::Numbers(11);
+    let mut numbers = crate::numbers::Numbers(11);
     let mut histories = Vec::new();
     let mut rows = Rows::default();
     for user in 0..USERS {
