@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use headwater_config::Config;
 use headwater_model::Tensor;
 use headwater_model::bahe::{
-    AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Position,
-    TrainSettings, Trainer,
+    AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Objective,
+    Position, TrainSettings, Trainer,
 };
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
@@ -95,6 +95,8 @@ pub struct TrainBahe {
     pub shares: [f64; 2],
     /// Of first values and of the order of rows.
     pub seed: u64,
+    /// What it lowers, where there are several tasks.
+    pub objective: Objective,
     /// Steps of this run at most: the next run goes on from there. None: to the end.
     pub steps: Option<u64>,
     /// Whether to draw bars.
@@ -202,7 +204,7 @@ impl TrainBahe {
             width,
             sequences: config.sequences.len(),
             features: recorded.corpus.features,
-            tasks: recorded.corpus.tasks,
+            tasks: recorded.corpus.tasks.len(),
             projected: 64,
             inner: [128, 64],
         };
@@ -283,6 +285,7 @@ impl TrainBahe {
             accumulate: ACCUMULATE,
             longest: 1.0,
             seed: self.seed,
+            objective: self.objective,
         };
         Ok(Trainer::new(depth, head, &values, &self.model, settings)?)
     }
@@ -338,6 +341,10 @@ impl TrainBahe {
             (ROWS_MAX, ACCUMULATE),
         );
         hash.update(serde_json::to_vec(&settings).unwrap_or_default());
+        // Nothing of what was always so: what was cut off before there was a choice goes on.
+        if self.objective != Objective::Labels {
+            hash.update(serde_json::to_vec(&self.objective).unwrap_or_default());
+        }
         hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
         recorded.digest(&mut hash);
         hex(&hash.finalize())
@@ -384,15 +391,28 @@ impl TrainBahe {
             let began = Instant::now();
             let bar = Progress::new(Some(learned.len() as u64), self.progress);
             let (mut done, mut positions) = (0, 0);
+            let (mut conflicts, mut worst) = (Vec::new(), f64::INFINITY);
             let from = position(course.position);
             let reached = trainer.pass(corpus, learned.clone(), from, &mut |_, report| {
                 done += report.rows as u64;
                 positions += report.positions as u64;
+                for (_, weighing) in &report.weighings {
+                    conflicts.push(weighing.conflict_rate);
+                    worst = worst.min(weighing.worst_cosine.unwrap_or(worst));
+                }
                 bar.at(done, done);
                 left = left.map(|left| left - 1);
                 left != Some(0) && began.elapsed() < CHECKPOINT_EVERY
             })?;
             bar.finish();
+            if !conflicts.is_empty() {
+                let rate = conflicts.iter().sum::<f64>() / conflicts.len() as f64;
+                tracing::info!(
+                    conflict_rate = rate,
+                    worst_cosine = worst,
+                    "gradients of tasks were made one"
+                );
+            }
             course.positions += positions;
             course.position = (reached.epoch, reached.batch, reached.steps);
             if reached.epoch > from.epoch {
@@ -433,7 +453,7 @@ impl TrainBahe {
         bar.finish();
         let mut predictions = Predictions::open(path)?;
         let tasks: Vec<&String> = config.tasks.keys().collect();
-        for (row, of_row) in scores.chunks(corpus.tasks).enumerate() {
+        for (row, of_row) in scores.chunks(corpus.tasks.len()).enumerate() {
             let (request, item) = recorded.named(row);
             for (task, log_odds) in tasks.iter().zip(of_row) {
                 if recorded.holds(row, task) {

@@ -29,4 +29,4 @@ pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
 pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES};
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
-pub use trainer::{Depth, Position, StepReport, TrainSettings, Trainer};
+pub use trainer::{Depth, Objective, Position, StepReport, TrainSettings, Trainer};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use headwater::Exit;
 use headwater::train::{Texts, TrainBahe, TrainSummary};
+use headwater_model::bahe::Objective;
+use headwater_model::gradient::{GradientRule, Scope};
 
 use super::{Failure, Format, Global, print};
 
@@ -83,6 +85,10 @@ struct Bahe {
     /// Seed of first values and of the order of rows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
+    /// pcgrad, mgda, cagrad, aligned-mtl.
+    #[arg(long, value_enum, default_value = "labels")]
+    objective: ObjectiveChoice,
     /// Steps of this run at most; the same command goes on from there, as it does after a run that was killed.
     #[arg(long)]
     steps: Option<u64>,
@@ -97,6 +103,35 @@ enum TextsChoice {
     Mean,
     Frozen,
     Deep,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ObjectiveChoice {
+    Labels,
+    Sum,
+    Gdod,
+    Pcgrad,
+    Mgda,
+    Cagrad,
+    AlignedMtl,
+}
+
+impl ObjectiveChoice {
+    fn objective(self, seed: u64) -> Objective {
+        let rule = match self {
+            Self::Labels => return Objective::Labels,
+            Self::Sum => GradientRule::Sum,
+            Self::Gdod => GradientRule::default(),
+            Self::Pcgrad => GradientRule::PcGrad { seed },
+            Self::Mgda => GradientRule::Mgda,
+            Self::Cagrad => GradientRule::CaGrad { radius: 0.5 },
+            Self::AlignedMtl => GradientRule::AlignedMtl,
+        };
+        Objective::Tasks {
+            rule,
+            scope: Scope::Global,
+        }
+    }
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -148,6 +183,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         positions: bahe.positions,
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
+        objective: bahe.objective.objective(bahe.seed),
         steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),
     };

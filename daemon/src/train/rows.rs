@@ -148,7 +148,7 @@ impl Recorded {
     }
 
     pub(super) fn has_labels(&self) -> bool {
-        let learned = self.sizes[0] * self.corpus.tasks;
+        let learned = self.sizes[0] * self.corpus.tasks.len();
         self.corpus.rows.weights[..learned]
             .iter()
             .any(|weight| *weight > 0.0)
@@ -167,7 +167,7 @@ impl Recorded {
 
     /// Mean loss of rows whose log-odds are known, over all labels.
     pub(super) fn loss(&self, rows: Range<usize>, log_odds: &[f32]) -> f64 {
-        let tasks = self.corpus.tasks;
+        let tasks = self.corpus.tasks.len();
         let places = rows.start * tasks..rows.end * tasks;
         let (labels, weights) = (&self.corpus.rows.labels, &self.corpus.rows.weights);
         let labels = labels[places.clone()].iter().zip(&weights[places]);
@@ -425,7 +425,7 @@ impl Reader<'_> {
                 histories,
                 sequences,
                 features,
-                tasks: config.tasks.len(),
+                tasks: config.tasks.keys().cloned().collect(),
                 rows: columns,
             },
             texts: texts.all,

@@ -68,6 +68,12 @@ impl Adam {
         self.steps
     }
 
+    /// Whether the variable of this name is one that steps change.
+    pub(super) fn learns(&self, name: &str) -> bool {
+        let mut learning = self.variables.iter().filter(|one| one.factor > 0.0);
+        learning.any(|one| one.name == name)
+    }
+
     /// Adds `gradients` to those gathered for the next step.
     ///
     /// # Errors

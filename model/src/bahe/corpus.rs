@@ -29,8 +29,8 @@ pub struct Corpus {
     pub sequences: usize,
     /// Numbers of a row.
     pub features: usize,
-    /// Tasks of a row.
-    pub tasks: usize,
+    /// Names of a row's tasks.
+    pub tasks: Vec<String>,
     /// The rows.
     pub rows: Rows,
 }

@@ -175,11 +175,39 @@ pub fn cross_entropy(
     weights: &Tensor,
 ) -> Result<Tensor, LanguageError> {
     let compute = || {
-        let positive = log_odds.relu()?;
-        let behind = (log_odds.abs()?.neg()?.exp()? + 1.0)?.log()?;
-        let each = ((positive - (log_odds * labels)?)? + behind)?;
+        let each = cross_entropies(log_odds, labels)?;
         let counted = weights.sum_all()?.to_scalar::<f32>()?.max(1.0);
         (each * weights)?.sum_all()? / f64::from(counted)
     };
     compute().map_err(computing("computing the loss"))
+}
+
+/// The same of each task by itself, (tasks): its rows' sum by weight over `counts`, one a task; 0 where that is 0.
+pub(super) fn cross_entropy_by_task(
+    log_odds: &Tensor,
+    labels: &Tensor,
+    weights: &Tensor,
+    counts: &[f32],
+) -> Result<Tensor, LanguageError> {
+    let compute = || {
+        let each = cross_entropies(log_odds, labels)?;
+        let parts = counts
+            .iter()
+            .map(|count| if *count > 0.0 { 1.0 / count } else { 0.0 });
+        let parts = Tensor::from_vec(parts.collect::<Vec<f32>>(), counts.len(), &Device::Cpu)?;
+        (each * weights)?.sum(0)? * parts
+    };
+    compute().map_err(computing("computing the loss"))
+}
+
+/// Of each log-odds by itself.
+fn cross_entropies(log_odds: &Tensor, labels: &Tensor) -> candle_core::Result<Tensor> {
+    let positive = log_odds.relu()?;
+    let behind = (log_odds.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    (positive - (log_odds * labels)?)? + behind
+}
+
+/// Whether the parameter of this name has a part for each task which no other task looks at, so that tasks do not share it.
+pub(super) fn of_one_task(name: &str) -> bool {
+    name.starts_with("head.out.") || name == "head.base"
 }

@@ -11,6 +11,7 @@ use crate::language::{DecoderConfig, Family, Kernels};
 mod learning;
 mod real;
 mod serving;
+mod tasks;
 
 const WIDTH: usize = 24;
 const LIMIT: usize = 12;

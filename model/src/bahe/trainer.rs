@@ -6,13 +6,18 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
+use crate::gradient::Weighing;
 use crate::language::error::computing;
 use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
 use super::corpus::{Corpus, column};
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::{Head, HeadConfig, HeadInput, cross_entropy};
+use super::head::{Head, HeadConfig, HeadInput};
+
+mod objective;
+
+pub use objective::Objective;
 
 /// What becomes of the vectors of texts.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +55,8 @@ pub struct TrainSettings {
     pub longest: f64,
     /// Of the order of rows.
     pub seed: u64,
+    /// What it lowers, where rows have several tasks.
+    pub objective: Objective,
 }
 
 /// The model, while it learns.
@@ -75,13 +82,13 @@ pub struct Position {
 }
 
 /// What a step says.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// Where it is now.
     pub position: Position,
     /// Batches of a pass.
     pub batches: usize,
-    /// Mean loss of its rows.
+    /// Mean loss of its rows' labels, as the objective has it.
     pub loss: f32,
     /// Length of the gradient before it was cut.
     pub gradient: f64,
@@ -89,6 +96,8 @@ pub struct StepReport {
     pub rows: usize,
     /// Positions of the deep layers, with padding.
     pub positions: usize,
+    /// What the rule for several tasks decided, by layer, or once under no name; empty where none was asked.
+    pub weighings: Vec<(String, Weighing)>,
 }
 
 impl Trainer {
@@ -212,22 +221,11 @@ impl Trainer {
         let batches = corpus.batches(rows, limits, self.limit(), Some(seed));
         let mut position = from;
         for group in batches[from.batch.min(batches.len())..].chunks(self.settings.accumulate) {
-            let mut gathered = BTreeMap::new();
-            let (mut loss, mut rows, mut positions) = (0.0, 0, 0);
-            for batch in group {
-                let (log_odds, taken) = self.log_odds(corpus, batch, Kernels::Differentiable)?;
-                let labels = column(batch, &corpus.rows.labels, corpus.tasks)?;
-                let weights = column(batch, &corpus.rows.weights, corpus.tasks)?;
-                let one = cross_entropy(&log_odds, &labels, &weights)?;
-                let gradients = one.backward().map_err(computing("learning"))?;
-                self.adam.gather(&gradients, &mut gathered)?;
-                loss += one.to_scalar::<f32>().map_err(computing("learning"))?;
-                rows += batch.len();
-                positions += taken;
-            }
-            let scale = 1.0 / group.len() as f64;
-            let gradient = self.adam.step(&gathered, scale, self.settings.longest)?;
-            loss *= scale as f32;
+            let gathered = self.gathered(corpus, group)?;
+            let (scale, loss) = (gathered.scale, gathered.loss);
+            let gradient = self
+                .adam
+                .step(&gathered.gradients, scale, self.settings.longest)?;
             if !loss.is_finite() || !gradient.is_finite() {
                 return Err(LanguageError::Input(format!(
                     "after {} steps the loss is {loss} and the gradient {gradient} long: nothing was learned from that",
@@ -241,8 +239,9 @@ impl Trainer {
                 batches: batches.len(),
                 loss,
                 gradient,
-                rows,
-                positions,
+                rows: gathered.rows,
+                positions: gathered.positions,
+                weighings: gathered.weighings,
             };
             if !each(self, report) {
                 return Ok(position);
@@ -266,15 +265,15 @@ impl Trainer {
         each: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, LanguageError> {
         let from = rows.start;
-        let mut scores = vec![0.0; rows.len() * corpus.tasks];
+        let mut scores = vec![0.0; rows.len() * corpus.tasks.len()];
         let limits = (self.settings.positions, self.settings.rows_max);
         let mut done = 0;
         for batch in corpus.batches(rows, limits, self.limit(), None) {
             let (log_odds, _) = self.log_odds(corpus, &batch, Kernels::Fused)?;
             let log_odds = log_odds.to_vec2::<f32>().map_err(computing("scoring"))?;
             for (row, log_odds) in batch.iter().zip(log_odds) {
-                let at = (row - from) * corpus.tasks;
-                scores[at..at + corpus.tasks].copy_from_slice(&log_odds);
+                let at = (row - from) * corpus.tasks.len();
+                scores[at..at + corpus.tasks.len()].copy_from_slice(&log_odds);
             }
             done += batch.len();
             each(done);
@@ -299,7 +298,7 @@ impl Trainer {
         kernels: Kernels,
     ) -> Result<(Tensor, usize), LanguageError> {
         let features = column(batch, &corpus.rows.features, corpus.features)?;
-        let base = column(batch, &corpus.rows.base, corpus.tasks)?;
+        let base = column(batch, &corpus.rows.base, corpus.tasks.len())?;
         let (vectors, positions) = match self.vectors(corpus, batch, kernels)? {
             Some((users, items, positions)) => (Some((users, items)), positions),
             None => (None, 0),

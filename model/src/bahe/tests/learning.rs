@@ -37,7 +37,7 @@ fn corpus() -> Corpus {
         histories,
         sequences: 2,
         features: 2,
-        tasks: 1,
+        tasks: vec!["click".to_owned()],
         rows,
     }
 }
@@ -56,6 +56,7 @@ fn settings() -> TrainSettings {
         accumulate: 2,
         longest: 1.0,
         seed: 1,
+        objective: Objective::Labels,
     }
 }
 
