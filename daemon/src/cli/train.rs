@@ -61,7 +61,7 @@ struct Bahe {
     /// Deep layers, those above the cut.
     #[arg(long, default_value_t = 2)]
     layers: usize,
-    /// Behaviors at which a run begins anew with its newest half, even; without it, texts.sequence_max.
+    /// Behaviors at which a run begins anew with its newest half, even; without it, `texts.sequence_max`.
     #[arg(long, value_parser = limit)]
     limit: Option<usize>,
     /// Passes over the rows at most.
