@@ -231,6 +231,9 @@ impl<'de> Deserialize<'de> for Bytes {
 #[serde(try_from = "f64")]
 pub struct Ratio(f64);
 
+/// It is never NaN.
+impl Eq for Ratio {}
+
 impl Ratio {
     /// As a number from 0 to 1.
     #[must_use]

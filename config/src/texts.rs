@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use crate::quantity::{Bytes, Span};
+use crate::quantity::{Bytes, Ratio, Span};
 use crate::text;
 
 /// What text stands for what.
@@ -26,6 +26,10 @@ pub struct TextsConfig {
     pub sequence_max: usize,
     /// Whether this instance makes vectors for all.
     pub encode: bool,
+    /// Share of the time that an encoder which is not the current one yet may work.
+    pub background: Ratio,
+    /// How long vectors of an encoder that is not in use any more are kept.
+    pub keep_former: Span,
     /// Vectors in memory.
     pub memory: Bytes,
     /// What deep layers hold in memory: half of it keys and values of runs, half vectors of users and items.
@@ -165,13 +169,24 @@ impl Template {
         text
     }
 
-    /// A field that no item's record has.
-    pub(crate) fn not_of_items(&self) -> bool {
-        let mut fields = self.parts.iter().filter_map(|part| match part {
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.parts.iter().filter_map(|part| match part {
             Part::Field(field) => Some(field),
             Part::Plain(_) => None,
-        });
-        fields.any(|field| !field.is_of_item())
+        })
+    }
+
+    /// Whether there is a field that no item's record has.
+    pub(crate) fn not_of_items(&self) -> bool {
+        self.fields().any(|field| !field.is_of_item())
+    }
+
+    /// The attributes of behaviors that are in it.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.fields().filter_map(|field| match field {
+            Field::Attribute(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 }
 

@@ -382,6 +382,10 @@ fn texts(rules: &mut Rules, config: &Config) {
             texts.cut
         )
     });
+    rules.require(texts.background.get() > 0.0, &["texts.background"], || {
+        "0 would never be through".to_owned()
+    });
+    rules.positive("texts.keep_former", texts.keep_former);
     rules.range(
         "texts.deep_memory",
         texts.deep_memory,
@@ -405,8 +409,14 @@ fn texts(rules: &mut Rules, config: &Config) {
         &["texts.buckets"],
         || format!("edges must ascend from above 0, and be fewer than {BUCKETS_MAX}"),
     );
-    for name in config.texts.behaviors.keys() {
+    for (name, template) in &config.texts.behaviors {
         let key = format!("texts.behaviors.{name}");
+        for attribute in template.attributes() {
+            let known = config.state.attributes.iter().any(|one| one == attribute);
+            rules.require(known, &[&key, "state.attributes"], || {
+                format!("{{attributes.{attribute}}} is not in state.attributes: of others nothing is read")
+            });
+        }
         let (scenario, kind) = name
             .split_once('/')
             .map_or((None, name.as_str()), |(scenario, kind)| {

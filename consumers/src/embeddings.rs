@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use headwater_config::{Config, Topic};
-use headwater_state::{VectorRecord, VectorTable};
+use headwater_state::{Timestamp, VectorRecord, VectorTable};
 
 use crate::error::Error;
 use crate::log::{Log, LogError, PollLimit, Reader, RecordBatch, Start, TopicPartition};
@@ -84,6 +84,7 @@ impl VectorFollower {
             let at = record.at;
             let taken = VectorRecord {
                 next: (at.partition, record.offset + 1),
+                taken: Timestamp(record.timestamp),
                 key: record.key.unwrap_or_default(),
                 value: record.value,
             };

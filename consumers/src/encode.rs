@@ -6,7 +6,7 @@
 //! vector is the same. Each encoder has a group of its own, so another one begins with the first text there is, and the
 //! vectors of the former stay as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ pub struct Encode {
     table: Arc<VectorTable>,
     /// Texts of the poll, each once, and where the vector goes.
     waiting: Vec<(TextHash, String, i32)>,
+    /// Whether the vectors that this encoder made once were deleted, and of which partitions its texts are being read again for it.
+    again: bool,
+    reading_again: BTreeSet<i32>,
     metrics: Metrics,
 }
 
@@ -63,14 +66,20 @@ impl Encode {
         metrics: Metrics,
         world: Box<dyn World>,
     ) -> Stage<Self> {
+        let encoder = embed.encoder();
+        let another = table.current().is_some_and(|current| current != encoder);
+        let none = |keys: Vec<Vec<u8>>| keys.is_empty();
+        let again = another && table.keys_of(encoder.id, 1, &|_| true).is_ok_and(none);
         Stage::new(Parts {
             log,
             member,
             work: Self {
-                encoder: embed.encoder(),
+                encoder,
                 embed,
                 table,
                 waiting: Vec::new(),
+                again,
+                reading_again: BTreeSet::new(),
                 metrics: metrics.clone(),
             },
             input: Topic::Texts,
@@ -226,6 +235,11 @@ impl Work for Encode {
     /// A new encoder's group begins with the first text; what has a vector already is passed over.
     fn anew(&self, _: &dyn Log, _: &mut dyn Member) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Once a partition and process: what was made of it since is not gone.
+    fn read_again(&mut self, partition: i32) -> bool {
+        self.again && self.reading_again.insert(partition)
     }
 }
 

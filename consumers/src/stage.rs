@@ -50,6 +50,11 @@ pub trait Work: Send {
     /// # Errors
     /// If that would be wrong.
     fn anew(&self, log: &dyn Log, member: &mut dyn Member) -> Result<(), Error>;
+
+    /// Whether a partition is to be read from its beginning though the group has a position in it: what came of it is gone.
+    fn read_again(&mut self, _partition: i32) -> bool {
+        false
+    }
 }
 
 /// What a stage is made of.
@@ -214,6 +219,7 @@ impl<W: Work> Stage<W> {
             let extent = self.parts.log.extent(*of)?;
             let from = match committed {
                 None => Start::Beginning,
+                Some(_) if self.parts.work.read_again(of.partition) => Start::Beginning,
                 Some(position) if position > extent.next => {
                     return Err(Error::Recreated {
                         at: *of,

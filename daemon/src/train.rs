@@ -260,6 +260,7 @@ impl TrainBahe {
             sequences: config.sequences.keys().cloned().collect(),
             head: head.clone(),
             features: recorded.moments.clone(),
+            objective: self.objective,
             rows: recorded.split_sizes(),
         }
     }

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::behavior::{SequenceId, Timestamp};
-use crate::error::Damage;
+use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
 use crate::generations::Generations;
 use crate::store::{Batch, Store};
 use crate::vectors::{EncoderId, put_halves, read_halves, sealed, unsealed, versioned};
 
-/// Kind of the keys in the store.
+/// Kinds of the keys in the store: vectors of users, those of items ([`crate::VectorTable`]), and when layers were in use last.
 const USER: u8 = b'u';
+const ITEM: u8 = b'v';
+const USED: u8 = b'l';
 /// The version of values.
 const FORMAT: u8 = 1;
 /// Bytes that a vector in memory takes beside its numbers and its key, about.
@@ -143,6 +145,63 @@ impl UserVectors {
         Ok(self.store.apply(&batch)?)
     }
 
+    /// Notes that layers are in use, and gives those that were in use last before a time.
+    ///
+    /// # Errors
+    /// The store's, or a note that is damaged.
+    pub fn in_use(
+        &self,
+        layers: EncoderId,
+        now: Timestamp,
+        before: Timestamp,
+    ) -> Result<Vec<EncoderId>, crate::Error> {
+        let key = [&[USED][..], &layers.0].concat();
+        let note = sealed(now.0.to_le_bytes().to_vec());
+        self.store.apply(&vec![(key, Some(note))])?;
+        let (mut unused, mut damaged) = (Vec::new(), None);
+        self.store.scan(&[USED], &mut |key, value| {
+            let read = || -> Result<_, Damage> {
+                let time = unsealed(value)?.try_into().map_err(|_| Damage::Short)?;
+                let layers = key[1..].try_into().map_err(|_| Damage::Key)?;
+                Ok((EncoderId(layers), Timestamp(i64::from_le_bytes(time))))
+            };
+            match read() {
+                Ok((other, used)) if other != layers && used < before => unused.push(other),
+                Ok(_) => {}
+                Err(damage) => {
+                    let key = key.escape_ascii().to_string();
+                    damaged = Some(crate::Error::Damaged { key, damage });
+                }
+            }
+            damaged.is_none()
+        })?;
+        damaged.map_or(Ok(unused), Err)
+    }
+
+    /// Deletes up to `count` vectors of layers, of users and of items; with the last of them, the note of their use. Gives how many.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn delete(&self, layers: EncoderId, count: usize) -> Result<usize, StoreError> {
+        let mut batch = Batch::new();
+        for kind in [USER, ITEM] {
+            let prefix = [&[kind][..], &layers.0].concat();
+            self.store.scan(&prefix, &mut |key, _| {
+                let fits = batch.len() < count;
+                if fits {
+                    batch.push((key.to_vec(), None));
+                }
+                fits
+            })?;
+        }
+        let deleted = batch.len();
+        if deleted < count {
+            batch.push(([&[USED][..], &layers.0].concat(), None));
+        }
+        self.store.apply(&batch)?;
+        Ok(deleted)
+    }
+
     /// Bytes in memory, about.
     pub fn memory(&self) -> usize {
         self.held.lock().bytes()
@@ -201,6 +260,47 @@ mod tests {
             ];
             assert_eq!(none, [None, None, None]);
         }
+    }
+
+    /// Goal: vectors of layers that were not in use for long are deleted, part by part, and no other. Method: two layers used in turn.
+    #[test]
+    fn unused_layers_go() {
+        let stores = MemoryStores::default();
+        let store = stores.open(crate::DEEP_VECTORS).unwrap();
+        let vectors = UserVectors::new(Arc::clone(&store), 4_000);
+        let other = EncoderId([8; 16]);
+        for layers in [LAYERS, other] {
+            for user in ["a", "b", "c"] {
+                let one = vec![(user, SEQUENCE, vector(1))];
+                vectors.put(layers, one).unwrap();
+            }
+            let item = [&[ITEM][..], &layers.0, &[1; 16]].concat();
+            store.apply(&vec![(item, Some(vec![1]))]).unwrap();
+        }
+        let at = Timestamp;
+        assert!(vectors.in_use(LAYERS, at(10), at(5)).unwrap().is_empty());
+        assert!(vectors.in_use(other, at(20), at(5)).unwrap().is_empty());
+        assert_eq!(vectors.in_use(other, at(30), at(15)).unwrap(), [LAYERS]);
+        let left = || store_keys(&*store);
+        let before = left();
+        assert_eq!(vectors.delete(LAYERS, 3).unwrap(), 3);
+        assert_eq!(vectors.in_use(other, at(30), at(15)).unwrap(), [LAYERS]);
+        assert_eq!(vectors.delete(LAYERS, 3).unwrap(), 1);
+        assert!(vectors.in_use(other, at(30), at(15)).unwrap().is_empty());
+        assert_eq!(left(), before - 5);
+        let found = vectors.get(other, "b", SEQUENCE).unwrap();
+        assert_eq!(found, Some(vector(1)));
+    }
+
+    fn store_keys(store: &dyn Store) -> usize {
+        let mut count = 0;
+        store
+            .scan(&[], &mut |_, _| {
+                count += 1;
+                true
+            })
+            .unwrap();
+        count
     }
 
     /// Goal: a damaged vector is told of and never given, and another can be put in its place. Method: each byte of it turned, and cut short.

@@ -11,11 +11,16 @@ use half::f16;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 
+use crate::behavior::Timestamp;
 use crate::entities::PinnedHasher;
 use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
 use crate::generations::Generations;
 use crate::store::{Batch, Store};
+
+mod former;
+
+use former::Former;
 
 /// Hash of a text.
 pub type TextHash = [u8; 16];
@@ -195,6 +200,8 @@ pub enum Looked {
 pub struct VectorRecord<'a> {
     /// Its partition and the offset after it.
     pub next: (i32, i64),
+    /// When the log took it.
+    pub taken: Timestamp,
     /// Its key.
     pub key: &'a [u8],
     /// Its value; null deletes.
@@ -210,6 +217,7 @@ pub struct VectorTable {
 struct Inner {
     current: Option<CurrentEncoder>,
     positions: BTreeMap<i32, i64>,
+    former: Former,
     held: Generations<TextHash, Arc<[f32]>>,
     /// Texts that were looked for and are not in the store: they need not be looked for there again.
     absent: HashSet<TextHash, PinnedHasher>,
@@ -283,11 +291,13 @@ impl VectorTable {
         if let Some(damage) = damage {
             return Err(damaged(&[POSITION])(damage));
         }
+        let former = Former::of(&*store)?.map_err(damaged(b"former"))?;
         Ok(Self {
             store,
             inner: Mutex::new(Inner {
                 current,
                 positions,
+                former,
                 held: Generations::new(memory),
                 absent: HashSet::default(),
                 damaged: false,
@@ -322,6 +332,7 @@ impl VectorTable {
         let mut positions = BTreeMap::new();
         let mut current = None;
         let mut arrived = Vec::new();
+        let mut inner = self.inner.lock();
         for record in records {
             positions.insert(record.next.0, record.next.1);
             let bad = || damaged(record.key);
@@ -329,10 +340,14 @@ impl VectorTable {
                 VectorKey::Current => {
                     let value = record.value.map(CurrentEncoder::read);
                     current = Some(value.transpose().map_err(bad())?);
+                    inner.former.announced(record.taken, &mut batch);
                 }
                 VectorKey::Vector(encoder, text) => {
                     let vector = record.value.map(read_vector).transpose();
                     let vector = vector.map_err(bad())?;
+                    if vector.is_some() {
+                        inner.former.made(encoder, record.taken, &mut batch);
+                    }
                     arrived.push((encoder, text, vector));
                 }
             }
@@ -343,7 +358,6 @@ impl VectorTable {
             batch.push((key, Some(sealed(next.to_le_bytes().to_vec()))));
         }
         self.store.apply(&batch)?;
-        let mut inner = self.inner.lock();
         inner.positions.extend(positions);
         if let Some(current) = current
             && current != inner.current
@@ -450,6 +464,42 @@ impl VectorTable {
         let vector: Arc<[f32]> = vector.into();
         inner.keep(*text, Arc::clone(&vector));
         Ok(Looked::Hit(vector))
+    }
+
+    /// Encoders that were neither the current one nor made ready at or after a time: their vectors can go.
+    pub fn unused_since(&self, time: Timestamp) -> Vec<EncoderId> {
+        let inner = self.inner.lock();
+        let current = inner.current.map(|current| current.id);
+        current.map_or_else(Vec::new, |current| inner.former.unused_since(current, time))
+    }
+
+    /// Keys of the topic, up to `count`, under which vectors of an encoder lie, of those that `wanted` says. An encoder without any is forgotten.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn keys_of(
+        &self,
+        encoder: EncoderId,
+        count: usize,
+        wanted: &dyn Fn(&TextHash) -> bool,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (mut keys, mut has_any) = (Vec::new(), false);
+        let prefix = [&[VECTOR][..], &encoder.0].concat();
+        self.store.scan(&prefix, &mut |key, _| {
+            has_any = true;
+            if let Ok(VectorKey::Vector(_, text)) = VectorKey::read(key)
+                && wanted(&text)
+            {
+                keys.push(key.to_vec());
+            }
+            keys.len() < count
+        })?;
+        if !has_any {
+            let mut batch = Batch::new();
+            self.inner.lock().former.gone(encoder, &mut batch);
+            self.store.apply(&batch)?;
+        }
+        Ok(keys)
     }
 
     /// Whether the store has a text's vector of that encoder.

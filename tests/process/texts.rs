@@ -3,7 +3,7 @@
 use headwater_config::Topic;
 use serde_json::{Value, json};
 
-use crate::log::{click, open, request, send};
+use crate::log::{click, open, records, request, send};
 use crate::program::{Daemon, Place, until};
 use headwater_tests::tiny_model::write_model;
 
@@ -102,8 +102,8 @@ fn rows_see_vectors_once_they_are_there() {
     );
 }
 
-/// Goal: another encoder becomes the current one when it has been through all texts, and the way back is short: nothing is embedded again. Method: the same model
-/// cut one layer higher, and then as before.
+/// Goal: another encoder becomes the current one when it has been through all texts, and the way back is short: nothing is embedded again, until its vectors were
+/// out of use for too long. Method: the same model cut one layer higher, and then as before, again and again.
 #[test]
 fn another_encoder_takes_over_and_hands_back() {
     let place = place_with_model();
@@ -138,6 +138,18 @@ fn another_encoder_takes_over_and_hands_back() {
     let other = current("texts.cut=2", 1);
     assert_ne!(first, other);
     assert_eq!(current("texts.cut=1", 0), first);
+
+    // Out of use for longer than they are kept: they go, and on the way back are made again.
+    assert_eq!(current("texts.cut=2", 0), other);
+    let daemon = place.start(&["--set", "texts.cut=2", "--set", "texts.keep_former=1ms"]);
+    until("the former's vectors to be deleted", || {
+        let told = "vectors of a former encoder deleted";
+        daemon.said().contains(told).then_some(())
+    });
+    daemon.stop();
+    let deleted = records(&open(&place.config()), Topic::Embeddings);
+    assert!(deleted.len() >= 3, "{deleted:?}");
+    assert_eq!(current("texts.cut=1", 1), first);
 }
 
 /// Goal: a model that is not there, or not right, is refused before anything starts, by the key that names it; an instance that does not encode needs none.

@@ -23,6 +23,14 @@ const BROKEN: &[(&str, &str)] = &[
         "texts.sequence_max (line 2): 511 is odd: a sequence begins anew with its newest half",
     ),
     (
+        "[texts.behaviors]\nclick = \"{attributes.page}\"\n",
+        "texts.behaviors.click (line 2): {attributes.page} is not in state.attributes: of others nothing is read",
+    ),
+    (
+        "[texts]\nbackground = 0.0\n",
+        "texts.background (line 2): 0 would never be through",
+    ),
+    (
         "[texts.behaviors]\nclik = \"{item}\"\n",
         "texts.behaviors.clik (line 2): kind \"clik\" is not in kinds.names",
     ),

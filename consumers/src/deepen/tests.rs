@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater_config::Config;
-use headwater_model::bahe::{DeepConfig, Described, Head, HeadConfig, Layers};
+use headwater_model::bahe::{DeepConfig, Described, Head, HeadConfig, Layers, Objective};
 use headwater_model::language::{DecoderConfig, Family, Kernels};
 use headwater_model::{Device, Tensor};
 use headwater_state::{
@@ -73,6 +73,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         sequences: SEQUENCES.map(str::to_owned).to_vec(),
         features: vec![[0.0, 1.0]; head.features],
         head,
+        objective: Objective::Labels,
         rows: [1, 0, 0],
     };
     Arc::new(BaheModel::of(described, schema, &values).unwrap())

@@ -9,19 +9,20 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::embed::Embed;
 use headwater_consumers::embeddings::VectorFollower;
 use headwater_consumers::encode::{Backlog, Encode, group_suffix};
-use headwater_consumers::log::{Log, Outgoing, PollLimit};
+use headwater_consumers::log::{Log, Outgoing, PollLimit, TopicPartition};
+use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction};
 use headwater_model::Device;
 use headwater_model::language::TextEncoder;
-use headwater_state::{VECTORS, VectorTable};
+use headwater_state::{StoreError, TextHash, Timestamp, VECTORS, VectorTable};
 
 use super::Inner;
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
 use crate::status::TextsStatus;
 use crate::supervisor::{Stopping, Supervisor, TaskKind};
-use crate::world::SystemWorld;
+use crate::world::{SystemWorld, unix_ms};
 
 /// What is read of vectors at once.
 const LIMIT: PollLimit = PollLimit {
@@ -29,6 +30,9 @@ const LIMIT: PollLimit = PollLimit {
     bytes: 4 << 20,
     wait: Duration::from_millis(200),
 };
+
+/// Vectors of a former encoder that are deleted in one go.
+const DELETED_MAX: usize = 2_000;
 
 /// Between two looks at how many texts wait: a question to the brokers a partition.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -212,7 +216,13 @@ impl Encoding {
         let mut backlog = Backlog::default();
         let mut looked: Option<Instant> = None;
         while !stopping.is_set() {
+            let began = Instant::now();
             stage.turn()?;
+            if !stage.is_quiet() && self.is_in_the_background() {
+                // The current encoder, if it is at work here too, and scores come first.
+                let share = self.config.texts.background.get();
+                stopping.pause(began.elapsed().mul_f64((1.0 - share) / share));
+            }
             if stage.has_failed() {
                 stopping.pause(pauses.next());
             } else if stage.trouble().is_none() {
@@ -227,6 +237,9 @@ impl Encoding {
                     told.and_then(|waiting| self.tell(waiting, stage.is_quiet(), &mut announced))
                 {
                     tracing::debug!(%error, "how many texts wait is not told");
+                }
+                if let Err(error) = self.delete_former(&stage) {
+                    tracing::debug!(%error, "vectors of former encoders not deleted");
                 }
             }
         }
@@ -248,6 +261,52 @@ impl Encoding {
             Box::new(SystemWorld),
         );
         Ok((log, stage))
+    }
+
+    /// Whether another encoder's vectors are in use while ours are being made.
+    fn is_in_the_background(&self) -> bool {
+        let current = self.table.current();
+        current.is_some_and(|current| current != self.encoder.encoder())
+    }
+
+    /// Deletes some vectors of encoders that nobody has used for long: those in the partitions that are encoded here. Every instance follows.
+    fn delete_former(&self, stage: &Stage<Encode>) -> Result<(), Error> {
+        if self.is_in_the_background() {
+            return Ok(());
+        }
+        let keep = self.config.texts.keep_former.millis();
+        let before = Timestamp(unix_ms()).minus(keep);
+        let partitions = self.counts.0;
+        let ours = |text: &TextHash| {
+            let partition = partition_of(text, partitions);
+            stage.reading().contains_key(&partition)
+        };
+        for encoder in self.table.unused_since(before) {
+            let failed = |source: StoreError| Error::Vectors {
+                source: source.into(),
+            };
+            let keys = self.table.keys_of(encoder, DELETED_MAX, &ours);
+            let keys = keys.map_err(failed)?;
+            if keys.is_empty() {
+                continue;
+            }
+            let mut producer = self.log.producer()?;
+            for key in &keys {
+                // The text's hash ends the key, and says the partition.
+                let text = &key[key.len() - size_of::<TextHash>()..];
+                let number = partition_of(text, partitions);
+                producer.send(Outgoing {
+                    to: TopicPartition::new(Topic::Embeddings, number),
+                    key: Some(key),
+                    value: None,
+                    headers: &[],
+                })?;
+            }
+            producer.flush()?;
+            let count = keys.len();
+            tracing::info!(%encoder, count, "vectors of a former encoder deleted");
+        }
+        Ok(())
     }
 
     /// Tells how many texts wait. Our encoder becomes the current one when it has been through all of them; the first of all, at once.

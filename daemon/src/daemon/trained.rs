@@ -10,12 +10,13 @@ use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
 use headwater_consumers::{Error, Metrics};
 use headwater_model::bahe::BaheModel;
-use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
+use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp, VectorTable};
 
 use super::Inner;
 use super::error::{StartError, StopError};
 use crate::status::ModelStatus;
 use crate::supervisor::{Stopping, TaskKind};
+use crate::world::unix_ms;
 
 /// Runs, and items, that are taken at once.
 const TAKEN_MAX: usize = 64;
@@ -23,6 +24,10 @@ const TAKEN_MAX: usize = 64;
 const WAIT: Duration = Duration::from_millis(200);
 /// Between two looks at what lacked vectors of texts.
 const AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// Between two notes that our layers are in use.
+const NOTE_EVERY: Duration = Duration::from_hours(1);
+/// Vectors of former layers that are deleted between two batches of work.
+const DELETED_MAX: usize = 500;
 /// What lacks vectors of texts, at most: the oldest are left out, and asked for again by the next row that wants them.
 const LATER_MAX: usize = 4_096;
 
@@ -128,15 +133,57 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
         inner.fast.deep.clone(),
     );
     let asked = Arc::clone(asked);
+    let mut former = Former {
+        vectors: Arc::clone(vectors),
+        keep_ms: inner.config.texts.keep_former.millis(),
+        noted: None,
+        unused: Vec::new(),
+    };
     (inner.supervisor).spawn(TaskKind::Texts, "headwater-deep", move |stopping| {
-        run(&mut deepen, &asked, stopping).map_err(StopError::Deep)
+        run(&mut deepen, &mut former, &asked, stopping).map_err(StopError::Deep)
     })
 }
 
-fn run(deepen: &mut Deepen, asked: &Asked, stopping: &Stopping) -> Result<(), Error> {
+/// Layers of former models, whose vectors go when nobody has used them for long.
+struct Former {
+    vectors: Arc<DeepVectors>,
+    keep_ms: i64,
+    noted: Option<Instant>,
+    unused: Vec<EncoderId>,
+}
+
+impl Former {
+    /// Notes that ours are in use, and deletes some of the others.
+    fn turn(&mut self) -> Result<(), Error> {
+        let failed = |source| Error::Vectors { source };
+        let users = &self.vectors.users;
+        if self.noted.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY) {
+            self.noted = Some(Instant::now());
+            let now = Timestamp(unix_ms());
+            let unused = users.in_use(self.vectors.layers().id, now, now.minus(self.keep_ms));
+            self.unused = unused.map_err(failed)?;
+        }
+        if let Some(layers) = self.unused.last() {
+            let deleted = users.delete(*layers, DELETED_MAX);
+            if deleted.map_err(|error| failed(error.into()))? < DELETED_MAX {
+                tracing::info!(%layers, "vectors of a former model's layers deleted");
+                self.unused.pop();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run(
+    deepen: &mut Deepen,
+    former: &mut Former,
+    asked: &Asked,
+    stopping: &Stopping,
+) -> Result<(), Error> {
     let mut later = Wanted::default();
     let mut looked = Instant::now();
     while !stopping.is_set() {
+        former.turn()?;
         let wanted = asked.take(TAKEN_MAX, WAIT);
         if !wanted.is_empty() {
             let left = deepen.work(wanted)?;

@@ -10,6 +10,9 @@ const ENCODER: CurrentEncoder = CurrentEncoder {
     width: 4,
 };
 
+/// Between two offsets of these tests.
+const HOUR_MS: i64 = 3_600_000;
+
 fn text(number: u8) -> TextHash {
     [number; 16]
 }
@@ -18,6 +21,7 @@ fn announce(table: &VectorTable, offset: i64, current: CurrentEncoder) {
     let (key, value) = (VectorKey::Current.bytes(), current.bytes());
     let record = VectorRecord {
         next: (0, offset + 1),
+        taken: Timestamp(offset * HOUR_MS),
         key: &key,
         value: Some(&value),
     };
@@ -29,6 +33,7 @@ fn put(table: &VectorTable, next: (i32, i64), of: TextHash, vector: Option<&[f32
     let value = vector.map(vector_bytes);
     let record = VectorRecord {
         next,
+        taken: Timestamp(next.1 * HOUR_MS),
         key: &key,
         value: value.as_deref(),
     };
@@ -180,6 +185,57 @@ fn damage_is_told_and_mended() {
     put(&table, (0, 2), text(1), Some(&vector(1)));
     assert!(matches!(
         table.look(ENCODER, &text(1)).unwrap(),
+        Looked::Hit(_)
+    ));
+}
+
+/// Goal: an encoder is unused when another has been the current one for long, and it had no new vector for long; not while it is made ready; and it is forgotten with its
+/// last vector; all of it after a restart too. Method: two encoders in turn, an hour between records.
+#[test]
+fn unused_encoders_are_told() {
+    let stores = MemoryStores::default();
+    let open = || VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
+    let other = CurrentEncoder {
+        id: EncoderId([9; 16]),
+        width: 4,
+    };
+    let table = open();
+    let at = |hour: i64| Timestamp(hour * HOUR_MS);
+    announce(&table, 0, ENCODER);
+    put(&table, (0, 2), text(1), Some(&vector(1)));
+    put(&table, (0, 3), text(2), Some(&vector(2)));
+    let key = VectorKey::Vector(other.id, text(1)).bytes();
+    let value = vector_bytes(&vector(1));
+    let record = VectorRecord {
+        next: (0, 10),
+        taken: at(10),
+        key: &key,
+        value: Some(&value),
+    };
+    table.apply([record]).unwrap();
+    // The other is made ready: it is not the current one, and new.
+    assert!(table.unused_since(at(9)).is_empty());
+    announce(&table, 20, other);
+    for table in [table, open()] {
+        // In use until the twentieth hour, though its newest vector is of the third.
+        assert!(table.unused_since(at(15)).is_empty());
+        assert_eq!(table.unused_since(at(21)), [ENCODER.id]);
+    }
+    let table = open();
+    let all = |_: &TextHash| true;
+    let first = |text: &TextHash| text[0] == 1;
+    assert_eq!(table.keys_of(ENCODER.id, 9, &all).unwrap().len(), 2);
+    assert_eq!(table.keys_of(ENCODER.id, 1, &all).unwrap().len(), 1);
+    let keys = table.keys_of(ENCODER.id, 9, &first).unwrap();
+    assert_eq!(keys, [VectorKey::Vector(ENCODER.id, text(1)).bytes()]);
+    put(&table, (0, 30), text(1), None);
+    put(&table, (0, 31), text(2), None);
+    assert_eq!(table.unused_since(at(40)), [ENCODER.id]);
+    assert!(table.keys_of(ENCODER.id, 9, &all).unwrap().is_empty());
+    assert!(table.unused_since(at(40)).is_empty());
+    assert!(open().unused_since(at(40)).is_empty());
+    assert!(matches!(
+        table.look(other, &text(1)).unwrap(),
         Looked::Hit(_)
     ));
 }
