@@ -1,4 +1,4 @@
-//! A language model that is made in no time: random weights, three words.
+//! A language model that is made in no time, random weights and three words, and recordings from which a model over it can learn.
 
 use std::fs;
 use std::path::Path;
@@ -63,4 +63,30 @@ pub fn write_model(folder: &Path, lacking: Option<&str>) {
     }
     let index = json!({ "weight_map": map }).to_string();
     fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+}
+
+/// Writes recordings to learn from, items and events: users see two items; even ones like one of them, odd ones the other.
+pub fn write_recordings(folder: &Path) -> [String; 2] {
+    let items = ["a", "b"].map(|title| {
+        json!({"item_id": format!("i{title}"), "time": 1_700_000_000_000_i64, "fields": {"title": title}, "categories": []}).to_string()
+    });
+    let mut events = Vec::new();
+    for step in 0..12_i64 {
+        for user in 0..40 {
+            let time = 1_700_000_100_000 + step * 60_000 + user;
+            let (request, user_id) = (format!("r{step}-{user}"), format!("u{user}"));
+            let wanted = if user % 2 == 0 { "ia" } else { "ib" };
+            let asked = json!({"request_id": request, "user_id": user_id, "scenario": "home", "time": time, "candidates": ["ia", "ib"]});
+            events.push(json!({"topic": "score-requests", "record": asked}).to_string());
+            for (item, kind) in [("ia", "impression"), ("ib", "impression"), (wanted, "like")] {
+                let done = json!({"event_id": format!("{request}-{item}-{kind}"), "user_id": user_id, "item_id": item, "kind": kind, "scenario": "home",
+                    "time": time + 1, "request_id": request});
+                events.push(json!({"topic": "behaviors", "record": done}).to_string());
+            }
+        }
+    }
+    let files = ["items.jsonl", "events.jsonl"].map(|name| folder.join(name).display().to_string());
+    fs::write(&files[0], items.join("\n")).unwrap();
+    fs::write(&files[1], events.join("\n")).unwrap();
+    files
 }

@@ -13,7 +13,7 @@
 //! That no task is harmed is said of D alone, as a step of plain descent: ⟨D, gᵢ⟩ ≥ 0 for all i, where the rule says so. An optimizer with moments
 //! (Adam) steps elsewhere, and a cut of D's length alone keeps it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod combine;
 mod cone;
@@ -46,7 +46,7 @@ pub const TASKS_MAX: usize = 16;
 /// | `AlignedMtl` | all directions made equally long | no |
 ///
 /// One task that has a gradient (or the only one that has one that is not zero, but for `Mgda`) has α = 1 whatever the rule.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GradientRule {
     /// Plain sum.

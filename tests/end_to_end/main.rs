@@ -10,6 +10,7 @@ mod onlooker;
 mod real_data;
 mod texts;
 mod users;
+mod vectors;
 
 /// One test at a time: each has a broker and daemons that want the whole machine, and sessions that must not time out for the other's sake.
 fn alone() -> MutexGuard<'static, ()> {

@@ -3,12 +3,12 @@
 use std::fs;
 
 use headwater_config::Topic;
-use headwater_tests::tiny_model::write_model;
+use headwater_tests::tiny_model::{write_model, write_recordings};
 use serde_json::{Value, json};
 
 use crate::log::{open, records, send};
 use crate::program::{Place, Ran, until};
-use crate::train::{train, write_recordings};
+use crate::train::train;
 
 /// Texts, and runs that begin anew within the recordings.
 const CONFIG: &str =

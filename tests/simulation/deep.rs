@@ -7,7 +7,9 @@ use headwater_config::Config;
 use headwater_consumers::Error;
 use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen};
-use headwater_model::bahe::{BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers};
+use headwater_model::bahe::{
+    BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers, Objective,
+};
 use headwater_model::language::{DecoderConfig, Family};
 use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
 
@@ -20,8 +22,12 @@ const WIDTH: usize = ENCODER.width as usize;
 /// Runs and items that a turn works off.
 const TAKEN: usize = 4;
 
-/// The model of a configuration.
-pub(crate) fn model(config: &Config) -> BaheModel {
+/// The models of a configuration: an instance that starts has either.
+pub(crate) fn models(config: &Config) -> [BaheModel; 2] {
+    [6, 7].map(|seed| model(config, seed))
+}
+
+fn model(config: &Config, seed: u64) -> BaheModel {
     let assembler = Assembler::new(config).expect("invariant: the configured tasks make a schema");
     let schema = assembler.schema();
     let blocks = DecoderConfig {
@@ -56,7 +62,7 @@ pub(crate) fn model(config: &Config) -> BaheModel {
     let encoder: String = ENCODER.id.to_string().repeat(2);
     let make = || {
         let mut values = Head::random(&head, 5)?;
-        values.extend(Deep::random(&deep, 6)?);
+        values.extend(Deep::random(&deep, seed)?);
         let described = Described {
             layers: (Layers::Deep, Some(blocks)),
             encoder: (Some(encoder), 1),
@@ -64,6 +70,7 @@ pub(crate) fn model(config: &Config) -> BaheModel {
             sequences,
             features: vec![[0.5, 2.0]; head.features],
             head,
+            objective: Objective::Labels,
             rows: [1, 0, 0],
         };
         BaheModel::of(described, schema, &values)
@@ -86,7 +93,12 @@ impl DeepLayers {
         stores: &dyn Stores,
         texts: &Arc<VectorTable>,
     ) -> Result<Self, String> {
-        let model = Arc::new(model(&ground.plan.config));
+        let [one, other] = models(&ground.plan.config);
+        let model = Arc::new(if ground.fate.fork().once_in(3) {
+            other
+        } else {
+            one
+        });
         let open = || DeepVectors::open(stores.open(DEEP_VECTORS)?, &model, 2_000);
         let vectors = open().or_else(|_| {
             stores.remove(DEEP_VECTORS)?;

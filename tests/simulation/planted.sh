@@ -52,4 +52,8 @@ plant newer-item-not-put-back consumers/src/items/order.rs 'if !self.is_caught_u
 plant deleted-item-put-back consumers/src/items/order.rs '.is_some_and(|(_, offset)| *offset > behind)' '.is_some_and(|(_, offset)| *offset > behind + 1_000_000)'
 plant asked-not-forgotten consumers/src/worker.rs 'self.pipeline.forget_asked();' ''
 plant texts-forgotten-by-the-stage consumers/src/encode.rs 'let waiting = std::mem::take(&mut self.waiting);' 'let mut waiting = std::mem::take(&mut self.waiting); if waiting.len() > 3 { waiting.pop(); }'
+plant sequence-start-not-told state/src/user/sequences.rs 'if inserted.restarted {' 'if inserted.restarted && behavior.event == 1 {'
+plant vector-of-another-run consumers/src/assemble/deep.rs '&& found.digest == sequence.digest(used)' ''
+plant run-not-compared consumers/src/deepen.rs '&& held.digest == sequence.digest(has)' ''
+plant vector-from-beyond consumers/src/assemble/deep.rs 'let before = sequence.before(row.time);' 'let before = sequence.entries().len();'
 exit $((missed > 0))

@@ -17,6 +17,7 @@ use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safeten
 use super::deep::{Deep, DeepConfig, mean_of_texts};
 use super::head::HeadConfig;
 use super::scorer::Scorer;
+use super::trainer::Objective;
 
 /// The version of manifests that this build writes and reads.
 const FORMAT: u32 = 2;
@@ -67,6 +68,8 @@ pub struct Manifest {
     pub head: HeadConfig,
     /// Mean and spread of each number of a row, squashed.
     pub features: Vec<[f32; 2]>,
+    /// What learning lowered.
+    pub objective: Objective,
     /// Rows learned from, validated on, and scored alone.
     pub rows: [usize; 3],
 }
@@ -93,6 +96,8 @@ pub struct Described {
     pub head: HeadConfig,
     /// See [`Manifest::features`].
     pub features: Vec<[f32; 2]>,
+    /// See [`Manifest::objective`].
+    pub objective: Objective,
     /// See [`Manifest::rows`].
     pub rows: [usize; 3],
 }
@@ -115,6 +120,7 @@ impl Manifest {
             tasks: tasks.collect(),
             head: described.head,
             features: described.features,
+            objective: described.objective,
             rows: described.rows,
         }
     }

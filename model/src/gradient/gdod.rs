@@ -13,7 +13,7 @@
 //! what is known to be sound. Where w is 1 on shared directions and 0 elsewhere, ⟨D, gᵢ⟩ = Σ over shared j of (Σₖ cₖⱼ) cᵢⱼ ≥ 0: no task is harmed. But two
 //! shared directions have no task in common, so there is mostly one, and of three or more tasks often none: hence the fallback and the repair.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Weighing;
 use super::cone::repair;
@@ -28,7 +28,7 @@ const TIE: f64 = 1e-7;
 const SIGNLESS: f64 = 1e-8;
 
 /// What is kept of a direction.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
     /// Shared ones whole, others not. Where none is shared nothing is left; with [`Gdod::repair`], what `Soft` with power 1 leaves.
@@ -46,7 +46,7 @@ pub enum Keep {
 }
 
 /// Settings of GDOD.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gdod {
     /// What is kept of a direction.
     pub keep: Keep,

@@ -13,6 +13,7 @@ use headwater_state::{
     KindId, MemoryStores, Partition, ScenarioId, Sequence, SlotId, Store, Stores, Timestamp, User,
     of_series,
 };
+use headwater_tests::naive_vectors::{Done, Run};
 
 use super::deep;
 use super::naive::{Counted, World};
@@ -245,9 +246,9 @@ fn judge_sequence(plan: &Plan, counted: &[&Counted], user: &User) -> Result<(), 
     let expected = if plan.texts {
         deep::run_of(&plan.config, came.into_iter())
     } else {
-        deep::Run::default()
+        Run::default()
     };
-    let entry = |(text, time, offset): &(String, i64, i64)| (text_hash(text), *time, *offset);
+    let entry = |done: &Done| (text_hash(&done.text), done.time, done.offset);
     let expected_entries: Vec<_> = expected.entries.iter().map(entry).collect();
     let mut sequences = user.sequences();
     let found = sequences.next();

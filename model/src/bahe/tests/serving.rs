@@ -74,6 +74,7 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
         features: (0..features)
             .map(|place| [0.1 * place as f32, 1.0 + 0.05 * place as f32])
             .collect(),
+        objective: Objective::Labels,
         rows: [8, 1, 1],
     };
     Made { described, values }

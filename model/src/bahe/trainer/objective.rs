@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::gradient::{GradientError, GradientRule, Scope, TaskGradient, Weighing, combine};
 use crate::language::error::computing;
@@ -14,7 +14,7 @@ use super::super::head::{cross_entropy, cross_entropy_by_task, of_one_task};
 use super::Trainer;
 
 /// What learning lowers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The mean over all labels of a batch: a task weighs as much as it has labels.
