@@ -2,8 +2,6 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::vectors::TextHash;
-
 /// Event time, Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
@@ -109,6 +107,9 @@ pub struct Coordinates {
     /// Which of the record's behaviors it is, where a record holds several.
     pub index: u16,
 }
+
+/// Hash of a text.
+pub type TextHash = [u8; 16];
 
 /// One thing one user did, with borrowed strings.
 #[derive(Clone, Copy, Debug)]

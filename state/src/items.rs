@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 
+use crate::behavior::TextHash;
 use crate::cell::Cells;
 use crate::entities::{Entities, PinnedHasher};
 use crate::error::Damage;
 use crate::item_state;
 use crate::statistics::Entity;
-use crate::vectors::TextHash;
 
 /// What is known of an item, as its newest record says.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -31,7 +31,8 @@ mod user_vectors;
 mod vectors;
 
 pub use behavior::{
-    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, Timestamp, pinned_hash,
+    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, TextHash, Timestamp,
+    pinned_hash,
 };
 pub use cell::{Cell, Cells, Grain, Length};
 pub use changelog::ChangelogKey;
@@ -47,6 +48,6 @@ pub use store::{Backend, Batch, DEEP_VECTORS, MemoryStores, Opened, Store, Store
 pub use user::{Position, Standing, User};
 pub use user_vectors::{UserVector, UserVectors};
 pub use vectors::{
-    CurrentEncoder, EncoderId, Looked, TextHash, VectorKey, VectorRecord, VectorTable, read_vector,
+    CurrentEncoder, EncoderId, Looked, VectorKey, VectorRecord, VectorTable, read_vector,
     vector_bytes,
 };

@@ -11,10 +11,10 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::behavior::TextHash;
 use crate::behavior::{Coordinates, SequenceId, Timestamp};
 use crate::error::Damage;
 use crate::format::{Put, Take};
-use crate::vectors::TextHash;
 
 /// Places that can be: far more than a sequence may be configured to have. More is damage, and no reason to ask for memory.
 const PLACES_MAX: u16 = 1 << 15;

@@ -11,7 +11,7 @@ use half::f16;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 
-use crate::behavior::Timestamp;
+use crate::behavior::{TextHash, Timestamp};
 use crate::entities::PinnedHasher;
 use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
@@ -21,9 +21,6 @@ use crate::store::{Batch, Store};
 mod former;
 
 use former::Former;
-
-/// Hash of a text.
-pub type TextHash = [u8; 16];
 
 /// Whose vectors: hash of all that they follow from, but texts and times. Of an encoder: weights, tokenizer, cut and pooling; of deep layers: the encoder,
 /// their weights, and where runs begin.

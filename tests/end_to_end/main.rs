@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod kills;
 mod onlooker;
+mod platform;
 mod real_data;
 mod texts;
 mod users;

@@ -11,11 +11,11 @@ use headwater_tests::broker::Broker;
 use headwater_tests::program::{Daemon, Place, until};
 use headwater_tests::tiny_model::write_model;
 use rdkafka::Message as _;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use serde_json::json;
 
 use crate::onlooker::{Onlooker, Sees};
+use crate::platform::{Producer, producer, send};
 use crate::{alone, number, progress};
 
 /// Kills that left records of an aborted transaction among the vectors, unless `HEADWATER_KILLS` says another number.
@@ -33,24 +33,6 @@ struct Feed {
     stopping: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
-}
-
-type Producer = ThreadedProducer<DefaultProducerContext>;
-
-fn producer(bootstrap: &str) -> Producer {
-    ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("partitioner", "murmur2_random")
-        .set("log_level", "1")
-        .create()
-        .unwrap()
-}
-
-fn send(producer: &Producer, topic: &str, key: &str, value: &serde_json::Value) {
-    let value = value.to_string();
-    producer
-        .send(BaseRecord::to(topic).key(key).payload(&value))
-        .unwrap_or_else(|(error, _)| panic!("sending to {topic}: {error}"));
 }
 
 fn ask(producer: &Producer, topic: &str, id: &str, candidates: &[String]) {

@@ -17,11 +17,11 @@ use headwater_tests::naive_vectors::{Done, Run, judge_row};
 use headwater_tests::program::{Daemon, Place, until};
 use headwater_tests::tiny_model::{write_model, write_recordings};
 use rdkafka::Message as _;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use serde_json::{Value, json};
 
 use crate::onlooker::{Onlooker, Sees};
+use crate::platform::{Producer, producer, send};
 use crate::{alone, number, progress};
 
 /// Kills inside transactions with rows, unless `HEADWATER_KILLS` says another number.
@@ -33,24 +33,6 @@ const ITEMS: u64 = 12;
 const PACE: Duration = Duration::from_millis(5);
 /// Behaviors at which a run begins anew.
 const LIMIT: usize = 8;
-
-type Producer = ThreadedProducer<DefaultProducerContext>;
-
-fn producer(bootstrap: &str) -> Producer {
-    ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("partitioner", "murmur2_random")
-        .set("log_level", "1")
-        .create()
-        .unwrap()
-}
-
-fn send(producer: &Producer, topic: &str, key: &str, value: &Value) {
-    let value = value.to_string();
-    producer
-        .send(BaseRecord::to(topic).key(key).payload(&value))
-        .unwrap_or_else(|(error, _)| panic!("sending to {topic}: {error}"));
-}
 
 /// Of the tiny model's words, so that most texts have another vector.
 fn title(item: u64) -> String {
