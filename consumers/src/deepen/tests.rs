@@ -220,9 +220,9 @@ impl Instance {
             assert_eq!(found.newest, sequence.entries()[count - 1].time);
             let expected = whole(&deepen.model, sequence, count);
             for (found, expected) in found.vector.iter().zip(&expected) {
-                // The first tolerance is of 16-bit storage, the second of adding up in another order.
+                // Keys, values and vectors are held in 16 bits.
                 let off = (found - expected).abs();
-                assert!(off < 1e-3 * expected.abs() + 1e-4, "{found} {expected}");
+                assert!(off < 5e-3 * expected.abs() + 2e-3, "{found} {expected}");
             }
             current += usize::from(count == sequence.entries().len());
         }

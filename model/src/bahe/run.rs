@@ -2,6 +2,8 @@
 //! through at once.
 
 use candle_core::{Device, Tensor};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 use crate::language::LanguageError;
 use crate::language::block::{Block, normed};
@@ -10,12 +12,12 @@ use crate::language::part::Kernels;
 
 use super::deep::Deep;
 
-/// Keys and values of a run's positions in each layer, and the sum of its outputs. What it holds can be made anew from the run's texts and times.
+/// Keys and values of a run's positions in each layer, in 16 bits, and the sum of its outputs. What it holds can be made anew from the run's texts and times.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// Of each layer: keys of all positions, one behind the other, (positions, key heads · head width), the constant first position included.
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+    keys: Vec<Vec<f16>>,
+    values: Vec<Vec<f16>>,
     sum: Vec<f32>,
     behaviors: usize,
 }
@@ -48,8 +50,9 @@ impl Run {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let floats = |all: &[Vec<f32>]| all.iter().map(Vec::capacity).sum::<usize>();
-        (floats(&self.keys) + floats(&self.values) + self.sum.capacity()) * size_of::<f32>()
+        let halves = |all: &[Vec<f16>]| all.iter().map(Vec::capacity).sum::<usize>();
+        let halves = halves(&self.keys) + halves(&self.values);
+        halves * size_of::<f16>() + self.sum.capacity() * size_of::<f32>()
     }
 
     /// The run's vector, (width): the mean of its outputs; `None` while it is empty.
@@ -63,7 +66,7 @@ impl Deep {
     /// What runs cost in memory.
     pub fn run_bytes(&self) -> RunBytes {
         let blocks = &self.config.blocks;
-        let position = 2 * blocks.layers * blocks.kv_heads * blocks.head_width * size_of::<f32>();
+        let position = 2 * blocks.layers * blocks.kv_heads * blocks.head_width * size_of::<f16>();
         RunBytes {
             position,
             full: (self.config.limit + 1) * position + blocks.width * size_of::<f32>(),
@@ -191,6 +194,7 @@ impl Deep {
         let mut keys = lists(block.key.forward(&x)?)?;
         let values = lists(block.value.forward(&x)?)?;
         let mut mixed = vec![0.0; count * config.heads * wide];
+        let mut seen = Seen::default();
         let each = mixed.chunks_mut(config.heads * wide);
         // In their order: a position sees those of its run that were before it, and itself.
         for (place, (run, mixed)) in of.iter().zip(each).enumerate() {
@@ -201,15 +205,11 @@ impl Deep {
             let sines = self.turns.sines.get(position)?.to_vec1::<f32>()?;
             turn(&mut queries[place], &cosines, &sines);
             turn(&mut keys[place], &cosines, &sines);
-            run.keys[layer].extend_from_slice(&keys[place]);
-            run.values[layer].extend_from_slice(&values[place]);
-            attend(
-                &queries[place],
-                &run.keys[layer],
-                &run.values[layer],
-                (config.kv_heads, wide),
-                mixed,
-            );
+            let halves = |all: &[f32]| all.iter().copied().map(f16::from_f32).collect::<Vec<_>>();
+            run.keys[layer].extend(halves(&keys[place]));
+            run.values[layer].extend(halves(&values[place]));
+            seen.read(&run.keys[layer], &run.values[layer]);
+            attend(&queries[place], &seen, (config.kv_heads, wide), mixed);
         }
         let mixed = Tensor::from_vec(mixed, (count, 1, config.heads * wide), &Device::Cpu)?;
         let x = (states + block.output.forward(&mixed)?.reshape(row)?)?;
@@ -229,11 +229,26 @@ fn turn(heads: &mut [f32], cosines: &[f32], sines: &[f32]) {
     }
 }
 
+/// A run's keys and values as numbers that can be reckoned with, in buffers that are used again.
+#[derive(Default)]
+struct Seen {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Seen {
+    fn read(&mut self, keys: &[f16], values: &[f16]) {
+        for (to, from) in [(&mut self.keys, keys), (&mut self.values, values)] {
+            to.resize(from.len(), 0.0);
+            from.convert_to_f32_slice(to);
+        }
+    }
+}
+
 /// What one position's heads see in a run, the position itself included.
 fn attend(
     queries: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    Seen { keys, values }: &Seen,
     (kv_heads, wide): (usize, usize),
     mixed: &mut [f32],
 ) {

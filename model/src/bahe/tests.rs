@@ -167,11 +167,12 @@ fn advancing_equals_recomputing() {
             let found = Tensor::from_vec(found, (1, WIDTH), &Device::Cpu).unwrap();
             assert_eq!(runs[run].behaviors(), count);
             let difference = largest_difference(&expected, &found);
-            assert!(difference < 1e-4, "{run} at {count}: {difference}");
+            // Keys and values are held in 16 bits.
+            assert!(difference < 2e-3, "{run} at {count}: {difference}");
         }
     }
     let bytes = deep.run_bytes();
-    assert_eq!(bytes.position, 2 * 2 * 2 * 4 * 4);
+    assert_eq!(bytes.position, 2 * 2 * 2 * 4 * 2);
     // Vectors grow by doubling: at most twice what is held.
     assert!(
         (bytes.full..=2 * bytes.full).contains(&runs[0].bytes()),
