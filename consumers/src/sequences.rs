@@ -89,6 +89,27 @@ impl Sequences {
         &self.all[sequence].name
     }
 
+    /// What makes a behavior's text, and which behaviors are in which sequence: a line a thing.
+    pub fn description(&self) -> Vec<String> {
+        let mut lines = vec![format!("texts.item {}", self.texts.item)];
+        let behaviors = self.texts.behaviors.iter();
+        lines.extend(behaviors.map(|(of, text)| format!("texts.behaviors.{of} {text}")));
+        for sequence in &self.all {
+            let (kinds, are) = match &sequence.kinds {
+                Kinds::Of(kinds) => (kinds, "of"),
+                Kinds::AllBut(kinds) => (kinds, "all but"),
+            };
+            let names = kinds.iter().filter_map(|kind| self.kind_names.get(kind));
+            let names: Vec<&str> = names.map(String::as_str).collect();
+            lines.push(format!(
+                "sequences.{} {are} {}",
+                sequence.name,
+                names.join(" ")
+            ));
+        }
+        lines
+    }
+
     /// The template of items.
     pub fn item_template(&self) -> &Template {
         &self.texts.item

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use headwater_config::Config;
+use headwater_consumers::sequences::Sequences;
 use headwater_model::Tensor;
 use headwater_model::bahe::{
     AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Objective,
@@ -146,6 +147,19 @@ pub enum TrainError {
     /// The predictions cannot be written.
     #[error(transparent)]
     Predictions(#[from] PredictionsError),
+    /// More rows to learn from and validate on than there are.
+    #[error("--train {learned} and --valid {validated} are more than all requests together")]
+    Shares {
+        /// Share to learn from.
+        learned: f64,
+        /// Share to validate on.
+        validated: f64,
+    },
+    /// Nothing says which pass is the best.
+    #[error(
+        "no row to validate on: --valid says of how many requests, behind those that are learned from"
+    )]
+    NoValidation,
     /// There is nothing to learn from.
     #[error(
         "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of"
@@ -158,7 +172,11 @@ impl TrainError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Recording(_) | Self::Model(_) | Self::NoLabels => Exit::Configuration,
+            Self::Recording(_)
+            | Self::Model(_)
+            | Self::Shares { .. }
+            | Self::NoValidation
+            | Self::NoLabels => Exit::Configuration,
             Self::Engine(error) => error.exit(),
             Self::Artifact(error) => error.exit(),
             Self::Predictions(error) => error.exit(),
@@ -172,6 +190,13 @@ impl TrainBahe {
     /// # Errors
     /// The first line that cannot be used, a model that cannot, or whatever else keeps the result from being whole.
     pub fn run(&self, config: &Config) -> Result<TrainSummary, TrainError> {
+        let config = &self.effective(config);
+        if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
+            return Err(TrainError::Shares {
+                learned: self.shares[0],
+                validated: self.shares[1],
+            });
+        }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
         let mut recorded = Recorded::read(
@@ -184,11 +209,20 @@ impl TrainBahe {
         if !recorded.has_labels() {
             return Err(TrainError::NoLabels);
         }
+        if summary.rows[1] == 0 {
+            return Err(TrainError::NoValidation);
+        }
         summary.texts = recorded.texts_asked;
         summary.distinct_texts = recorded.texts.len();
         let mut encoder = None;
         let width = if self.texts == Texts::None {
             recorded.without_vectors()?;
+            if let Some(named) = &config.texts.encoder {
+                // Rows have features of its vectors all the same.
+                let path = crate::models::locate(config, named).map_err(EngineError::from)?;
+                let device = headwater_model::Device::Cpu;
+                encoder = Some(TextEncoder::open(&path, config.texts.cut, &device)?);
+            }
             0
         } else {
             let opened = TextEncoder::open(&self.model, self.cut, &headwater_model::Device::Cpu)?;
@@ -222,6 +256,21 @@ impl TrainBahe {
             self.predict(&trainer, &recorded, config, path)?;
         }
         Ok(summary)
+    }
+
+    /// What rows are made by: the configuration, with the language model, cut and limit that are trained on, and no model that scores over the baseline,
+    /// which the new one is to do itself.
+    fn effective(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        config.scoring.model = None;
+        if self.texts != Texts::None {
+            config.texts.encoder = Some(self.model.display().to_string());
+        }
+        if config.texts.encoder.is_some() {
+            config.texts.cut = self.cut;
+        }
+        config.texts.sequence_max = self.limit;
+        config
     }
 
     /// What becomes of vectors, with the first values of deep layers.
@@ -261,6 +310,7 @@ impl TrainBahe {
             head: head.clone(),
             features: recorded.moments.clone(),
             objective: self.objective,
+            texts: Sequences::new(config).description(),
             rows: recorded.split_sizes(),
         }
     }

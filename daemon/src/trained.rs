@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
-use headwater_model::bahe::{BaheModel, MANIFEST};
+use headwater_consumers::sequences::Sequences;
+use headwater_model::bahe::{BaheModel, MANIFEST, first_difference};
 use headwater_model::language::LanguageError;
 use headwater_state::EncoderId;
 
@@ -54,6 +55,14 @@ pub enum TrainedError {
         /// The sequence.
         sequence: String,
     },
+    /// Other texts stand for behaviors.
+    #[error("{}: {difference}", path.display())]
+    Texts {
+        /// The manifest.
+        path: PathBuf,
+        /// What is not the same.
+        difference: String,
+    },
     /// Its runs begin anew at another length.
     #[error(
         "{}: its runs begin anew at {limit} behaviors, and texts.sequence_max is {sequence_max}", path.display()
@@ -79,6 +88,7 @@ impl TrainedError {
             | Self::NoEncoder { .. }
             | Self::OtherEncoder { .. }
             | Self::Sequence { .. }
+            | Self::Texts { .. }
             | Self::Limit { .. } => Exit::Configuration,
         }
     }
@@ -110,6 +120,15 @@ pub(crate) fn open(config: &Config) -> Result<Option<BaheModel>, TrainedError> {
         return Err(TrainedError::Sequence {
             path: path(),
             sequence: sequence.clone(),
+        });
+    }
+    let ours = Sequences::new(config).description();
+    if manifest.texts_described != ours {
+        let difference =
+            first_difference(&manifest.texts_described, ours.iter().map(String::as_str));
+        return Err(TrainedError::Texts {
+            path: path(),
+            difference,
         });
     }
     if manifest.limit != config.texts.sequence_max {

@@ -26,7 +26,7 @@ pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
 pub use gap::{GAPS, gap_of};
 pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
-pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES};
+pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES, first_difference};
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
 pub use trainer::{Depth, Objective, Position, StepReport, TrainSettings, Trainer};

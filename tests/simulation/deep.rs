@@ -71,6 +71,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
             features: vec![[0.5, 2.0]; head.features],
             head,
             objective: Objective::Labels,
+            texts: Vec::new(),
             rows: [1, 0, 0],
         };
         BaheModel::of(described, schema, &values)

@@ -74,6 +74,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         features: vec![[0.0, 1.0]; head.features],
         head,
         objective: Objective::Labels,
+        texts: Vec::new(),
         rows: [1, 0, 0],
     };
     Arc::new(BaheModel::of(described, schema, &values).unwrap())
@@ -209,7 +210,7 @@ impl Instance {
             let sequence = &run.sequence;
             let (layers, id) = (deepen.vectors.layers.id, sequence.id());
             let found = deepen.vectors.users.get(layers, &run.user, id).unwrap();
-            let found = found.filter(|found| {
+            let found = found.into_iter().find(|found| {
                 let count = found.count as usize;
                 found.start == sequence.start()
                     && count <= sequence.entries().len()
@@ -336,7 +337,7 @@ fn what_lacks_texts_is_tried_again() {
     let layers = deepen.vectors.layers();
     let count = |deepen: &Deepen| {
         let found = deepen.vectors.users.get(layers.id, "a", one[0]).unwrap();
-        found.map_or(0, |found| found.count)
+        found.first().map_or(0, |found| found.count)
     };
     assert_eq!(count(&deepen), 2);
     instance.encode([2]);

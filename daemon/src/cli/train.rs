@@ -56,10 +56,10 @@ struct Bahe {
     #[arg(long, value_enum, default_value = "deep")]
     texts: TextsChoice,
     /// Shallow layers; without it, texts.cut.
-    #[arg(long)]
+    #[arg(long, value_parser = layers)]
     cut: Option<usize>,
     /// Deep layers, those above the cut.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = layers)]
     layers: usize,
     /// Behaviors at which a run begins anew with its newest half, even; without it, `texts.sequence_max`.
     #[arg(long, value_parser = limit)]
@@ -132,6 +132,11 @@ impl ObjectiveChoice {
             scope: Scope::Global,
         }
     }
+}
+
+fn layers(text: &str) -> Result<usize, String> {
+    let layers = text.parse().ok().filter(|layers: &usize| *layers > 0);
+    layers.ok_or_else(|| format!("`{text}` is not a number of layers"))
 }
 
 fn limit(text: &str) -> Result<usize, String> {

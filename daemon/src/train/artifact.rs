@@ -9,6 +9,7 @@ use headwater_model::bahe::{Described, MANIFEST, Manifest, Trainer, VALUES};
 use headwater_model::language::{LanguageError, from_safetensors, to_safetensors};
 use headwater_model::{FeatureSchema, Tensor};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::exit::Exit;
 
@@ -33,11 +34,14 @@ pub(super) struct Course {
     pub(super) positions: u64,
     /// Seconds of the passes so far.
     pub(super) seconds: f64,
+    /// Hash of the values' file.
+    #[serde(default)]
+    pub(super) values: String,
 }
 
 impl Course {
     /// The file of its values.
-    fn values(&self) -> String {
+    fn file(&self) -> String {
         let (epoch, _, steps) = self.position;
         format!("checkpoint-{epoch}-{steps}.safetensors")
     }
@@ -111,18 +115,31 @@ impl Artifact {
         best: &BTreeMap<String, Tensor>,
         course: &Course,
     ) -> Result<(), TrainError> {
-        let before = self.course()?;
         let mut values = trainer.checkpoint()?;
         let best = best.iter();
         values.extend(best.map(|(name, value)| (format!("{BEST}{name}"), value.clone())));
-        self.write_values(&course.values(), &values)?;
-        let text = serde_json::to_vec(course).unwrap_or_default();
+        let bytes = self.write_values(&course.file(), &values)?;
+        let course = Course {
+            values: hex(&Sha256::digest(bytes)),
+            ..course.clone()
+        };
+        let text = serde_json::to_vec(&course).unwrap_or_default();
         self.write(COURSE, &text)?;
-        match before {
-            Some(before) if before.values() != course.values() => {
-                self.remove(&before.values())?;
+        self.remove_values(&course.file())
+    }
+
+    /// Removes values of checkpoints but one: those that were left by whatever was cut off.
+    fn remove_values(&self, but: &str) -> Result<(), TrainError> {
+        let io = |source| ArtifactError::Io {
+            path: self.0.clone(),
+            source,
+        };
+        for entry in fs::read_dir(&self.0).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("checkpoint-") && name.ends_with(".safetensors") && name != but {
+                self.remove(&name)?;
             }
-            _ => {}
         }
         Ok(())
     }
@@ -132,8 +149,12 @@ impl Artifact {
         let Some(course) = self.course()?.filter(|course| course.of == of) else {
             return Ok(None);
         };
-        let path = self.0.join(course.values());
-        let bytes = fs::read(&path).map_err(|source| ArtifactError::Io { path, source })?;
+        let path = self.0.join(course.file());
+        let bytes = fs::read(&path).unwrap_or_default();
+        if hex(&Sha256::digest(&bytes)) != course.values {
+            tracing::warn!(path = %path.display(), "the checkpoint's values are missing or damaged: training begins anew");
+            return Ok(None);
+        }
         let mut values = from_safetensors(&bytes)?;
         let mut best = BTreeMap::new();
         values.retain(|name, value| match name.strip_prefix(BEST) {
@@ -152,11 +173,8 @@ impl Artifact {
 
     /// Training is done: there is nothing to go on with.
     pub(super) fn finished(&self) -> Result<(), TrainError> {
-        if let Some(course) = self.course()? {
-            self.remove(COURSE)?;
-            self.remove(&course.values())?;
-        }
-        Ok(())
+        self.remove(COURSE)?;
+        self.remove_values("")
     }
 
     fn course(&self) -> Result<Option<Course>, ArtifactError> {

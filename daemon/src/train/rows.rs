@@ -1,6 +1,6 @@
 //! Recordings to rows: features by the production step, labels by what followed, sequences by what came before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -84,6 +84,10 @@ struct Reader<'a> {
     /// Rows by request and item.
     by_name: BTreeMap<u64, usize>,
     requests: usize,
+    /// Hashes of event ids: a behavior that comes again counts once.
+    events: BTreeSet<u64>,
+    /// Time of the newest row of each user. What comes later and is older would be among what that row saw, and was not.
+    newest_rows: BTreeMap<u32, i64>,
 }
 
 impl Recorded {
@@ -102,6 +106,8 @@ impl Recorded {
             rows: Vec::new(),
             by_name: BTreeMap::new(),
             requests: 0,
+            events: BTreeSet::new(),
+            newest_rows: BTreeMap::new(),
         };
         let mut records = Recording::open(items)?;
         while let Some(line) = records.next_line()? {
@@ -283,6 +289,8 @@ impl Reader<'_> {
         let scenario = record["scenario"].as_str().unwrap_or_default();
         let time = record["time"].as_i64().unwrap_or_default();
         let tasks = self.config.tasks.len();
+        let newest = self.newest_rows.entry(user).or_insert(i64::MIN);
+        *newest = time.max(*newest);
         let candidates = record["candidates"].as_array();
         for candidate in candidates.into_iter().flatten() {
             let item = candidate.as_str().unwrap_or_default();
@@ -332,12 +340,19 @@ impl Reader<'_> {
                 );
             }
         }
+        let event = of("event_id");
+        if !event.is_empty() && !self.events.insert(pinned_hash(event.as_bytes())) {
+            return Ok(());
+        }
         let Some(text) = text.filter(|_| !sequences.is_empty()) else {
             return Ok(());
         };
         let text = self.texts.place(text);
         let user = self.user(record["user_id"].as_str().unwrap_or_default());
         let time = record["time"].as_i64().unwrap_or_default();
+        if self.newest_rows.get(&user).is_some_and(|row| time < *row) {
+            return Ok(());
+        }
         for sequence in sequences {
             let history = &mut self.histories[user as usize + sequence];
             // Late ones take the place that their time gives them.

@@ -20,9 +20,11 @@ use super::scorer::Scorer;
 use super::trainer::Objective;
 
 /// The version of manifests that this build writes and reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// What kind of model it is.
 const KIND: &str = "bahe";
+/// Behaviors of a run at most: more than any configuration allows.
+const LIMIT_MAX: usize = 4_096;
 /// The file of the manifest.
 pub const MANIFEST: &str = "manifest.json";
 /// The file of values.
@@ -48,9 +50,11 @@ pub struct Manifest {
     kind: String,
     /// Hash of the values' file, SHA-256 in hexadecimal.
     values: String,
+    /// The same of this manifest, where it is empty.
+    manifest: String,
     /// What becomes of texts.
     pub layers: Layers,
-    /// Version of the encoder of texts, in hexadecimal; none where no text is looked at.
+    /// Version of the encoder of texts, in hexadecimal; none where neither vectors nor rows have anything of texts.
     pub encoder: Option<String>,
     /// Its layers that are run.
     pub cut: usize,
@@ -62,6 +66,10 @@ pub struct Manifest {
     pub sequences: Vec<String>,
     /// Hash of the schema of rows, as 16 hexadecimal digits.
     pub schema: String,
+    /// What it is the hash of, a line a thing.
+    rows_described: Vec<String>,
+    /// What stands for behaviors in its sequences, and which those are: a line a thing.
+    pub texts_described: Vec<String>,
     /// Tasks, in the order of the head's log-odds.
     pub tasks: Vec<String>,
     /// The head.
@@ -92,6 +100,8 @@ pub struct Described {
     pub limit: usize,
     /// See [`Manifest::sequences`].
     pub sequences: Vec<String>,
+    /// See [`Manifest::texts_described`].
+    pub texts: Vec<String>,
     /// See [`Manifest::head`].
     pub head: HeadConfig,
     /// See [`Manifest::features`].
@@ -106,10 +116,11 @@ impl Manifest {
     /// The manifest of values that are written as these bytes.
     pub fn of(described: Described, schema: &FeatureSchema, values: &[u8]) -> Self {
         let tasks = schema.tasks().iter().map(|task| task.name.clone());
-        Self {
+        let mut manifest = Self {
             format: FORMAT,
             kind: KIND.to_owned(),
             values: hex(&Sha256::digest(values)),
+            manifest: String::new(),
             layers: described.layers.0,
             blocks: described.layers.1,
             encoder: described.encoder.0,
@@ -117,12 +128,25 @@ impl Manifest {
             limit: described.limit,
             sequences: described.sequences,
             schema: format!("{:016x}", schema.hash()),
+            rows_described: schema.description().lines().map(str::to_owned).collect(),
+            texts_described: described.texts,
             tasks: tasks.collect(),
             head: described.head,
             features: described.features,
             objective: described.objective,
             rows: described.rows,
-        }
+        };
+        manifest.manifest = manifest.sum();
+        manifest
+    }
+
+    /// The hash of all of it but itself.
+    fn sum(&self) -> String {
+        let bare = Self {
+            manifest: String::new(),
+            ..self.clone()
+        };
+        hex(&Sha256::digest(bare.bytes()))
     }
 
     /// As it is written.
@@ -148,27 +172,35 @@ impl Manifest {
             )));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(not)?;
+        if manifest.manifest != manifest.sum() {
+            return Err(wrong("was changed since it was written".to_owned()));
+        }
         let head = &manifest.head;
         let has_width = head.width > 0;
+        let is_hash =
+            |text: &String| text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let odd =
+            |[mean, spread]: &[f32; 2]| !mean.is_finite() || !spread.is_finite() || *spread <= 0.0;
+        let blocks = manifest.blocks.as_ref();
+        let odd_blocks = blocks.is_some_and(|blocks| {
+            let numbers = [blocks.norm_epsilon, blocks.rope_base];
+            blocks.width != head.width || !numbers.iter().all(|one| *one > 0.0 && one.is_finite())
+        });
         let contradictions = [
-            (manifest.encoder.is_some() != has_width, "encoder"),
+            (has_width && manifest.encoder.is_none(), "encoder"),
+            (!manifest.encoder.iter().all(is_hash), "encoder"),
             ((manifest.layers == Layers::None) == has_width, "layers"),
             (
-                (manifest.layers == Layers::Deep) != manifest.blocks.is_some(),
+                (manifest.layers == Layers::Deep) != blocks.is_some(),
                 "blocks",
             ),
-            (
-                manifest
-                    .blocks
-                    .as_ref()
-                    .is_some_and(|blocks| blocks.width != head.width),
-                "blocks",
-            ),
+            (odd_blocks, "blocks"),
             (head.sequences != manifest.sequences.len(), "sequences"),
             (head.tasks != manifest.tasks.len(), "tasks"),
             (head.features != manifest.features.len(), "features"),
+            (manifest.features.iter().any(odd), "features"),
             (
-                manifest.limit < 2 || !manifest.limit.is_multiple_of(2),
+                !(2..=LIMIT_MAX).contains(&manifest.limit) || !manifest.limit.is_multiple_of(2),
                 "limit",
             ),
         ];
@@ -177,7 +209,7 @@ impl Manifest {
             Some((_, key)) => Err(LanguageError::Key {
                 path: path.to_owned(),
                 key: (*key).to_owned(),
-                problem: "does not go with the head".to_owned(),
+                problem: "is odd, or does not go with the rest".to_owned(),
             }),
         }
     }
@@ -214,8 +246,9 @@ impl BaheModel {
                 path,
                 key: "schema".to_owned(),
                 problem: format!(
-                    "is {}, where rows are of {ours} by this configuration: a model reads the rows that it was trained on (tasks, kinds, half-lives, texts)",
-                    manifest.schema
+                    "is {}, where rows are of {ours} by this configuration, and a model reads the rows that it was trained on: {}",
+                    manifest.schema,
+                    first_difference(&manifest.rows_described, schema.description().lines())
                 ),
             });
         }
@@ -230,7 +263,21 @@ impl BaheModel {
                 ),
             });
         }
-        Self::with(manifest, schema, &from_safetensors(&bytes)?, &path)
+        let tensors = from_safetensors(&bytes).map_err(|error| LanguageError::File {
+            path: path.clone(),
+            problem: format!("cannot be read: {error}"),
+        })?;
+        for (name, tensor) in &tensors {
+            let sum = tensor.sum_all().and_then(|sum| sum.to_scalar::<f32>());
+            if !sum.is_ok_and(f32::is_finite) {
+                return Err(LanguageError::Tensor {
+                    path,
+                    tensor: name.clone(),
+                    problem: "holds what is no finite number".to_owned(),
+                });
+            }
+        }
+        Self::with(manifest, schema, &tensors, &path)
     }
 
     /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.
@@ -311,6 +358,20 @@ impl BaheModel {
     pub fn scorer(&self) -> &Scorer {
         &self.scorer
     }
+}
+
+/// The first thing that is not the same in two descriptions.
+pub fn first_difference<'a>(trained: &[String], ours: impl Iterator<Item = &'a str>) -> String {
+    let ours: Vec<&str> = ours.collect();
+    let places = trained.len().max(ours.len());
+    let of = |place: usize| {
+        let trained = trained.get(place).map_or("nothing", String::as_str);
+        (trained, ours.get(place).copied().unwrap_or("nothing"))
+    };
+    let differs = (0..places).map(of).find(|(trained, ours)| trained != ours);
+    differs.map_or_else(String::new, |(trained, ours)| {
+        format!("it was trained on `{trained}`, and here is `{ours}`")
+    })
 }
 
 fn deep_of(

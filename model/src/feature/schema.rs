@@ -92,6 +92,7 @@ pub struct FeatureSchema {
     shared: Vec<Feature>,
     own: Vec<Feature>,
     likeness: LikenessSpec,
+    description: String,
     hash: u64,
 }
 
@@ -211,7 +212,13 @@ impl FeatureSchema {
             shared,
             own,
             likeness,
+            description: text,
         })
+    }
+
+    /// All that its hash is of, a line a thing.
+    pub fn description(&self) -> &str {
+        &self.description
     }
 
     /// The likenesses.

@@ -75,6 +75,7 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
             .map(|place| [0.1 * place as f32, 1.0 + 0.05 * place as f32])
             .collect(),
         objective: Objective::Labels,
+        texts: Vec::new(),
         rows: [8, 1, 1],
     };
     Made { described, values }
@@ -234,16 +235,58 @@ fn a_folder_is_whole_or_refused() {
         std::fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
         refused()
     };
-    let said = with("\"format\": 2", "\"format\": 1");
+    let said = with("\"format\": 3", "\"format\": 1");
     assert!(said.contains("train it anew"), "{said}");
-    let said = with("\"layers\": \"deep\"", "\"layers\": \"mean\"");
-    assert!(said.contains("`blocks` does not go"), "{said}");
-    let said = with("\"limit\": 12", "\"limit\": 13");
-    assert!(said.contains("`limit` does not go"), "{said}");
     let said = with("\"cut\"", "\"cat\"");
     assert!(said.contains("unknown field `cat`"), "{said}");
-    let said = with(&format!("{:016x}", schema.hash()), "0123456789abcdef");
-    assert!(said.contains("`schema` is 0123456789abcdef"), "{said}");
+    for (from, to) in [
+        ("\"limit\": 12", "\"limit\": 10"),
+        ("\"click\"", "\"buy\""),
+        ("\"labels\"", "\"labels2\""),
+    ] {
+        let said = with(from, to);
+        let is_told =
+            said.contains("was changed since it was written") || said.contains("unknown variant");
+        assert!(is_told, "{said}");
+    }
+    // What was never right, though its sum is.
+    let with = |change: &dyn Fn(&mut Described)| {
+        let mut odd = Made {
+            described: made.described.clone(),
+            values: made.values.clone(),
+        };
+        change(&mut odd.described);
+        write(&odd, &schema, path);
+        refused()
+    };
+    let said = with(&|odd| odd.layers.0 = Layers::Mean);
+    assert!(said.contains("`blocks` is odd"), "{said}");
+    let said = with(&|odd| odd.limit = 1 << 40);
+    assert!(said.contains("`limit` is odd"), "{said}");
+    let said = with(&|odd| odd.encoder.0 = Some("z".repeat(64)));
+    assert!(said.contains("`encoder` is odd"), "{said}");
+    let said = with(&|odd| odd.features[3][1] = 0.0);
+    assert!(said.contains("`features` is odd"), "{said}");
+    write(&made, &schema, path);
+    // Other rows: the first thing that is not the same is told.
+    let other = {
+        let mut tasks = schema.tasks().to_vec();
+        "x".clone_into(&mut tasks[1].definition);
+        FeatureSchema::new(tasks).unwrap()
+    };
+    let said = BaheModel::open(path, &other).unwrap_err().to_string();
+    let difference = "it was trained on `task buy \"\"`, and here is `task buy \"x\"`";
+    assert!(said.contains(difference), "{said}");
+    // Values that are no numbers, though their hash is right.
+    let mut odd = Made {
+        described: made.described.clone(),
+        values: made.values.clone(),
+    };
+    let nan = Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap();
+    odd.values.insert("head.base".to_owned(), nan);
+    write(&odd, &schema, path);
+    assert!(refused().contains("tensor `head.base` holds what is no finite number"));
+    write(&made, &schema, path);
     std::fs::write(path.join(MANIFEST), &text[..100]).unwrap();
     assert!(refused().contains("is no manifest of a model"));
     std::fs::write(path.join(MANIFEST), &text).unwrap();
