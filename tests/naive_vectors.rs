@@ -49,7 +49,7 @@ impl Run {
     fn before(&self, limit: usize, time: i64) -> &[Done] {
         let count = self.entries.iter().filter(|done| done.time < time).count();
         // By its definition a vector of so few would have begun with behaviors that have left.
-        if self.start > 0 && count < limit / 2 {
+        if self.start > 0 && count < limit / 2 && count < self.entries.len() {
             return &[];
         }
         &self.entries[..count]
@@ -91,11 +91,19 @@ pub fn judge_row(
         if candidate.vector.is_empty() {
             continue;
         }
-        let vector = vector_of(&text_of(&candidate.item_id));
-        let item = layers.item_vectors(&[&vector]).map_err(wrong)?;
-        scorer.set_item(place, &item[0], &mut expected);
-        let expected = expected.item(place).unwrap_or_default();
-        near(&candidate.item_id, &candidate.vector, expected)?;
+        // An item that was not known then has the vector of no text.
+        let texts = [
+            vector_of(&text_of(&candidate.item_id)),
+            vec![0.0; user.len()],
+        ];
+        let mut judged = Err(String::new());
+        for vector in texts {
+            let item = layers.item_vectors(&[&vector]).map_err(wrong)?;
+            scorer.set_item(place, &item[0], &mut expected);
+            let expected = expected.item(place).unwrap_or_default();
+            judged = judged.or_else(|_| near(&candidate.item_id, &candidate.vector, expected));
+        }
+        judged?;
     }
     Ok(())
 }

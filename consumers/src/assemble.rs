@@ -22,7 +22,6 @@ use headwater_state::{
 };
 
 use crate::decode::DecodedBehavior;
-use crate::deepen::DeepVectors;
 use crate::embed::Embed;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -33,6 +32,7 @@ mod entries;
 mod likings;
 mod look;
 mod memo;
+mod model;
 
 use deep::Trained;
 use entries::{Entries, Groups};
@@ -259,21 +259,6 @@ impl Assembler {
         }
     }
 
-    /// Scores with a trained model over the baseline; `deep` is what it reads vectors from, if it looks at texts.
-    ///
-    /// # Errors
-    /// What the tensor library says.
-    pub fn score_with(
-        &mut self,
-        model: Arc<BaheModel>,
-        deep: Option<(Arc<DeepVectors>, Source)>,
-        metrics: &Metrics,
-    ) -> Result<(), Error> {
-        let trained = Trained::new(model, deep, metrics.deep.clone())?;
-        self.trained = Some(trained);
-        Ok(())
-    }
-
     /// Has vectors of texts made at once, in event time: for the engine and for backtests.
     pub fn embed_at_once(&mut self, embed: Box<dyn Embed>) {
         if let Some((look, _)) = &mut self.texts {
@@ -332,13 +317,6 @@ impl Assembler {
         let hash = text_hash(&text);
         look.want(hash, || text);
         Some(hash)
-    }
-
-    /// A user's sequences have grown by a behavior.
-    pub fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
-        if let Some(trained) = &self.trained {
-            trained.grown(id, user, grown);
-        }
     }
 
     /// Assembles the rows of a request and has them scored.
@@ -509,23 +487,6 @@ impl Assembler {
     /// Names of the tasks.
     pub fn task_names(&self) -> &[String] {
         &self.names
-    }
-
-    /// Who scores where all is there that it needs, with its version.
-    pub fn model_name(&self) -> &str {
-        self.trained.as_ref().map_or(&self.model, Trained::name)
-    }
-
-    /// Who scored the last rows: the baseline, where the model had nothing to look at.
-    pub fn scored_by(&self) -> &str {
-        let trained = self.trained.as_ref();
-        let trained = trained.filter(|trained| trained.has_scored());
-        trained.map_or(&self.model, Trained::name)
-    }
-
-    /// What the last rows went without: `encoder`, `user_vectors`, `item_vectors`.
-    pub fn lacks(&self) -> &[&'static str] {
-        self.trained.as_ref().map_or(&[], Trained::lacks)
     }
 
     /// Hash of the schema, as headers have it.

@@ -48,13 +48,17 @@ impl DeepVectors {
     ) -> Result<Self, headwater_state::Error> {
         let width = u16::try_from(model.manifest().head.width)
             .expect("invariant: language models have fewer than 65,536 numbers a position");
+        let layers = CurrentEncoder {
+            id: EncoderId(model.deep_id()),
+            width,
+        };
+        let items = VectorTable::open(Arc::clone(&store), memory / 2)?;
+        // What these layers made in an earlier life is found at once.
+        items.insert(layers, &[])?;
         Ok(Self {
-            layers: CurrentEncoder {
-                id: EncoderId(model.deep_id()),
-                width,
-            },
-            users: UserVectors::new(Arc::clone(&store), memory / 2),
-            items: VectorTable::open(store, memory / 2)?,
+            layers,
+            users: UserVectors::new(store, memory / 2),
+            items,
         })
     }
 
@@ -118,6 +122,11 @@ impl Deepen {
             runs: Generations::new(memory),
             metrics,
         }
+    }
+
+    /// Whether the vectors of texts that there are, are those that the layers take.
+    pub fn has_its_encoder(&self) -> bool {
+        self.encoder().is_some()
     }
 
     /// The encoder whose vectors the layers take, if it is the current one.
@@ -202,13 +211,16 @@ impl Deepen {
         let mut reached = Vec::with_capacity(wanted.len());
         let (mut under, mut held, mut positions) = (Vec::new(), Vec::new(), 0);
         for (wanted, until) in wanted.iter().zip(until) {
-            let run = self.take(wanted, *until)?;
+            let (run, outcome) = self.take(wanted, *until)?;
             let mut next = Vec::new();
             for entry in &wanted.sequence.entries()[run.run.behaviors()..*until] {
                 let Some(vector) = self.text(encoder, &entry.text)? else {
                     break;
                 };
                 next.push(vector);
+            }
+            if !next.is_empty() {
+                self.metrics.runs.with_label_values(&[outcome]).inc();
             }
             let has = run.run.behaviors();
             reached.push(has + next.len());
@@ -234,25 +246,24 @@ impl Deepen {
         }
     }
 
-    /// A run out of memory, or its beginning.
-    fn take(&mut self, wanted: &WantedRun, until: usize) -> Result<Held, Error> {
+    /// A run out of memory, or its beginning; and which.
+    fn take(&mut self, wanted: &WantedRun, until: usize) -> Result<(Held, &'static str), Error> {
         let sequence = &wanted.sequence;
         let key = (Arc::clone(&wanted.user), wanted.place);
         let held = self.runs.remove(&key).filter(|held| {
             let has = held.run.behaviors();
             held.start == sequence.start() && has <= until && held.digest == sequence.digest(has)
         });
-        let outcome = if held.is_some() { "held" } else { "anew" };
-        self.metrics.runs.with_label_values(&[outcome]).inc();
         if let Some(held) = held {
-            return Ok(held);
+            return Ok((held, "held"));
         }
         self.metrics.positions.inc();
-        Ok(Held {
+        let held = Held {
             start: sequence.start(),
             digest: sequence.digest(0),
             run: deep(&self.model).begin().map_err(deep_failed)?,
-        })
+        };
+        Ok((held, "anew"))
     }
 
     /// Takes the next behaviors into their runs, all of them at once, and puts what comes out.

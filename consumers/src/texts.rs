@@ -61,7 +61,7 @@ fn filled(template: &Template, mut put: impl FnMut(&Field, &mut String)) -> Stri
     let text = template.fill(|field, text| {
         let before = text.len();
         put(field, text);
-        found |= text.len() > before;
+        found |= !text[before..].trim().is_empty();
     });
     if found {
         canonical(&text)

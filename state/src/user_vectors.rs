@@ -13,16 +13,16 @@ use crate::error::{Damage, StoreError};
 use crate::format::{Put, Take};
 use crate::generations::Generations;
 use crate::store::{Batch, Store};
-use crate::vectors::{EncoderId, put_halves, read_halves, sealed, unsealed, versioned};
+use crate::vectors::{EncoderId, FORMAT, put_halves, read_halves, sealed, unsealed, versioned};
 
 /// Kinds of the keys in the store: vectors of users, those of items ([`crate::VectorTable`]), and when layers were in use last.
 const USER: u8 = b'u';
 const ITEM: u8 = b'v';
 const USED: u8 = b'l';
-/// The version of values.
-const FORMAT: u8 = 1;
+/// Vectors of a user and sequence that are kept: the newest, and for rows that are a moment older, the one before.
+const KEPT: usize = 2;
 /// Bytes that a vector in memory takes beside its numbers and its key, about.
-const BESIDE_BYTES: usize = 160;
+const BESIDE_BYTES: usize = 240;
 
 /// A user's vector of one sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,33 +40,49 @@ pub struct UserVector {
 }
 
 impl UserVector {
-    fn write(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(41 + 2 * self.vector.len());
-        bytes.put_u8(FORMAT);
-        bytes.put_u64(self.start);
-        bytes.put_u32(self.count);
-        bytes.put(&self.digest);
-        bytes.put_i64(self.newest.0);
-        put_halves(&self.vector, &mut bytes);
-        sealed(bytes)
+    fn write(&self, to: &mut Vec<u8>) {
+        to.put_u64(self.start);
+        to.put_u32(self.count);
+        to.put(&self.digest);
+        to.put_i64(self.newest.0);
+        to.put_u16(u16::try_from(self.vector.len()).expect("invariant: vectors are narrower"));
+        put_halves(&self.vector, to);
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, Damage> {
-        let mut take: Take<'_> = versioned(unsealed(bytes)?)?;
+    fn read(take: &mut Take<'_>) -> Result<Self, Damage> {
         Ok(Self {
             start: take.u64()?,
             count: take.u32()?,
             digest: take.bytes(16)?.try_into().map_err(|_| Damage::Short)?,
             newest: Timestamp(take.i64()?),
-            vector: read_halves(take.0)?.into(),
+            vector: {
+                let width = usize::from(take.u16()?);
+                read_halves(take.bytes(2 * width)?)?.into()
+            },
         })
     }
+}
+
+/// Vectors, newest first, as they are stored.
+fn write_all(kept: &[UserVector]) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    kept.iter().for_each(|one| one.write(&mut bytes));
+    sealed(bytes)
+}
+
+fn read_all(bytes: &[u8]) -> Result<Vec<UserVector>, Damage> {
+    let mut take: Take<'_> = versioned(unsealed(bytes)?)?;
+    let mut kept = Vec::with_capacity(KEPT);
+    while !take.0.is_empty() {
+        kept.push(UserVector::read(&mut take)?);
+    }
+    Ok(kept)
 }
 
 /// All vectors of users of an instance, in its own store, with a cache in memory.
 pub struct UserVectors {
     store: Arc<dyn Store>,
-    held: Mutex<Generations<Box<[u8]>, UserVector>>,
+    held: Mutex<Generations<Box<[u8]>, Vec<UserVector>>>,
 }
 
 impl std::fmt::Debug for UserVectors {
@@ -93,7 +109,8 @@ impl UserVectors {
         }
     }
 
-    /// The vector of a user's sequence by these layers, as it was put last.
+    /// The vectors of a user's sequence by these layers that are kept: the one that was put last, and the one before. Whether they are of the sequence as it
+    /// is now, their digests say.
     ///
     /// # Errors
     /// The store's, or a vector that is damaged: it is to be made again.
@@ -102,24 +119,24 @@ impl UserVectors {
         layers: EncoderId,
         user: &str,
         sequence: SequenceId,
-    ) -> Result<Option<UserVector>, crate::Error> {
+    ) -> Result<Vec<UserVector>, crate::Error> {
         let key = key_of(layers, user, sequence);
-        if let Some(vector) = self.held.lock().get(&*key) {
-            return Ok(Some(vector.clone()));
+        if let Some(kept) = self.held.lock().get(&*key) {
+            return Ok(kept.clone());
         }
         let Some(stored) = self.store.get(&key)? else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        let vector = UserVector::read(&stored).map_err(|damage| crate::Error::Damaged {
+        let kept = read_all(&stored).map_err(|damage| crate::Error::Damaged {
             key: key.escape_ascii().to_string(),
             damage,
         })?;
         let mut held = self.held.lock();
         // Unless a newer one was put in between.
         if !held.holds(&*key) {
-            hold(&mut held, key, vector.clone());
+            hold(&mut held, key, kept.clone());
         }
-        Ok(Some(vector))
+        Ok(kept)
     }
 
     /// Puts vectors by these layers, each in the place of the one before.
@@ -132,16 +149,26 @@ impl UserVectors {
         vectors: Vec<(&str, SequenceId, UserVector)>,
     ) -> Result<(), crate::Error> {
         let mut batch = Batch::new();
-        let mut held = self.held.lock();
         for (user, sequence, vector) in vectors {
+            // One that cannot be read is replaced.
+            let mut kept = match self.get(layers, user, sequence) {
+                Ok(kept) => kept,
+                Err(crate::Error::Damaged { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            kept.retain(|one| (one.count, one.digest) != (vector.count, vector.digest));
+            kept.insert(0, vector);
+            kept.truncate(KEPT);
             let key = key_of(layers, user, sequence);
-            let bytes = vector.write();
-            // What is read is what will be read after a restart: rounded.
-            let rounded = UserVector::read(&bytes).expect("invariant: written just now");
+            let bytes = write_all(&kept);
+            // What is read is what will be read after a restart: rounded. A number that is none comes of layers that are not right.
+            let rounded = read_all(&bytes).map_err(|damage| crate::Error::Damaged {
+                key: format!("vector of {user}"),
+                damage,
+            })?;
             batch.push((key.clone(), Some(bytes)));
-            hold(&mut held, key, rounded);
+            hold(&mut self.held.lock(), key, rounded);
         }
-        drop(held);
         Ok(self.store.apply(&batch)?)
     }
 
@@ -208,9 +235,10 @@ impl UserVectors {
     }
 }
 
-fn hold(held: &mut Generations<Box<[u8]>, UserVector>, key: Vec<u8>, vector: UserVector) {
-    let bytes = size_of_val(&*vector.vector) + key.len() + BESIDE_BYTES;
-    held.insert(key.into(), vector, bytes);
+fn hold(held: &mut Generations<Box<[u8]>, Vec<UserVector>>, key: Vec<u8>, kept: Vec<UserVector>) {
+    let numbers: usize = kept.iter().map(|one| size_of_val(&*one.vector)).sum();
+    let bytes = numbers + key.len() + BESIDE_BYTES;
+    held.insert(key.into(), kept, bytes);
 }
 
 #[cfg(test)]
@@ -231,7 +259,7 @@ mod tests {
         }
     }
 
-    /// Goal: the newest vector of a user's sequence is found, after a restart too, and nobody else's; memory is bounded. Method: many users in little memory,
+    /// Goal: the newest vector of a user's sequence and the one before are found, after a restart too, and nobody else's; memory is bounded. Method: many users in little memory,
     /// other layers, another sequence, a user whose id begins like another's.
     #[test]
     fn the_newest_vector_is_found() {
@@ -250,7 +278,7 @@ mod tests {
         for vectors in [vectors, open()] {
             for number in 0..300 {
                 let found = vectors.get(LAYERS, &user(number), SEQUENCE).unwrap();
-                assert_eq!(found, Some(vector(number + 2)));
+                assert_eq!(found, [vector(number + 2), vector(number + 1)]);
                 assert!(vectors.memory() <= 4_000);
             }
             let none = [
@@ -258,7 +286,7 @@ mod tests {
                 vectors.get(LAYERS, "u1", SequenceId(4)).unwrap(),
                 vectors.get(LAYERS, "u", SEQUENCE).unwrap(),
             ];
-            assert_eq!(none, [None, None, None]);
+            assert!(none.iter().all(Vec::is_empty), "{none:?}");
         }
     }
 
@@ -289,7 +317,7 @@ mod tests {
         assert!(vectors.in_use(other, at(30), at(15)).unwrap().is_empty());
         assert_eq!(left(), before - 5);
         let found = vectors.get(other, "b", SEQUENCE).unwrap();
-        assert_eq!(found, Some(vector(1)));
+        assert_eq!(found, [vector(1)]);
     }
 
     fn store_keys(store: &dyn Store) -> usize {
@@ -309,7 +337,7 @@ mod tests {
         let stores = MemoryStores::default();
         let store = stores.open(crate::DEEP_VECTORS).unwrap();
         let key = key_of(LAYERS, "u", SEQUENCE);
-        let whole = vector(9).write();
+        let whole = write_all(&[vector(9)]);
         for place in 0..=whole.len() {
             let mut spoilt = whole.clone();
             match spoilt.get_mut(place) {
@@ -323,7 +351,7 @@ mod tests {
             let again = vec![("u", SEQUENCE, vector(9))];
             vectors.put(LAYERS, again).unwrap();
             let found = vectors.get(LAYERS, "u", SEQUENCE).unwrap();
-            assert_eq!(found, Some(vector(9)));
+            assert_eq!(found, [vector(9)]);
         }
     }
 }

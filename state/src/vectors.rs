@@ -58,7 +58,7 @@ const VECTOR: u8 = b'v';
 const POSITION: u8 = b'p';
 
 /// The version of values.
-const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 1;
 
 impl VectorKey {
     /// As the key of a record.

@@ -112,6 +112,14 @@ fn a_backtest_says_what_training_said() {
             "{texts}: steps of one record say otherwise"
         );
         if texts == "deep" {
+            // A model that scores has no part in training another.
+            let folder = format!("{}-again", trained.model);
+            let more = ["--passes", "6", "--layers", "1", "--set", &set];
+            let out = std::path::Path::new(&folder);
+            let ran = train(&trained.place, &trained.recordings, out, &more);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            let values = |folder: &str| fs::read(format!("{folder}/model.safetensors")).unwrap();
+            assert!(values(&folder) == values(&trained.model));
             assert!(moved > 0, "16 bits make no difference");
             let little = ["--set", &set, "--set", "texts.deep_memory=1MiB"];
             let (ran, anew) = trained.backtest(&little);
@@ -173,6 +181,18 @@ fn the_stream_scores_with_vectors_once_they_are_there() {
         }
     }
     ask("early");
+    {
+        // One that stands, and whose user does nothing more.
+        let log = open(&place.config());
+        let mut stands: Value = serde_json::from_str(&asked("stands")).unwrap();
+        stands["standing"] = json!({"ttl": "1h"});
+        send(
+            &log,
+            Topic::ScoreRequests,
+            "u7",
+            stands.to_string().as_bytes(),
+        );
+    }
     let start = || place.start(&["--set", &set]);
     let daemon = start();
     let all_told = || {
@@ -183,7 +203,19 @@ fn the_stream_scores_with_vectors_once_they_are_there() {
     };
     until("the layers to have worked", all_told);
     daemon.wait_ready();
+    // Two candidates of two requests, and those of the second once more.
+    until("the standing request to be scored again", || {
+        (daemon.metric("headwater_model_scores_total") >= 6).then_some(())
+    });
     daemon.stop();
+    {
+        let standing = records(&open(&place.config()), Topic::StandingScores);
+        let newest = standing.last().unwrap();
+        assert!(
+            newest["model"].as_str().unwrap().starts_with("bahe-"),
+            "{newest}"
+        );
+    }
     let early = answer(place, "early").unwrap();
     let degraded = early["degraded"].as_array().unwrap();
     assert!(
@@ -291,6 +323,7 @@ fn a_model_of_something_else_is_refused() {
         "a model reads the rows that it was trained on",
     );
     refused(&["--set", "texts.buckets=1h"], "`schema` is");
+    refused(&["--set", "sequences.all=like"], "it was trained on `");
     refused(
         &["--set", "scoring.model=nowhere"],
         "nowhere/manifest.json: cannot be read",

@@ -47,12 +47,16 @@ pub(super) struct Trained {
     sequences: Vec<SequenceId>,
     /// What stands for a sequence without behaviors.
     empty: Vec<Vec<f32>>,
+    /// The vector of an item without a text.
+    no_text: Vec<f32>,
     /// None where the model looks at no texts.
     deep: Option<(Arc<DeepVectors>, Source)>,
     metrics: DeepMetrics,
     row: RowVectors,
     took: Vec<Took>,
     lacks: Vec<&'static str>,
+    /// Whether the vectors of texts are of the encoder that the model was trained on.
+    is_usable: bool,
     scored: bool,
     failure: Option<Error>,
 }
@@ -64,12 +68,17 @@ impl Trained {
         metrics: DeepMetrics,
     ) -> Result<Self, Error> {
         let names = &model.manifest().sequences;
-        let empty = match model.deep() {
-            Some(layers) => (0..names.len())
-                .map(|sequence| layers.emptiness(sequence))
-                .collect::<Result<_, _>>()
-                .map_err(|error| Error::Deep(Box::new(error)))?,
-            None => Vec::new(),
+        let failed = |error| Error::Deep(Box::new(error));
+        let (empty, no_text) = match model.deep() {
+            Some(layers) => {
+                let empty = (0..names.len()).map(|sequence| layers.emptiness(sequence));
+                let empty = empty.collect::<Result<_, _>>().map_err(failed)?;
+                // As in training: the vector of a text without tokens is 0.
+                let zero = vec![0.0; model.manifest().head.width];
+                let mut no_text = layers.item_vectors(&[&zero]).map_err(failed)?;
+                (empty, no_text.swap_remove(0))
+            }
+            None => (Vec::new(), Vec::new()),
         };
         Ok(Self {
             name: format!("{}-{}", BaheModel::NAME, model.version()),
@@ -77,10 +86,12 @@ impl Trained {
             took: vec![Took::default(); if deep.is_some() { names.len() } else { 0 }],
             model,
             empty,
+            no_text,
             deep,
             metrics,
             row: RowVectors::default(),
             lacks: Vec::new(),
+            is_usable: false,
             scored: false,
             failure: None,
         })
@@ -141,12 +152,13 @@ impl Trained {
             took.gaps.clear();
             (took.start, took.used) = (0, 0);
         });
-        if self.deep.is_none() {
-            return;
-        }
-        // Vectors of another encoder are not what the layers were trained on.
-        if encoder.map(|encoder| encoder.id.0) != self.model.encoder() {
+        // Vectors of another encoder are not what the layers, and the row's likenesses, were trained on.
+        let trained_on = self.model.encoder();
+        self.is_usable = trained_on.is_none() || encoder.map(|encoder| encoder.id.0) == trained_on;
+        if !self.is_usable {
             self.lacks.push("encoder");
+        }
+        if self.deep.is_none() || !self.is_usable {
             return;
         }
         for place in 0..self.sequences.len() {
@@ -176,8 +188,9 @@ impl Trained {
         };
         let before = sequence.before(row.time);
         let limit = self.model.manifest().limit as u64;
-        if start_of(sequence.start() + before as u64, limit) != sequence.start() {
-            // A late row, from before the run began anew: what it would have seen has left.
+        let is_late = before < sequence.entries().len();
+        if is_late && start_of(sequence.start() + before as u64, limit) != sequence.start() {
+            // From before the run began anew: what it would have seen has left.
             self.took[place].start = sequence.start();
             count("late");
             self.lack("user_vectors");
@@ -200,20 +213,23 @@ impl Trained {
             deepen.runs(&[wanted], &[before])?;
         }
         let layers = vectors.layers().id;
-        let found = match vectors.users.get(layers, row.user_id, id) {
-            Ok(found) => found,
-            Err(headwater_state::Error::Damaged { .. }) => None,
-            Err(source) => return Err(Error::Vectors { source }),
+        let kept = match vectors.users.get(layers, row.user_id, id) {
+            Ok(kept) => kept,
+            Err(headwater_state::Error::Damaged { .. }) => Vec::new(),
+            Err(source) => {
+                count("failed");
+                self.lack("user_vectors");
+                return Err(Error::Vectors { source });
+            }
         };
-        let found = found.filter(|found| {
-            let used = found.count as usize;
-            found.start == sequence.start()
-                && used <= before
-                && found.digest == sequence.digest(used)
+        let found = kept.into_iter().find(|kept| {
+            let used = kept.count as usize;
+            kept.start == sequence.start() && used <= before && kept.digest == sequence.digest(used)
         });
         let used = found.as_ref().map_or(0, |found| found.count as usize);
         self.took[place].used = used;
         count(match used {
+            0 if is_late => "late",
             0 => "miss",
             used if used < before => "behind",
             _ => "current",
@@ -259,6 +275,8 @@ impl Trained {
         for (place, candidate) in row.candidates.iter().enumerate() {
             let Some(hash) = text(candidate) else {
                 outcomes[2] += 1;
+                let scorer = self.model.scorer();
+                scorer.set_item(place, &self.no_text, &mut self.row);
                 continue;
             };
             match vectors.items.look(layers, &hash) {
@@ -288,7 +306,7 @@ impl Trained {
 
     /// Puts the model's scores in the place of the baseline's, of all candidates whose vectors are there.
     pub(super) fn score(&mut self, batch: &FeatureBatch, scores: &mut Scores) {
-        self.scored = self.row.known() > 0 && !self.lacks.contains(&"encoder");
+        self.scored = self.is_usable && self.row.known() > 0;
         if self.scored {
             self.model.scorer().score(batch, &self.row, scores);
         }

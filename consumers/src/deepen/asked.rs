@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use headwater_state::{Sequence, TextHash};
@@ -48,6 +49,8 @@ impl Wanted {
 pub struct Asked {
     waiting: Mutex<Waiting>,
     ready: Condvar,
+    /// Runs and items that lack vectors of texts, and are with who works.
+    later: AtomicUsize,
     metrics: DeepMetrics,
 }
 
@@ -71,6 +74,7 @@ impl Asked {
         Self {
             waiting: Mutex::default(),
             ready: Condvar::new(),
+            later: AtomicUsize::new(0),
             metrics,
         }
     }
@@ -129,7 +133,15 @@ impl Asked {
     }
 
     fn tell(&self, waiting: &Waiting) {
-        self.metrics.queue.set(waiting.len() as i64);
+        let all = waiting.len() + self.later.load(Ordering::Relaxed);
+        self.metrics.queue.set(all as i64);
+    }
+
+    /// Notes how many lack vectors of texts, and that so many of them were left out.
+    pub fn later(&self, count: usize, dropped: usize) {
+        self.later.store(count, Ordering::Relaxed);
+        self.metrics.dropped.inc_by(dropped as u64);
+        self.tell(&self.waiting.lock());
     }
 
     /// The first so many of each that wait; waits for some as long as it is told.
@@ -165,7 +177,7 @@ impl Asked {
 
     /// How many runs and items wait.
     pub fn len(&self) -> usize {
-        self.waiting.lock().len()
+        self.waiting.lock().len() + self.later.load(Ordering::Relaxed)
     }
 
     /// Whether none does.

@@ -18,18 +18,18 @@ impl Pipeline {
         owned: &mut Owned,
         now: Timestamp,
     ) -> Result<(), Failure> {
+        let due = now.plus(self.settings.debounce_ms);
         let waiting: Vec<String> = owned
             .users
             .user(place)
             .standing()
             .iter()
-            .filter(|standing| standing.due.is_none())
+            // Some wait for vectors, and for longer.
+            .filter(|standing| standing.due.is_none_or(|other| other > due))
             .map(|standing| standing.request.clone())
             .collect();
         for request in waiting {
-            owned
-                .users
-                .set_due(user, &request, Some(now.plus(self.settings.debounce_ms)))?;
+            owned.users.set_due(user, &request, Some(due))?;
         }
         Ok(())
     }
@@ -127,6 +127,9 @@ impl Pipeline {
         )?;
         let whose = (request.user, request.request_id);
         self.end_parts(whose, parts, cause, output);
+        if to.contains(&Topic::StandingScores) {
+            self.again_with_vectors(whose, owned, now)?;
+        }
         if let Some(kind) = shown {
             self.shown(&request, record.offset, kind, owned, items, salt)?;
         }
@@ -242,13 +245,13 @@ impl Pipeline {
         full: usize,
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
-        let due: Vec<(String, String)> = owned
+        let due: Vec<(Timestamp, String, String)> = owned
             .users
             .due(now)
             .take(self.settings.config.step.records_max)
-            .map(|(_, user, request)| (user.to_owned(), request.to_owned()))
+            .map(|(due, user, request)| (due, user.to_owned(), request.to_owned()))
             .collect();
-        for (user, request) in due {
+        for (due, user, request) in due {
             if self.given(owned, output) >= full {
                 break;
             }
@@ -273,7 +276,7 @@ impl Pipeline {
             standing_key(&user, &request, 0, &mut self.key);
             let of = |topic| owned.users.position().input(topic).unwrap_or(0);
             let cause = format!(
-                "{}-{}-{}-{}-{}",
+                "{}-{}-{}-{}-{}-{}",
                 if decoded.is_some() {
                     "standing"
                 } else {
@@ -282,6 +285,8 @@ impl Pipeline {
                 owned.number,
                 of(Topic::Behaviors),
                 of(Topic::ScoreRequests),
+                // Where nothing but vectors has come in between.
+                due.0,
                 String::from_utf8_lossy(&self.key),
             );
             let cause = Cause {
@@ -327,6 +332,21 @@ impl Pipeline {
                 output,
             )?;
             self.end_parts((&user, request.request_id), parts..had, cause, output);
+            self.again_with_vectors((&user, request.request_id), owned, now)?;
+        }
+        Ok(())
+    }
+
+    /// Has a standing request scored again, that went without vectors: they are being made, whether its user does anything or not.
+    fn again_with_vectors(
+        &self,
+        (user, request): (&str, &str),
+        owned: &mut Owned,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        if let Some(after_ms) = self.assembler.again_after_ms() {
+            let due = now.plus(after_ms.max(self.settings.debounce_ms));
+            owned.users.set_due(user, request, Some(due))?;
         }
         Ok(())
     }

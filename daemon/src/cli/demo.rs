@@ -126,7 +126,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
     let Latency { p50, p95, p99 } = second.latency_ms;
     let texts = second.texts.map(|texts| {
         format!(
-            "{} of {} items embedded, {} wait ({:.1} s), {:.1} % of lookups hit",
+            "{} embedded ({} items and what is done with them), {} wait ({:.1} s), {:.1} % of lookups hit",
             texts.embedded,
             texts.items,
             texts.waiting,

@@ -29,7 +29,7 @@ const NOTE_EVERY: Duration = Duration::from_hours(1);
 /// Vectors of former layers that are deleted between two batches of work.
 const DELETED_MAX: usize = 500;
 /// What lacks vectors of texts, at most: the oldest are left out, and asked for again by the next row that wants them.
-const LATER_MAX: usize = 4_096;
+const LATER_MAX: usize = 512;
 
 /// What an instance has of a trained model.
 #[derive(Debug)]
@@ -182,6 +182,7 @@ fn run(
 ) -> Result<(), Error> {
     let mut later = Wanted::default();
     let mut looked = Instant::now();
+    let mut was_ready = true;
     while !stopping.is_set() {
         former.turn()?;
         let wanted = asked.take(TAKEN_MAX, WAIT);
@@ -189,16 +190,23 @@ fn run(
             let left = deepen.work(wanted)?;
             later.runs.extend(left.runs);
             later.items.extend(left.items);
-            later
-                .runs
-                .drain(..later.runs.len().saturating_sub(LATER_MAX));
-            later
-                .items
-                .drain(..later.items.len().saturating_sub(LATER_MAX));
+            let too_many = |length: usize| length.saturating_sub(LATER_MAX);
+            let (runs, items) = (too_many(later.runs.len()), too_many(later.items.len()));
+            later.runs.drain(..runs);
+            later.items.drain(..items);
+            asked.later(later.runs.len() + later.items.len(), runs + items);
         }
         if looked.elapsed() >= AGAIN_EVERY {
             looked = Instant::now();
+            asked.later(0, 0);
             asked.again(std::mem::take(&mut later));
+            let is_ready = deepen.has_its_encoder();
+            if !is_ready && was_ready {
+                tracing::warn!(
+                    "the vectors of texts that there are, are not of the encoder that the model was trained on: the baseline scores"
+                );
+            }
+            was_ready = is_ready;
         }
     }
     Ok(())
