@@ -99,12 +99,15 @@ fn path(name: &str) -> Vec<String> {
     path
 }
 
-/// The default at `path`; for a task of any name, that of the one that the defaults describe.
+/// The default at `path`; for a task or a sequence of any name, that of the one that the defaults describe.
 fn shape<'a>(path: &[String], defaults: &'a Node) -> Option<&'a Value> {
     let node = match path {
-        [tasks, _, rest @ ..] if tasks == "tasks" => {
-            defaults.at(&["tasks"])?.table()?.values().next()?.at(rest)
-        }
+        [of, _, rest @ ..] if ["tasks", "sequences"].contains(&of.as_str()) => defaults
+            .at(&[of.as_str()])?
+            .table()?
+            .values()
+            .next()?
+            .at(rest),
         _ => defaults.at(path),
     };
     node.map(|node| &node.value)

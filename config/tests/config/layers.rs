@@ -103,6 +103,7 @@ fn layers_lie_over_one_another() {
             ("HEADWATER__STATE__ATTRIBUTES", "query, author"),
             ("HEADWATER__KINDS__IMPRESSIONS", "[\"view\"]"),
             ("HEADWATER__TASKS__CLICK__POSITIVE", "click"),
+            ("HEADWATER__SEQUENCES__CLICKS", "click,view"),
             ("HEADWATER__KAFKA__CLIENT__SASL_MECHANISM", "PLAIN"),
             ("HEADWATER_HOME", "/x"),
             ("PATH", "/bin"),
@@ -115,6 +116,7 @@ fn layers_lie_over_one_another() {
     assert!(config.state.fsync);
     assert_eq!(config.state.attributes, ["query", "author"]);
     assert_eq!(config.kinds.impressions, ["view"]);
+    assert_eq!(config.sequences["clicks"], ["click", "view"]);
     assert_eq!(config.kafka.brokers, "b:9092,c:9092");
     assert_eq!(config.step.records_max, 100);
     assert_eq!(config.tasks["click"].positive, ["click"]);
