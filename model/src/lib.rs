@@ -11,6 +11,7 @@ mod feature_log;
 pub mod gradient;
 pub mod language;
 mod numbers;
+pub mod table;
 
 pub use candle_core::{DType, Device, Tensor, Var};
 
