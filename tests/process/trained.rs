@@ -118,8 +118,21 @@ fn a_backtest_says_what_training_said() {
             let out = std::path::Path::new(&folder);
             let ran = train(&trained.place, &trained.recordings, out, &more);
             assert_eq!(ran.code, Some(0), "{ran:?}");
-            let values = |folder: &str| fs::read(format!("{folder}/model.safetensors")).unwrap();
-            assert!(values(&folder) == values(&trained.model));
+            let whole = |folder: &str| {
+                ["model.safetensors", "manifest.json"]
+                    .map(|file| fs::read(format!("{folder}/{file}")).unwrap())
+            };
+            assert!(whole(&folder) == whole(&trained.model));
+            // What is named by hand makes the model that a configuration with it serves.
+            let folder = format!("{}-by-hand", trained.model);
+            let by_hand = ["--model", "tiny", "--passes", "6", "--layers", "1"];
+            let unset = ["texts.encoder=", "texts.cut=2", "texts.sequence_max=64"];
+            let unset = unset.iter().flat_map(|set| ["--set", *set]);
+            let more: Vec<&str> = by_hand.into_iter().chain(unset).collect();
+            let out = std::path::Path::new(&folder);
+            let ran = train(&trained.place, &trained.recordings, out, &more);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert!(whole(&folder) == whole(&trained.model));
             assert!(moved > 0, "16 bits make no difference");
             let little = ["--set", &set, "--set", "texts.deep_memory=1MiB"];
             let (ran, anew) = trained.backtest(&little);
