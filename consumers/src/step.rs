@@ -341,8 +341,8 @@ impl Pipeline {
         if text.is_some() {
             let user = owned.users.user(place);
             self.assembler.grown(&decoded.user, user, &sequences);
-            self.sequences = sequences;
         }
+        self.sequences = sequences;
         self.ask_texts(output);
         output.causes.push((decoded.scenario, decoded.time));
         self.mark_standing(&decoded.user, place, owned, now)?;

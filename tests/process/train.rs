@@ -40,7 +40,7 @@ pub(crate) fn train(
 }
 
 /// Goal: every row has a prediction, training lowers the loss, the same files give the same bytes, also where training is cut off and goes on, and texts are met once. Method: a small random model in the cache,
-/// trained twice from recordings whose labels follow from texts, and once a step at a time; with each depth.
+/// trained twice from recordings whose labels follow from texts, and once a step at a time; with each depth, and two tasks by GDOD.
 #[test]
 fn recordings_become_a_model() {
     let place = Place::new("scenarios.names = [\"home\"]");
@@ -125,6 +125,34 @@ fn recordings_become_a_model() {
         let summary: serde_json::Value = ran.json();
         assert_eq!(summary["encoded"], 0, "{summary}");
     }
+    // Two tasks, by a rule for their gradients.
+    let ran = train(
+        &place,
+        &recordings,
+        &out,
+        &[
+            "--model",
+            &from,
+            "--passes",
+            "1",
+            "--layers",
+            "1",
+            "--objective",
+            "gdod",
+            "--set",
+            "tasks.liked.positive=like",
+            "--set",
+            "tasks.liked.trials=impression",
+            "--set",
+            "tasks.liked.scenarios=[\"home\"]",
+        ],
+    );
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["tasks"], json!(["click", "liked"]), "{manifest}");
+    let rule = &manifest["objective"]["tasks"]["rule"];
+    assert!(rule["gdod"].is_object(), "{manifest}");
 }
 
 /// Goal: what cannot be trained from is named. Method: a line that is no record, events without labels, no model, one that is not there, too many layers.
