@@ -1,4 +1,5 @@
-//! How long a transaction takes, by hand: librdkafka has several ways to lose 100 ms in each.
+//! How long a transaction takes, by hand: `cargo test -p headwater-tests --test kafka latency -- --ignored --nocapture`. librdkafka has several
+//! ways to lose 100 ms in each.
 
 use std::time::{Duration, Instant};
 
