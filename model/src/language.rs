@@ -13,6 +13,7 @@ mod convert;
 mod decoder;
 mod encoder;
 pub(crate) mod error;
+pub(crate) mod kernel;
 pub(crate) mod part;
 mod text;
 mod tokenizer;

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
-use headwater_model::bahe::{Deep, DeepConfig, Run, Taken};
+use headwater_model::bahe::{Deep, DeepConfig, Pass, Run, Taken};
 use headwater_model::language::{
     Decoder, DecoderConfig, Family, Kernels, LanguageTokenizer, TextEncoder, Weights,
 };
@@ -190,8 +190,8 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
             } else {
                 let deep = deep(512, true);
                 timed(10, || {
-                    let outputs = deep.outputs(&vectors, &gaps, kernels).unwrap();
-                    loss(&outputs).backward().unwrap();
+                    let pass = deep.forward_kept(&vectors, &gaps).unwrap();
+                    back(&deep, &pass, loss);
                 })
             }
         }
@@ -250,6 +250,15 @@ fn advance() -> Value {
 }
 
 /// Sixteen runs of 128 behaviors through the deep layers and back.
+/// From a loss to the gradients of all tensors.
+fn back(deep: &Deep, pass: &Pass, loss: impl Fn(&Tensor) -> Tensor) {
+    let gradients = loss(pass.outputs()).backward().unwrap();
+    let mut all = BTreeMap::new();
+    let of_outputs = gradients.get(pass.outputs()).unwrap();
+    deep.backward(pass, of_outputs, &mut all).unwrap();
+    assert_eq!(all.len(), 9 * LAYERS + 3);
+}
+
 fn step() -> Value {
     const RUNS: usize = 16;
     const LENGTH: usize = 128;
@@ -259,16 +268,10 @@ fn step() -> Value {
     let vectors = Tensor::from_vec(flat, (RUNS, LENGTH, width), &Device::Cpu).unwrap();
     let gaps = Tensor::zeros((RUNS, LENGTH), headwater_model::DType::U32, &Device::Cpu).unwrap();
     let seconds = timed(7, || {
-        let outputs = deep
-            .outputs(&vectors, &gaps, Kernels::Differentiable)
-            .unwrap();
-        outputs
-            .sqr()
-            .unwrap()
-            .mean_all()
-            .unwrap()
-            .backward()
-            .unwrap();
+        let pass = deep.forward_kept(&vectors, &gaps).unwrap();
+        back(&deep, &pass, |outputs| {
+            outputs.sqr().unwrap().mean_all().unwrap()
+        });
     });
     json!({"step_ms": median(&seconds) * 1e3, "least_ms": seconds[0] * 1e3, "runs": RUNS, "length": LENGTH, "layers": LAYERS})
 }

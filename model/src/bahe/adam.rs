@@ -74,7 +74,7 @@ impl Adam {
         learning.any(|one| one.name == name)
     }
 
-    /// Adds `gradients` to those gathered for the next step.
+    /// Adds `gradients` of what learns to those gathered for the next step.
     ///
     /// # Errors
     /// None but the tensor library's.
@@ -83,7 +83,8 @@ impl Adam {
         gradients: &GradStore,
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
-        for one in &self.variables {
+        // What is frozen has no part in the length that is cut.
+        for one in self.variables.iter().filter(|one| one.factor > 0.0) {
             let Some(gradient) = gradients.get(one.variable.as_tensor()) else {
                 continue;
             };

@@ -175,23 +175,9 @@ impl Deep {
         gaps: &Tensor,
         kernels: Kernels,
     ) -> Result<Tensor, LanguageError> {
-        let (runs, behaviors, width) = vectors
-            .dims3()
-            .map_err(computing("running the deep layers"))?;
-        if behaviors > self.config.limit || width != self.config.blocks.width {
-            return Err(LanguageError::Input(format!(
-                "runs of {behaviors} behaviors of width {width}, where {} of width {} are the most",
-                self.config.limit, self.config.blocks.width
-            )));
-        }
+        let behaviors = self.fits(vectors)?;
         let run = || {
-            let gaps = self.gaps.index_select(&gaps.flatten_all()?, 0)?;
-            let inputs = (vectors + gaps.reshape((runs, behaviors, width))?)?;
-            let first = self
-                .first
-                .reshape((1, 1, width))?
-                .broadcast_as((runs, 1, width))?;
-            let mut states = Tensor::cat(&[&first.contiguous()?, &inputs], 1)?;
+            let mut states = self.inputs(vectors, gaps)?;
             let turn = self.turns.first(behaviors + 1)?;
             let mask = causal_mask(behaviors + 1, states.device())?;
             for block in &self.blocks {
@@ -201,6 +187,32 @@ impl Deep {
             normed(&states, &self.norm, &self.config.blocks, kernels)
         };
         run().map_err(computing("running the deep layers"))
+    }
+
+    /// How many behaviors runs have, if they are none too many and as wide as the layers.
+    pub(super) fn fits(&self, vectors: &Tensor) -> Result<usize, LanguageError> {
+        let (_, behaviors, width) = vectors
+            .dims3()
+            .map_err(computing("running the deep layers"))?;
+        if behaviors > self.config.limit || width != self.config.blocks.width {
+            return Err(LanguageError::Input(format!(
+                "runs of {behaviors} behaviors of width {width}, where {} of width {} are the most",
+                self.config.limit, self.config.blocks.width
+            )));
+        }
+        Ok(behaviors)
+    }
+
+    /// What goes into the first block, (runs, 1 + behaviors, width).
+    pub(super) fn inputs(&self, vectors: &Tensor, gaps: &Tensor) -> candle_core::Result<Tensor> {
+        let (runs, behaviors, width) = vectors.dims3()?;
+        let gaps = self.gaps.index_select(&gaps.flatten_all()?, 0)?;
+        let inputs = (vectors + gaps.reshape((runs, behaviors, width))?)?;
+        let first = self
+            .first
+            .reshape((1, 1, width))?
+            .broadcast_as((runs, 1, width))?;
+        Tensor::cat(&[&first.contiguous()?, &inputs], 1)
     }
 
     /// Vectors, (places, width): of each place (run, behaviors counted from the run's start), the mean of the run's outputs up to there; a place without
@@ -253,12 +265,7 @@ impl Deep {
     /// # Errors
     /// Shapes that do not fit.
     pub fn items(&self, vectors: &Tensor, kernels: Kernels) -> Result<Tensor, LanguageError> {
-        let shaped = || {
-            let (items, _) = vectors.dims2()?;
-            let gaps = Tensor::zeros((items, 1), candle_core::DType::U32, vectors.device())?;
-            Ok((vectors.unsqueeze(1)?, gaps))
-        };
-        let (vectors, gaps) = shaped().map_err(computing("shaping items"))?;
+        let (vectors, gaps) = alone(vectors).map_err(computing("shaping items"))?;
         self.outputs(&vectors, &gaps, kernels)?
             .squeeze(1)
             .map_err(computing("shaping items"))
@@ -278,6 +285,16 @@ impl Deep {
         let made = self.items(&vectors, Kernels::Fused)?;
         made.to_vec2().map_err(computing("shaping items"))
     }
+}
+
+/// Vectors, (items, width), as runs of one behavior: those and the kinds of their gaps.
+pub(super) fn alone(vectors: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let gaps = Tensor::zeros(
+        (vectors.dim(0)?, 1),
+        candle_core::DType::U32,
+        vectors.device(),
+    )?;
+    Ok((vectors.unsqueeze(1)?, gaps))
 }
 
 /// Deep layers that are none: a run's vector is the mean of its texts' vectors, each over the root of its mean square, and an item's is its text's.

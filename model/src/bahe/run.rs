@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt as _;
 use crate::language::LanguageError;
 use crate::language::block::{Block, normed};
 use crate::language::error::computing;
+use crate::language::kernel::dot;
 use crate::language::part::Kernels;
 
 use super::deep::Deep;
@@ -274,18 +275,4 @@ fn attend(
             }
         }
     }
-}
-
-/// With eight sums side by side: the compiler may not reorder one.
-pub(super) fn dot(one: &[f32], other: &[f32]) -> f32 {
-    let mut sums = [0.0; 8];
-    let (ones, rest) = one.as_chunks::<8>();
-    let (others, other_rest) = other.as_chunks::<8>();
-    for (one, other) in ones.iter().zip(others) {
-        for lane in 0..8 {
-            sums[lane] += one[lane] * other[lane];
-        }
-    }
-    let behind = rest.iter().zip(other_rest).map(|(one, other)| one * other);
-    sums.iter().sum::<f32>() + behind.sum::<f32>()
 }

@@ -14,10 +14,10 @@ use crate::baseline::Scores;
 use crate::feature::{FeatureBatch, FeatureRow};
 use crate::language::LanguageError;
 use crate::language::error::computing;
+use crate::language::kernel::dot;
 use crate::language::part::{Origin, Purpose, Source};
 
 use super::head::HeadConfig;
-use super::run::dot;
 
 /// What a row's number is to a model before it is centred: a count of a thousand is not a hundred times one of ten.
 #[must_use]

@@ -17,9 +17,13 @@ const WIDTH: usize = 24;
 const LIMIT: usize = 12;
 
 fn config() -> DeepConfig {
+    config_of(Family::Llama)
+}
+
+fn config_of(family: Family) -> DeepConfig {
     DeepConfig {
         blocks: DecoderConfig {
-            family: Family::Llama,
+            family,
             layers: 2,
             width: WIDTH,
             inner: 40,
@@ -40,8 +44,20 @@ fn config() -> DeepConfig {
 
 /// Layers whose every value says something: gaps, norm and emptiness begin as constants otherwise.
 fn deep() -> (Deep, Vec<(String, Var)>) {
-    let config = config();
+    deep_of(Family::Llama)
+}
+
+fn deep_of(family: Family) -> (Deep, Vec<(String, Var)>) {
+    let config = config_of(family);
     let mut values = Deep::random(&config, 7).unwrap();
+    if family == Family::Qwen2 {
+        for layer in 0..2 {
+            for (seed, part, width) in [(4, 'q', 24), (5, 'k', 8), (6, 'v', 8)] {
+                let name = format!("layers.{layer}.self_attn.{part}_proj.bias");
+                values.insert(name, tensor(seed, &[width]));
+            }
+        }
+    }
     for (seed, name) in [(1, "gaps"), (2, "norm"), (3, "empty")] {
         let shape = values[name].dims().to_vec();
         let around = if name == "norm" { 1.0 } else { 0.0 };
@@ -324,6 +340,43 @@ fn every_tensor_has_its_slope_for_a_gradient() {
         lost.count() > 10,
         "the library's fused kernels have gradients now"
     );
+}
+
+/// Goal: the way back that is written out gives the gradients that the graph gives, as often as it is asked. Method: every tensor of layers with and without
+/// biases, under a loss that weighs every output differently, and a second loss over the same pass.
+#[test]
+fn the_way_back_gives_what_the_graph_gives() {
+    for family in [Family::Llama, Family::Qwen2] {
+        let (deep, variables) = deep_of(family);
+        let (vectors, kinds) = (tensor(5, &[3, 7, WIDTH]), gaps(3, 7));
+        let pass = deep.forward_kept(&vectors, &kinds).unwrap();
+        let graph = deep
+            .outputs(&vectors, &kinds, Kernels::Differentiable)
+            .unwrap();
+        assert!(largest_difference(pass.outputs(), &graph) < 1e-5);
+        for seed in [9, 10] {
+            let weights = tensor(seed, &[3, 7, WIDTH]);
+            let loss = |outputs: &Tensor| {
+                let weighed = (outputs.sqr().unwrap() * &weights).unwrap();
+                weighed.sum_all().unwrap().backward().unwrap()
+            };
+            let right = loss(&graph);
+            let mut found = std::collections::BTreeMap::new();
+            let from = loss(pass.outputs());
+            let from = from.get(pass.outputs()).unwrap();
+            deep.backward(&pass, from, &mut found).unwrap();
+            for (name, variable) in variables.iter().filter(|(name, _)| name != "empty") {
+                let right = right.get(variable.as_tensor()).unwrap();
+                let found = &found[name];
+                assert_eq!(found.dims(), right.dims(), "{name}");
+                let size = right.abs().unwrap().max_all().unwrap();
+                let size = size.to_scalar::<f32>().unwrap();
+                let off = largest_difference(found, right);
+                assert!(off < 1e-4 * size, "{name}: {off} of {size}");
+            }
+            assert_eq!(found.len() + 1, variables.len());
+        }
+    }
 }
 
 /// Goal: a checkpoint of other layers is refused, by the tensor's name. Method: one that is missing, one of another shape.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 use crate::gradient::Weighing;
@@ -12,8 +13,9 @@ use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
 use super::corpus::{Corpus, column};
-use super::deep::{Deep, DeepConfig, mean_of_texts};
+use super::deep::{Deep, DeepConfig, alone, mean_of_texts};
 use super::head::{Head, HeadConfig, HeadInput};
+use super::pass::Pass;
 
 mod objective;
 
@@ -269,8 +271,11 @@ impl Trainer {
         let limits = (self.settings.positions, self.settings.rows_max);
         let mut done = 0;
         for batch in corpus.batches(rows, limits, self.limit(), None) {
-            let (log_odds, _) = self.log_odds(corpus, &batch, Kernels::Fused)?;
-            let log_odds = log_odds.to_vec2::<f32>().map_err(computing("scoring"))?;
+            let answer = self.log_odds(corpus, &batch, false)?;
+            let log_odds = answer
+                .log_odds
+                .to_vec2::<f32>()
+                .map_err(computing("scoring"))?;
             for (row, log_odds) in batch.iter().zip(log_odds) {
                 let at = (row - from) * corpus.tasks.len();
                 scores[at..at + corpus.tasks.len()].copy_from_slice(&log_odds);
@@ -290,37 +295,41 @@ impl Trainer {
         }
     }
 
-    /// Log-odds of a batch, (rows, tasks), and positions that the deep layers took.
+    /// The head's answer to a batch; one that is learned from has the way back through the deep layers.
     fn log_odds(
         &self,
         corpus: &Corpus,
         batch: &[usize],
-        kernels: Kernels,
-    ) -> Result<(Tensor, usize), LanguageError> {
+        learned_from: bool,
+    ) -> Result<Answer, LanguageError> {
         let features = column(batch, &corpus.rows.features, corpus.features)?;
         let base = column(batch, &corpus.rows.base, corpus.tasks.len())?;
-        let (vectors, positions) = match self.vectors(corpus, batch, kernels)? {
-            Some((users, items, positions)) => (Some((users, items)), positions),
-            None => (None, 0),
+        let vectors = match &self.deep {
+            Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
+            None => None,
         };
         let input = HeadInput {
-            vectors: vectors.as_ref().map(|(users, items)| (users, items)),
+            vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
             features: &features,
             base: &base,
         };
-        Ok((self.head.forward(&input)?, positions))
+        let log_odds = self.head.forward(&input)?;
+        let (positions, passes) = vectors.map_or((0, Vec::new()), |of| (of.positions, of.passes));
+        Ok(Answer {
+            log_odds,
+            positions,
+            passes,
+        })
     }
 
-    /// Vectors of a batch's users, (rows, sequences, width), and items, (rows, width).
+    /// Vectors of a batch's users and items.
     fn vectors(
         &self,
+        deep: &Deep,
         corpus: &Corpus,
         batch: &[usize],
-        kernels: Kernels,
-    ) -> Result<Option<(Tensor, Tensor, usize)>, LanguageError> {
-        let Some(deep) = &self.deep else {
-            return Ok(None);
-        };
+        learned_from: bool,
+    ) -> Result<Vectors, LanguageError> {
         let runs = corpus.runs(batch, self.limit())?;
         let (count, longest) = runs.shape;
         let mut distinct = BTreeMap::new();
@@ -346,14 +355,75 @@ impl Trainer {
             .map_err(computing(doing))?;
         let of_row = Tensor::new(of_row, &Device::Cpu).map_err(computing(doing))?;
         let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
-        let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
+        let mut passes = Vec::new();
+        // Layers that stay as they are need no way back.
+        let (outputs, items) = if learned_from && self.learns_deep() {
+            let (items, gaps) = alone(&items).map_err(computing(doing))?;
+            let users = deep.forward_kept(&inputs, &runs.gaps)?;
+            let items = deep.forward_kept(&items, &gaps)?;
+            let flat = items.outputs().squeeze(1).map_err(computing(doing))?;
+            let outputs = users.outputs().clone();
+            passes.extend([users, items]);
+            (outputs, flat)
+        } else {
+            let kernels = Kernels::Fused;
+            let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
+            (outputs, deep.items(&items, kernels)?)
+        };
         let users = deep.pooled(&outputs, &runs.places, &sequences)?;
-        let items = deep.items(&items, kernels)?;
         let shaped = || {
             let users = users.reshape((batch.len(), corpus.sequences, ()))?;
             Ok((users, items.index_select(&of_row, 0)?))
         };
         let (users, items) = shaped().map_err(computing(doing))?;
-        Ok(Some((users, items, count * longest)))
+        Ok(Vectors {
+            users,
+            items,
+            positions: count * longest,
+            passes,
+        })
     }
+
+    fn learns_deep(&self) -> bool {
+        matches!(self.depth, Depth::Deep { frozen: false, .. })
+    }
+
+    /// Adds the gradients of all that learns to `into`, by name: those of the graph, and those that the deep layers' way back gives from there.
+    fn gather(
+        &self,
+        gradients: &GradStore,
+        passes: &[Pass],
+        into: &mut BTreeMap<String, Tensor>,
+    ) -> Result<(), LanguageError> {
+        self.adam.gather(gradients, into)?;
+        for (deep, pass) in passes
+            .iter()
+            .filter_map(|pass| Some((self.deep.as_ref()?, pass)))
+        {
+            // A batch whose rows all have empty sequences looks at no output.
+            if let Some(gradient) = gradients.get(pass.outputs()) {
+                deep.backward(pass, gradient, into)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the head says of a batch.
+struct Answer {
+    /// (rows, tasks)
+    log_odds: Tensor,
+    /// Positions of runs, with padding.
+    positions: usize,
+    passes: Vec<Pass>,
+}
+
+/// What a batch's rows are seen by.
+struct Vectors {
+    /// (rows, sequences, width)
+    users: Tensor,
+    /// (rows, width)
+    items: Tensor,
+    positions: usize,
+    passes: Vec<Pass>,
 }

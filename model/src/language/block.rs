@@ -6,7 +6,10 @@ use candle_nn::rotary_emb::{rope, rope_slow};
 
 use super::config::{DecoderConfig, Family};
 use super::error::{LanguageError, computing};
+use super::kernel::{self, Turn};
 use super::part::{Kernels, Linear, Source};
+
+pub(crate) mod learn;
 
 /// A block's weights.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl Turns {
     }
 
     /// Those of the first positions.
-    pub(crate) fn first(&self, positions: usize) -> candle_core::Result<(Tensor, Tensor)> {
+    pub(crate) fn first(&self, positions: usize) -> candle_core::Result<Turn> {
         Ok((
             self.cosines.narrow(0, 0, positions)?,
             self.sines.narrow(0, 0, positions)?,
@@ -100,11 +103,14 @@ impl Block {
     pub(crate) fn forward(
         &self,
         x: &Tensor,
-        turn: &(Tensor, Tensor),
+        turn: &Turn,
         mask: &Tensor,
         config: &DecoderConfig,
         kernels: Kernels,
     ) -> candle_core::Result<Tensor> {
+        if kernels.ours(x.device()) {
+            return Ok(self.forward_kept(x, turn, config)?.0);
+        }
         let attended = normed(x, &self.attention_norm, config, kernels)?;
         let x = (x + self.attend(&attended, turn, mask, config, kernels)?)?;
         let y = normed(&x, &self.inner_norm, config, kernels)?;
@@ -115,7 +121,7 @@ impl Block {
     fn attend(
         &self,
         x: &Tensor,
-        (cosines, sines): &(Tensor, Tensor),
+        (cosines, sines): &Turn,
         mask: &Tensor,
         config: &DecoderConfig,
         kernels: Kernels,
@@ -166,6 +172,9 @@ pub(crate) fn normed(
 ) -> candle_core::Result<Tensor> {
     let epsilon = config.norm_epsilon as f32;
     match kernels {
+        Kernels::Fused if kernels.ours(x.device()) => {
+            kernel::norm(&x.contiguous()?, &weight.detach(), epsilon)
+        }
         Kernels::Fused => rms_norm(&x.contiguous()?, weight, epsilon),
         Kernels::Differentiable => rms_norm_slow(x, weight, epsilon),
     }

@@ -11,10 +11,17 @@ use super::weights::Weights;
 /// How a block is computed. The results agree to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
-    /// The library's fused operations: fast, and without gradients, of which they say nothing.
+    /// Fast, and without gradients, of which it says nothing: on a CPU ours ([`super::kernel`]), elsewhere the library's.
     Fused,
     /// Composed of operations that all have gradients.
     Differentiable,
+}
+
+impl Kernels {
+    /// Whether a block is computed by our own kernels.
+    pub(crate) fn ours(self, device: &Device) -> bool {
+        self == Self::Fused && device.is_cpu()
+    }
 }
 
 /// A linear map; the weight lies as in the files: (out, in).

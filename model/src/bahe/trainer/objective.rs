@@ -6,12 +6,12 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::gradient::{GradientError, GradientRule, Scope, TaskGradient, Weighing, combine};
+use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::{Kernels, LanguageError};
 
 use super::super::corpus::{Corpus, column};
 use super::super::head::{cross_entropy, cross_entropy_by_task, of_one_task};
-use super::Trainer;
+use super::{Answer, Trainer};
 
 /// What learning lowers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,10 +61,10 @@ impl Trainer {
             ..Gathered::default()
         };
         for batch in batches {
-            let (log_odds, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
-            let one = cross_entropy(&log_odds, &labels, &weights)?;
+            let (answer, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
+            let one = cross_entropy(&answer.log_odds, &labels, &weights)?;
             let gradients = one.backward().map_err(computing("learning"))?;
-            self.adam.gather(&gradients, &mut gathered.gradients)?;
+            self.gather(&gradients, &answer.passes, &mut gathered.gradients)?;
             gathered.loss += one.to_scalar::<f32>().map_err(computing("learning"))?;
         }
         gathered.loss *= gathered.scale as f32;
@@ -96,8 +96,8 @@ impl Trainer {
         };
         let mut of_tasks = vec![BTreeMap::new(); tasks];
         for batch in batches {
-            let (log_odds, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
-            let losses = cross_entropy_by_task(&log_odds, &labels, &weights, &counts)?;
+            let (answer, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
+            let losses = cross_entropy_by_task(&answer.log_odds, &labels, &weights, &counts)?;
             let values = losses.to_vec1::<f32>().map_err(computing("learning"))?;
             // Before any gradient: behind it, one task's NaN would be in all.
             if let Some(task) = values.iter().position(|loss| !loss.is_finite()) {
@@ -112,15 +112,15 @@ impl Trainer {
             if *rule == GradientRule::Sum {
                 let gradients = losses.sum_all().and_then(|all| all.backward());
                 let gradients = gradients.map_err(computing("learning"))?;
-                self.adam.gather(&gradients, &mut gathered.gradients)?;
+                self.gather(&gradients, &answer.passes, &mut gathered.gradients)?;
                 continue;
             }
             for (task, gradient) in of_tasks.iter_mut().enumerate() {
                 // A task that no row here speaks of would add nothing.
                 if labels_of(batch, task) > 0.0 {
                     let one = losses.get(task).and_then(|one| one.backward());
-                    self.adam
-                        .gather(&one.map_err(computing("learning"))?, gradient)?;
+                    let one = one.map_err(computing("learning"))?;
+                    self.gather(&one, &answer.passes, gradient)?;
                 }
             }
         }
@@ -164,19 +164,19 @@ impl Trainer {
         Ok(gathered)
     }
 
-    /// Log-odds of a batch, its labels and their weights, (rows, tasks) each.
+    /// What the head says of a batch, its labels and their weights, (rows, tasks) each.
     fn answers(
         &self,
         corpus: &Corpus,
         batch: &[usize],
         gathered: &mut Gathered,
-    ) -> Result<(Tensor, Tensor, Tensor), LanguageError> {
-        let (log_odds, positions) = self.log_odds(corpus, batch, Kernels::Differentiable)?;
+    ) -> Result<(Answer, Tensor, Tensor), LanguageError> {
+        let answer = self.log_odds(corpus, batch, true)?;
         let tasks = corpus.tasks.len();
         let labels = column(batch, &corpus.rows.labels, tasks)?;
         let weights = column(batch, &corpus.rows.weights, tasks)?;
         gathered.rows += batch.len();
-        gathered.positions += positions;
-        Ok((log_odds, labels, weights))
+        gathered.positions += answer.positions;
+        Ok((answer, labels, weights))
     }
 }
