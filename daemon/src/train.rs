@@ -35,8 +35,8 @@ use artifact::{Artifact, ArtifactError, Course, Unfinished, hex};
 use rows::Recorded;
 
 /// Rows of a batch at most, and batches of a step.
-const ROWS_MAX: usize = 512;
-const ACCUMULATE: usize = 2;
+const ROWS_MAX: usize = 1_024;
+const ACCUMULATE: usize = 1;
 
 /// How much is lost when a run is cut off.
 const CHECKPOINT_EVERY: Duration = Duration::from_mins(5);

@@ -74,7 +74,7 @@ struct Bahe {
     #[arg(long, default_value_t = 0.1)]
     deep_factor: f64,
     /// Positions of a batch: what bounds memory.
-    #[arg(long, default_value_t = 2_048)]
+    #[arg(long, default_value_t = 4_096)]
     positions: usize,
     /// Share of the requests to learn from.
     #[arg(long, default_value_t = 0.7, value_parser = share)]

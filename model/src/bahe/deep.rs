@@ -265,7 +265,15 @@ impl Deep {
     /// # Errors
     /// Shapes that do not fit.
     pub fn items(&self, vectors: &Tensor, kernels: Kernels) -> Result<Tensor, LanguageError> {
-        let (vectors, gaps) = alone(vectors).map_err(computing("shaping items"))?;
+        if kernels.ours(vectors.device()) {
+            return Ok(self.items_kept(vectors)?.outputs().detach());
+        }
+        let shaped = || {
+            let shape = (vectors.dim(0)?, 1);
+            let gaps = Tensor::zeros(shape, candle_core::DType::U32, vectors.device())?;
+            Ok((vectors.unsqueeze(1)?, gaps))
+        };
+        let (vectors, gaps) = shaped().map_err(computing("shaping items"))?;
         self.outputs(&vectors, &gaps, kernels)?
             .squeeze(1)
             .map_err(computing("shaping items"))
@@ -285,16 +293,6 @@ impl Deep {
         let made = self.items(&vectors, Kernels::Fused)?;
         made.to_vec2().map_err(computing("shaping items"))
     }
-}
-
-/// Vectors, (items, width), as runs of one behavior: those and the kinds of their gaps.
-pub(super) fn alone(vectors: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-    let gaps = Tensor::zeros(
-        (vectors.dim(0)?, 1),
-        candle_core::DType::U32,
-        vectors.device(),
-    )?;
-    Ok((vectors.unsqueeze(1)?, gaps))
 }
 
 /// Deep layers that are none: a run's vector is the mean of its texts' vectors, each over the root of its mean square, and an item's is its text's.

@@ -379,6 +379,45 @@ fn the_way_back_gives_what_the_graph_gives() {
     }
 }
 
+/// Goal: items that share their first position are what they are as runs of one behavior, and so are their gradients. Method: every tensor, both families, one item
+/// and several pieces of them.
+#[test]
+fn items_in_company_are_what_they_are_alone() {
+    for (family, count) in [
+        (Family::Llama, 1),
+        (Family::Llama, 1_500),
+        (Family::Qwen2, 5),
+    ] {
+        let (deep, variables) = deep_of(family);
+        let vectors = tensor(6, &[count, WIDTH]);
+        let graph = deep.items(&vectors, Kernels::Differentiable).unwrap();
+        let pass = deep.items_kept(&vectors).unwrap();
+        let fused = deep.items(&vectors, Kernels::Fused).unwrap();
+        assert!(largest_difference(pass.outputs(), &graph) < 1e-5);
+        assert_eq!(largest_difference(pass.outputs(), &fused), 0.0);
+        let weights = tensor(9, &[count, WIDTH]);
+        let loss = |outputs: &Tensor| {
+            let weighed = (outputs.sqr().unwrap() * &weights).unwrap();
+            weighed.sum_all().unwrap().backward().unwrap()
+        };
+        let right = loss(&graph);
+        let from = loss(pass.outputs());
+        let mut found = std::collections::BTreeMap::new();
+        let from = from.get(pass.outputs()).unwrap();
+        deep.backward(&pass, from, &mut found).unwrap();
+        for (name, variable) in variables.iter().filter(|(name, _)| name != "empty") {
+            let right = right.get(variable.as_tensor()).unwrap();
+            let size = right.abs().unwrap().max_all().unwrap();
+            let size = size.to_scalar::<f32>().unwrap();
+            let off = largest_difference(&found[name], right);
+            assert!(
+                off <= 2e-4 * size + 1e-5,
+                "{name} of {count}: {off} of {size}"
+            );
+        }
+    }
+}
+
 /// Goal: a checkpoint of other layers is refused, by the tensor's name. Method: one that is missing, one of another shape.
 #[test]
 fn odd_tensors_are_named() {

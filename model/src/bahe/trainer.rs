@@ -13,7 +13,7 @@ use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
 use super::corpus::{Corpus, column};
-use super::deep::{Deep, DeepConfig, alone, mean_of_texts};
+use super::deep::{Deep, DeepConfig, mean_of_texts};
 use super::head::{Head, HeadConfig, HeadInput};
 use super::pass::Pass;
 
@@ -358,13 +358,11 @@ impl Trainer {
         let mut passes = Vec::new();
         // Layers that stay as they are need no way back.
         let (outputs, items) = if learned_from && self.learns_deep() {
-            let (items, gaps) = alone(&items).map_err(computing(doing))?;
             let users = deep.forward_kept(&inputs, &runs.gaps)?;
-            let items = deep.forward_kept(&items, &gaps)?;
-            let flat = items.outputs().squeeze(1).map_err(computing(doing))?;
-            let outputs = users.outputs().clone();
+            let items = deep.items_kept(&items)?;
+            let outputs = (users.outputs().clone(), items.outputs().clone());
             passes.extend([users, items]);
-            (outputs, flat)
+            outputs
         } else {
             let kernels = Kernels::Fused;
             let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;

@@ -11,6 +11,8 @@ use super::part::{Kernels, Linear, Source};
 
 pub(crate) mod learn;
 
+use learn::{Company, Through};
+
 /// A block's weights.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -109,7 +111,12 @@ impl Block {
         kernels: Kernels,
     ) -> candle_core::Result<Tensor> {
         if kernels.ours(x.device()) {
-            return Ok(self.forward_kept(x, turn, config)?.0);
+            let through = Through {
+                config,
+                turn,
+                company: Company::Runs,
+            };
+            return Ok(self.forward_kept(x, through)?.0);
         }
         let attended = normed(x, &self.attention_norm, config, kernels)?;
         let x = (x + self.attend(&attended, turn, mask, config, kernels)?)?;

@@ -9,6 +9,8 @@ use std::ops::{Deref, Range};
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+pub(crate) mod alone;
+
 /// Numbers that a thread takes at once, about.
 const PIECE: usize = 16_384;
 

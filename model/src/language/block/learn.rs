@@ -6,8 +6,28 @@ use candle_core::{Result, Tensor};
 
 use super::Block;
 use crate::language::config::DecoderConfig;
+use crate::language::kernel::alone::{self, Heads};
 use crate::language::kernel::{self, Turn};
 use crate::language::part::Linear;
+
+/// What a way through a block goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Through<'a> {
+    pub(crate) config: &'a DecoderConfig,
+    /// Of the positions from 0 on.
+    pub(crate) turn: &'a Turn,
+    /// Which rows of states see which.
+    pub(crate) company: Company,
+}
+
+/// Which rows of states, (batch, positions, width), see which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// Each batch is a run: a position sees those before it.
+    Runs,
+    /// One batch, whose first position is that of all runs; each other is the one behind it in a run of its own.
+    Alone,
+}
 
 /// What a way forward leaves for the way back.
 #[derive(Debug)]
@@ -15,12 +35,7 @@ pub(crate) struct Kept {
     /// (batch, positions, width), as it came.
     x: Tensor,
     attended: Tensor,
-    /// (batch · key heads, queries that share a head · positions, head width)
-    query: Tensor,
-    /// (batch · key heads, positions, head width)
-    key: Tensor,
-    value: Tensor,
-    weights: Tensor,
+    seen: Seen,
     /// (batch, positions, heads · head width)
     mixed: Tensor,
     between: Tensor,
@@ -30,36 +45,70 @@ pub(crate) struct Kept {
     gated: Tensor,
 }
 
+/// What attention leaves, as it lies in its company.
+#[derive(Debug)]
+struct Seen {
+    /// Of runs (batch · key heads, queries that share a head · positions, head width); else (positions, heads · head width).
+    query: Tensor,
+    /// Of runs (batch · key heads, positions, head width); else (positions, key heads · head width).
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+}
+
 /// Takes the gradient of a tensor in, by what is behind the block's prefix in its name.
 pub(crate) type Gather<'a> = dyn FnMut(&str, Tensor) -> Result<()> + 'a;
 
+impl Through<'_> {
+    /// By what scores are multiplied.
+    fn scale(&self) -> f32 {
+        1.0 / (self.config.head_width as f32).sqrt()
+    }
+
+    fn epsilon(&self) -> f32 {
+        self.config.norm_epsilon as f32
+    }
+
+    fn heads(&self) -> Heads {
+        Heads {
+            heads: self.config.heads,
+            kv: self.config.kv_heads,
+            wide: self.config.head_width,
+        }
+    }
+
+    /// (batch, positions, all) to (batch · key heads, heads that share one · positions, head width), turned where it is asked for.
+    fn split(&self, x: &Tensor, heads: usize, turn: Option<&Turn>) -> Result<Tensor> {
+        let (batch, positions, _) = x.dims3()?;
+        let kv = self.config.kv_heads;
+        let shape = (batch * kv, heads / kv * positions, self.config.head_width);
+        kernel::split(x, heads, turn)?.reshape(shape)
+    }
+
+    /// The way back.
+    fn join(&self, x: &Tensor, positions: usize, turn: Option<&Turn>) -> Result<Tensor> {
+        let (rows, under, wide) = x.dims3()?;
+        let kv = self.config.kv_heads;
+        let shape = (rows / kv, kv * under / positions, positions, wide);
+        kernel::join(&x.reshape(shape)?, turn)
+    }
+}
+
 impl Block {
     /// States of all positions, (batch, positions, width), through the block.
-    pub(crate) fn forward_kept(
-        &self,
-        x: &Tensor,
-        turn: &Turn,
-        config: &DecoderConfig,
-    ) -> Result<(Tensor, Kept)> {
-        let epsilon = config.norm_epsilon as f32;
+    pub(crate) fn forward_kept(&self, x: &Tensor, through: Through<'_>) -> Result<(Tensor, Kept)> {
         let x = &x.detach().contiguous()?;
-        let attended = kernel::norm(x, &self.attention_norm, epsilon)?;
-        let (query, key, value) = self.heads(&attended, turn, config)?;
-        let weights = kernel::attention(&query.matmul(&key.t()?)?, scale(config))?;
-        let positions = x.dim(1)?;
-        let mixed = joined(&weights.matmul(&value)?, positions, config, None)?;
+        let attended = kernel::norm(x, &self.attention_norm, through.epsilon())?;
+        let (mixed, seen) = self.look(&attended, through)?;
         let between = (x + forward(&self.output, &mixed)?)?;
-        let normed = kernel::norm(&between, &self.inner_norm, epsilon)?;
+        let normed = kernel::norm(&between, &self.inner_norm, through.epsilon())?;
         let (gate, up) = (forward(&self.gate, &normed)?, forward(&self.up, &normed)?);
         let gated = kernel::gate(&gate, &up)?;
         let out = (&between + forward(&self.down, &gated)?)?;
         let kept = Kept {
             x: x.clone(),
             attended,
-            query,
-            key,
-            value,
-            weights,
+            seen,
             mixed,
             between,
             normed,
@@ -70,88 +119,96 @@ impl Block {
         Ok((out, kept))
     }
 
-    /// Queries, keys and values of normed states, heads apart and turned; the queries that share a head of keys lie one under the other.
-    pub(super) fn heads(
-        &self,
-        x: &Tensor,
-        turn: &Turn,
-        config: &DecoderConfig,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (batch, positions, _) = x.dims3()?;
-        let (heads, kv, wide) = (config.heads, config.kv_heads, config.head_width);
-        let query = kernel::split(&forward(&self.query, x)?, heads, Some(turn))?;
-        let key = kernel::split(&forward(&self.key, x)?, kv, Some(turn))?;
-        let value = kernel::split(&forward(&self.value, x)?, kv, None)?;
-        Ok((
-            query.reshape((batch * kv, heads / kv * positions, wide))?,
-            key.reshape((batch * kv, positions, wide))?,
-            value.reshape((batch * kv, positions, wide))?,
-        ))
+    /// What positions see of each other, (batch, positions, heads · head width), from normed states.
+    fn look(&self, x: &Tensor, through: Through<'_>) -> Result<(Tensor, Seen)> {
+        let (query, key) = (forward(&self.query, x)?, forward(&self.key, x)?);
+        let value = forward(&self.value, x)?;
+        let (config, turn) = (through.config, through.turn);
+        if through.company == Company::Alone {
+            let (query, key, value) = (query.squeeze(0)?, key.squeeze(0)?, value.squeeze(0)?);
+            let heads = through.heads();
+            let (mixed, weights) = alone::attention(&query, &key, &value, heads, turn)?;
+            let seen = Seen {
+                query,
+                key,
+                value,
+                weights,
+            };
+            return Ok((mixed.unsqueeze(0)?, seen));
+        }
+        let query = through.split(&query, config.heads, Some(turn))?;
+        let key = through.split(&key, config.kv_heads, Some(turn))?;
+        let value = through.split(&value, config.kv_heads, None)?;
+        let weights = kernel::attention(&query.matmul(&key.t()?)?, through.scale())?;
+        let mixed = through.join(&weights.matmul(&value)?, x.dim(1)?, None)?;
+        let seen = Seen {
+            query,
+            key,
+            value,
+            weights,
+        };
+        Ok((mixed, seen))
     }
 
     /// From the gradient of what came out to that of what went in; those of the block's own tensors go to `gather`.
     pub(crate) fn backward(
         &self,
         kept: &Kept,
-        turn: &Turn,
-        config: &DecoderConfig,
+        through: Through<'_>,
         gradient: &Tensor,
         gather: &mut Gather<'_>,
     ) -> Result<Tensor> {
-        let epsilon = config.norm_epsilon as f32;
-        let gated = backward(("mlp.down_proj", &self.down), &kept.gated, gradient, gather)?;
+        let down = ("mlp.down_proj", &self.down);
+        let gated = backward(down, &kept.gated, gradient, gather)?;
         let (gate, up) = kernel::gate_back(&kept.gate, &kept.up, &gated)?;
-        let normed = (backward(("mlp.gate_proj", &self.gate), &kept.normed, &gate, gather)?
-            + backward(("mlp.up_proj", &self.up), &kept.normed, &up, gather)?)?;
+        let gate = backward(("mlp.gate_proj", &self.gate), &kept.normed, &gate, gather)?;
+        let up = backward(("mlp.up_proj", &self.up), &kept.normed, &up, gather)?;
+        let epsilon = through.epsilon();
         let (between, weight) =
-            kernel::norm_back(&kept.between, &self.inner_norm, epsilon, &normed)?;
+            kernel::norm_back(&kept.between, &self.inner_norm, epsilon, &(gate + up)?)?;
         gather("post_attention_layernorm.weight", weight)?;
         let between = (gradient + between)?;
 
-        let mixed = backward(
-            ("self_attn.o_proj", &self.output),
-            &kept.mixed,
-            &between,
-            gather,
-        )?;
-        let mixed = kernel::split(&mixed, config.heads, None)?.reshape(kept.query.shape())?;
-        let weights = mixed.matmul(&kept.value.t()?)?;
-        let value = kept.weights.t()?.matmul(&mixed)?;
-        let scores = kernel::attention_back(&kept.weights, scale(config), &weights)?;
-        let positions = kept.x.dim(1)?;
-        let query = joined(&scores.matmul(&kept.key)?, positions, config, Some(turn))?;
-        let key = scores.t()?.matmul(&kept.query)?;
-        let key = joined(&key, positions, config, Some(turn))?;
-        let value = joined(&value, positions, config, None)?;
+        let output = ("self_attn.o_proj", &self.output);
+        let mixed = backward(output, &kept.mixed, &between, gather)?;
+        let [query, key, value] = kept.seen.backward(&mixed, through)?;
         let attended = &kept.attended;
-        let attended = ((backward(("self_attn.q_proj", &self.query), attended, &query, gather)?
-            + backward(("self_attn.k_proj", &self.key), attended, &key, gather)?)?
-            + backward(("self_attn.v_proj", &self.value), attended, &value, gather)?)?;
+        let query = backward(("self_attn.q_proj", &self.query), attended, &query, gather)?;
+        let key = backward(("self_attn.k_proj", &self.key), attended, &key, gather)?;
+        let value = backward(("self_attn.v_proj", &self.value), attended, &value, gather)?;
+        let attended = ((query + key)? + value)?;
         let (x, weight) = kernel::norm_back(&kept.x, &self.attention_norm, epsilon, &attended)?;
         gather("input_layernorm.weight", weight)?;
         between + x
     }
 }
 
-/// By what scores are multiplied.
-pub(super) fn scale(config: &DecoderConfig) -> f32 {
-    1.0 / (config.head_width as f32).sqrt()
-}
-
-/// (batch · key heads, heads that share one · positions, head width) to (batch, positions, heads · head width).
-pub(super) fn joined(
-    x: &Tensor,
-    positions: usize,
-    config: &DecoderConfig,
-    turn: Option<&Turn>,
-) -> Result<Tensor> {
-    let (rows, under, wide) = x.dims3()?;
-    let (batch, heads) = (rows / config.kv_heads, config.kv_heads * under / positions);
-    kernel::join(&x.reshape((batch, heads, positions, wide))?, turn)
+impl Seen {
+    /// From the gradient of what was seen, (batch, positions, heads · head width), to those of queries, keys and values, (batch, positions, all) each.
+    fn backward(&self, mixed: &Tensor, through: Through<'_>) -> Result<[Tensor; 3]> {
+        let turn = through.turn;
+        if through.company == Company::Alone {
+            let of = [&self.query, &self.key, &self.value, &self.weights];
+            let [query, key, value] = alone::attention_back(of, through.heads(), turn, mixed)?;
+            return Ok([query.unsqueeze(0)?, key.unsqueeze(0)?, value.unsqueeze(0)?]);
+        }
+        let positions = mixed.dim(1)?;
+        let mixed = through.split(mixed, through.config.heads, None)?;
+        let weights = mixed.matmul(&self.value.t()?)?;
+        let value = self.weights.t()?.matmul(&mixed)?;
+        let scores = kernel::attention_back(&self.weights, through.scale(), &weights)?;
+        let query = scores.matmul(&self.key)?;
+        let key = scores.t()?.matmul(&self.query)?;
+        Ok([
+            through.join(&query, positions, Some(turn))?,
+            through.join(&key, positions, Some(turn))?,
+            through.join(&value, positions, None)?,
+        ])
+    }
 }
 
 /// Without a graph, though the weight is a variable.
-pub(super) fn forward(linear: &Linear, x: &Tensor) -> Result<Tensor> {
+fn forward(linear: &Linear, x: &Tensor) -> Result<Tensor> {
     let free = Linear {
         weight: linear.weight.detach(),
         bias: linear.bias.as_ref().map(Tensor::detach),
