@@ -24,7 +24,7 @@ pub(crate) mod tests;
 
 pub use config::{DecoderConfig, EncoderConfig, Family, Shape};
 pub use convert::{CONVERSION, check, convert};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, DecoderPass};
 pub use encoder::Encoder;
 pub use error::LanguageError;
 pub use part::Kernels;

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use headwater_model::bahe::{Deep, DeepConfig, Pass, Run, Taken};
 use headwater_model::language::{
-    Decoder, DecoderConfig, Family, Kernels, LanguageTokenizer, TextEncoder, Weights,
+    Decoder, DecoderConfig, DecoderPass, Family, Kernels, LanguageTokenizer, TextEncoder, Weights,
 };
 use headwater_model::{Device, Tensor};
 use serde_json::{Value, json};
@@ -141,7 +141,6 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
     let (texts, tokens) = row_of(length, &tokenizer, lines);
     let distinct = texts.iter().collect::<BTreeSet<_>>().len();
     let ids = vec![tokens];
-    let kernels = Kernels::Differentiable;
     let seconds = match variant {
         "whole" => {
             let all = weights.decoder().unwrap().layers;
@@ -149,13 +148,16 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
                 Decoder::load_trainable(&weights, 0..all, &Device::Cpu).unwrap();
             let seconds = timed(2, || {
                 let states = decoder.embed(&ids).unwrap();
-                let states = decoder.run(&states, 0..all, kernels).unwrap();
-                let gradients = loss(&states).backward().unwrap();
-                let learned = variables
-                    .iter()
-                    .filter(|(_, one)| gradients.get(one).is_some());
-                // The last norm and the head are no part of the loss.
-                assert!(learned.count() + 2 >= variables.len());
+                let pass = decoder.run_kept(&states, 0..all).unwrap();
+                let (of_states, learned) = back_through(&decoder, &pass);
+                // From there through the graph: the embedding learns, too.
+                let below = (&states * of_states).unwrap().sum_all().unwrap();
+                let embedding = below.backward().unwrap();
+                let learns = variables.iter().filter(|(name, one)| {
+                    learned.contains_key(name) || embedding.get(one).is_some()
+                });
+                // The last norm is no part of the loss.
+                assert_eq!(learns.count() + 1, variables.len());
             });
             drop(variables);
             seconds
@@ -168,8 +170,8 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
             timed(3, || {
                 let states = below.embed(&ids).unwrap();
                 let states = below.run(&states, 0..CUT, Kernels::Fused).unwrap();
-                let states = above.run(&states, layers.clone(), kernels).unwrap();
-                loss(&states).backward().unwrap();
+                let pass = above.run_kept(&states, layers.clone()).unwrap();
+                back_through(&above, &pass);
             })
         }
         "bahe" | "mean" => {
@@ -250,6 +252,13 @@ fn advance() -> Value {
 }
 
 /// Sixteen runs of 128 behaviors through the deep layers and back.
+/// From the loss to the gradients of a decoder's states and tensors.
+fn back_through(decoder: &Decoder, pass: &DecoderPass) -> (Tensor, BTreeMap<String, Tensor>) {
+    let gradients = loss(pass.outputs()).backward().unwrap();
+    let of_outputs = gradients.get(pass.outputs()).unwrap();
+    decoder.backward(pass, of_outputs).unwrap()
+}
+
 /// From a loss to the gradients of all tensors.
 fn back(deep: &Deep, pass: &Pass, loss: impl Fn(&Tensor) -> Tensor) {
     let gradients = loss(pass.outputs()).backward().unwrap();

@@ -13,6 +13,10 @@ use super::error::{LanguageError, computing};
 use super::part::{Kernels, Linear, Origin, Purpose, Source, look_up};
 use super::weights::Weights;
 
+mod pass;
+
+pub use pass::DecoderPass;
+
 /// A decoder, or some layers of one.
 #[derive(Debug)]
 pub struct Decoder {
@@ -110,6 +114,21 @@ impl Decoder {
         layers: Range<usize>,
         kernels: Kernels,
     ) -> Result<Tensor, LanguageError> {
+        let positions = self.fits(states, &layers)?;
+        let run = || {
+            let turn = self.turns.first(positions)?;
+            let mask = causal_mask(positions, states.device())?;
+            let mut states = states.clone();
+            for block in &self.blocks[layers.start - self.first..layers.end - self.first] {
+                states = block.forward(&states, &turn, &mask, &self.config, kernels)?;
+            }
+            Ok(states)
+        };
+        run().map_err(computing("running layers"))
+    }
+
+    /// How many positions states have, if they and the layers are what is held.
+    fn fits(&self, states: &Tensor, layers: &Range<usize>) -> Result<usize, LanguageError> {
         let held = self.first..self.first + self.blocks.len();
         if layers.start < held.start || layers.end > held.end || layers.start > layers.end {
             return Err(LanguageError::Input(format!(
@@ -123,16 +142,7 @@ impl Decoder {
                 self.config.positions_max
             )));
         }
-        let run = || {
-            let turn = self.turns.first(positions)?;
-            let mask = causal_mask(positions, states.device())?;
-            let mut states = states.clone();
-            for block in &self.blocks[layers.start - self.first..layers.end - self.first] {
-                states = block.forward(&states, &turn, &mask, &self.config, kernels)?;
-            }
-            Ok(states)
-        };
-        run().map_err(computing("running layers"))
+        Ok(positions)
     }
 
     /// Hidden states after the last layer to logits of the next token, (batch, positions, vocabulary).

@@ -254,6 +254,44 @@ fn every_weight_has_a_gradient() {
     assert!(with < all, "the fused kernels have gradients now: {with}");
 }
 
+/// Goal: the written way back through a decoder's layers gives what the graph gives, down to the states that went in. Method: all layers and some of them, each
+/// tensor against the graph's.
+#[test]
+fn the_way_back_through_a_decoder_is_the_graphs() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), Family::Qwen2, true);
+    let weights = Weights::open(folder.path()).unwrap();
+    for layers in [0..3, 1..3] {
+        let (decoder, vars) =
+            Decoder::load_trainable(&weights, layers.clone(), &Device::Cpu).unwrap();
+        let states = candle_core::Var::from_tensor(&decoder.embed(&ids()).unwrap()).unwrap();
+        let states = states.as_tensor();
+        let loss = |outputs: &Tensor| outputs.sqr().unwrap().sum_all().unwrap();
+        let graph = decoder.run(states, layers.clone(), Kernels::Differentiable);
+        let graph = loss(&graph.unwrap()).backward().unwrap();
+        let pass = decoder.run_kept(states, layers).unwrap();
+        let from = loss(pass.outputs()).backward().unwrap();
+        let from = from.get(pass.outputs()).unwrap();
+        let (of_states, mut found) = decoder.backward(&pass, from).unwrap();
+        found.insert("states".to_owned(), of_states);
+        let ours = vars.iter().filter(|(name, _)| name.contains("layers"));
+        let all = ours.map(|(name, var)| (name.as_str(), var.as_tensor()));
+        let mut compared = 0;
+        for (name, tensor) in all.chain([("states", states)]) {
+            let (right, found) = (graph.get(tensor).unwrap(), &found[name]);
+            let size = right.abs().unwrap().max_all().unwrap();
+            let off = (found - right).unwrap().abs().unwrap().max_all().unwrap();
+            let (size, off) = (
+                size.to_scalar::<f32>().unwrap(),
+                off.to_scalar::<f32>().unwrap(),
+            );
+            assert!(off <= 2e-4 * size, "{name}: {off} of {size}");
+            compared += 1;
+        }
+        assert_eq!(compared, found.len());
+    }
+}
+
 /// Goal: the gradient is the slope. Method: central differences of a loss over single weights of each kind.
 #[test]
 fn gradients_are_slopes() {
