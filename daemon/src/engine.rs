@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use headwater_config::{Backend, Config, OnBehavior, Span, Topic};
 use headwater_consumers::Metrics;
+use headwater_consumers::embed::Embed;
 use headwater_consumers::items::ItemMaker;
 use headwater_consumers::log::{RecordBatch, TopicPartition};
 use headwater_consumers::step::{Owned, Pipeline, StepOutput};
@@ -96,12 +97,16 @@ impl Engine {
     /// # Errors
     /// A configuration that breaks a rule.
     pub fn new(config: &Config) -> Result<Self, EngineError> {
-        Self::over(config, Arc::new(MemoryStores::default()), false)
+        Self::over(config, Arc::new(MemoryStores::default()), false, None)
     }
 
-    /// As [`Engine::new`], and it keeps the rows that the daemon would log ([`Engine::take_rows`]).
-    pub(crate) fn logging(config: &Config) -> Result<Self, EngineError> {
-        Self::over(config, Arc::new(MemoryStores::default()), true)
+    /// As [`Engine::new`], and it keeps the rows that the daemon would log ([`Engine::take_rows`]). With `embed`, vectors of texts are that one's, which must be
+    /// of the configuration's encoder.
+    pub(crate) fn logging(
+        config: &Config,
+        embed: Option<Box<dyn Embed>>,
+    ) -> Result<Self, EngineError> {
+        Self::over(config, Arc::new(MemoryStores::default()), true, embed)
     }
 
     /// An engine whose users lie in `folder` where they do not fit into `state.memory`. The folder is working space: whatever an
@@ -120,10 +125,15 @@ impl Engine {
             .stores
             .remove(PARTITION)
             .map_err(EngineError::Store)?;
-        Self::over(config, opened.stores, false)
+        Self::over(config, opened.stores, false, None)
     }
 
-    fn over(config: &Config, stores: Arc<dyn Stores>, rows: bool) -> Result<Self, EngineError> {
+    fn over(
+        config: &Config,
+        stores: Arc<dyn Stores>,
+        rows: bool,
+        embed: Option<Box<dyn Embed>>,
+    ) -> Result<Self, EngineError> {
         config.check().map_err(EngineError::Config)?;
         let mut config = config.clone();
         config.scoring.on_behavior = OnBehavior::Off;
@@ -148,7 +158,7 @@ impl Engine {
             statistics: Statistics::default(),
         };
         let mut pipeline = Pipeline::new(&config, (1, 1), metrics.clone())?;
-        vectors::at_once(&config, pipeline.assembler(), &metrics)?;
+        vectors::at_once(&config, pipeline.assembler(), &metrics, embed)?;
         Ok(Self {
             pipeline,
             owned: BTreeMap::from([(PARTITION, owned)]),
@@ -249,6 +259,11 @@ impl Engine {
         item.map_or_else(String::new, |item| {
             texts::of_item(template, id, item, &self.items)
         })
+    }
+
+    /// The texts of all items.
+    pub(crate) fn item_texts(&self) -> impl Iterator<Item = String> {
+        self.items.ids().map(|id| self.item_text(id))
     }
 
     /// What its rows are made of.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::Config;
@@ -18,6 +19,7 @@ use headwater_model::bahe::{
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
+use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -33,6 +35,7 @@ mod vectors;
 
 use artifact::{Artifact, ArtifactError, Course, Unfinished, hex};
 use rows::Recorded;
+use vectors::TextVectors;
 
 /// Rows of a batch at most, and batches of a step.
 const ROWS_MAX: usize = 1_024;
@@ -199,9 +202,19 @@ impl TrainBahe {
         }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
+        let encoder = Self::encoder(config)?;
+        let vectors = match &encoder {
+            Some(encoder) => {
+                let file = artifact.vectors(encoder.version());
+                let vectors = TextVectors::open(Arc::clone(encoder), file, self.progress)?;
+                Some(Arc::new(Mutex::new(vectors)))
+            }
+            None => None,
+        };
         let mut recorded = Recorded::read(
             config,
             (&self.items, &self.events),
+            vectors.as_ref(),
             self.shares,
             self.progress,
         )?;
@@ -214,26 +227,18 @@ impl TrainBahe {
         }
         summary.texts = recorded.texts_asked;
         summary.distinct_texts = recorded.texts.len();
-        let mut encoder = None;
-        let width = if self.texts == Texts::None {
-            recorded.without_vectors()?;
-            if let Some(named) = &config.texts.encoder {
-                // Rows have features of its vectors all the same.
-                let path = crate::models::locate(config, named).map_err(EngineError::from)?;
-                let device = headwater_model::Device::Cpu;
-                encoder = Some(TextEncoder::open(&path, config.texts.cut, &device)?);
+        let mut width = 0;
+        if let Some(vectors) = &vectors {
+            let mut vectors = vectors.lock();
+            if self.texts != Texts::None {
+                recorded.with_vectors(&mut vectors)?;
+                width = vectors.encoder().width();
             }
-            0
-        } else {
-            let opened = TextEncoder::open(&self.model, self.cut, &headwater_model::Device::Cpu)?;
-            let began = Instant::now();
-            let file = artifact.vectors(opened.version());
-            summary.encoded = vectors::fill(&opened, &mut recorded, &file, self.progress)?;
-            summary.encode_seconds = began.elapsed().as_secs_f64();
-            let width = opened.width();
-            encoder = Some(opened);
-            width
-        };
+            summary.encoded = vectors.made.0;
+            summary.encode_seconds = vectors.made.1.as_secs_f64();
+        }
+        drop(vectors);
+        let encoder = encoder.as_deref();
         let head = HeadConfig {
             width,
             sequences: config.sequences.len(),
@@ -242,10 +247,10 @@ impl TrainBahe {
             projected: 64,
             inner: [128, 64],
         };
-        let depth = self.depth(config, encoder.as_ref())?;
-        let described = self.described(config, &recorded, encoder.as_ref(), (&head, &depth.0));
+        let depth = self.depth(config, encoder)?;
+        let described = self.described(config, &recorded, encoder, (&head, &depth.0));
         let mut trainer = self.trainer(&head, depth)?;
-        let of = self.identity(&recorded, encoder.as_ref());
+        let of = self.identity(&recorded, encoder);
         self.learn(&mut trainer, &recorded, &artifact, of, &mut summary)?;
         if !summary.finished {
             return Ok(summary);
@@ -256,6 +261,17 @@ impl TrainBahe {
             self.predict(&trainer, &recorded, config, path)?;
         }
         Ok(summary)
+    }
+
+    /// The shallow layers, where rows or what is trained look at texts.
+    fn encoder(config: &Config) -> Result<Option<Arc<TextEncoder>>, TrainError> {
+        let Some(named) = &config.texts.encoder else {
+            return Ok(None);
+        };
+        let path = crate::models::locate(config, named).map_err(EngineError::from)?;
+        let device = headwater_model::Device::Cpu;
+        let opened = TextEncoder::open(&path, config.texts.cut, &device)?;
+        Ok(Some(Arc::new(opened)))
     }
 
     /// What rows are made by: the configuration, with the language model, cut and limit that are trained on, and no model that scores over the baseline,

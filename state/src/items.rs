@@ -88,6 +88,11 @@ impl ItemTable {
         self.items.get(id)
     }
 
+    /// The ids of all items, in no order.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.items.keys().map(|id| &**id)
+    }
+
     /// Puts an item, or deletes it. Its statistics stay.
     pub fn set_item(&mut self, id: &str, item: Option<Item>) {
         let held = match item {

@@ -6,6 +6,7 @@ use headwater_config::Config;
 use headwater_consumers::Metrics;
 use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{DeepVectors, Deepen};
+use headwater_consumers::embed::Embed;
 use headwater_model::Device;
 use headwater_model::bahe::BaheModel;
 use headwater_model::language::TextEncoder;
@@ -15,11 +16,12 @@ use crate::models::ModelsError;
 
 use super::EngineError;
 
-/// Has an assembler make vectors of texts, and score with the model, where the configuration has an encoder and a model.
+/// Has an assembler make vectors of texts, by `embed` or else by the configuration's encoder, and score with the model, where the configuration has them.
 pub(super) fn at_once(
     config: &Config,
     assembler: &mut Assembler,
     metrics: &Metrics,
+    embed: Option<Box<dyn Embed>>,
 ) -> Result<(), EngineError> {
     let model = crate::trained::open(config)?.map(Arc::new);
     let stores = MemoryStores::default();
@@ -29,16 +31,21 @@ pub(super) fn at_once(
             None => Ok(()),
         };
     };
-    let path = crate::models::locate(config, named)?;
-    let encoder =
-        TextEncoder::open(&path, config.texts.cut, &Device::Cpu).map_err(ModelsError::Model)?;
+    let embed = match embed {
+        Some(embed) => embed,
+        None => {
+            let path = crate::models::locate(config, named)?;
+            let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu);
+            Box::new(Arc::new(encoder.map_err(ModelsError::Model)?))
+        }
+    };
     let store = stores.open(VECTORS).map_err(EngineError::Store)?;
     let table = VectorTable::open(store, config.texts.memory.get())
         .expect("invariant: an empty store is not damaged");
     let table = Arc::new(table);
     assembler.read_vectors(config, Arc::clone(&table), metrics);
     if let Some(model) = model {
-        crate::trained::check_encoder(config, &model, encoder.id())?;
+        crate::trained::check_encoder(config, &model, embed.encoder().id.0)?;
         let deep = if model.deep().is_some() {
             let store = stores.open(DEEP_VECTORS).map_err(EngineError::Store)?;
             let memory = config.texts.deep_memory.get() / 2;
@@ -58,7 +65,7 @@ pub(super) fn at_once(
         };
         score_with(assembler, model, deep, metrics)?;
     }
-    assembler.embed_at_once(Box::new(Arc::new(encoder)));
+    assembler.embed_at_once(embed);
     Ok(())
 }
 

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
 use headwater_model::language::LanguageError;
 use headwater_model::{Device, FeatureSchema, LoggedRequest, Tensor};
 use headwater_state::pinned_hash;
+use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -17,6 +19,7 @@ use crate::progress::Progress;
 use crate::recording::{Recording, envelope};
 
 use super::TrainError;
+use super::vectors::{Shared, TextVectors};
 
 /// Events between two looks at the clock.
 const PROGRESS_EVENTS: u64 = 1024;
@@ -94,10 +97,12 @@ impl Recorded {
     pub(super) fn read(
         config: &Config,
         (items, events): (&Path, &Path),
+        vectors: Option<&Arc<Mutex<TextVectors>>>,
         shares: [f64; 2],
         progress: bool,
     ) -> Result<Self, TrainError> {
-        let mut engine = Engine::logging(config)?;
+        let embed = vectors.map(|vectors| Shared(Arc::clone(vectors)));
+        let mut engine = Engine::logging(config, embed.map(|embed| Box::new(embed) as _))?;
         let mut reader = Reader {
             config,
             texts: Texts::default(),
@@ -117,6 +122,12 @@ impl Recorded {
                 Err(error) => return Err(error.into()),
             };
             taken.map_err(|reason| records.bad(reason))?;
+        }
+        if let Some(vectors) = vectors {
+            // All at once: one request's few texts would be a small batch each.
+            let texts: Vec<String> = engine.item_texts().collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            vectors.lock().fill(&texts, true)?;
         }
         let mut records = Recording::open(events)?;
         let bar = Progress::new(records.size(), progress);
@@ -215,9 +226,11 @@ impl Recorded {
         }
     }
 
-    /// No text is looked at.
-    pub(super) fn without_vectors(&mut self) -> Result<(), LanguageError> {
-        self.corpus.vectors = tensor(vec![0.0], (1, 1))?;
+    /// Looks at texts, by these vectors.
+    pub(super) fn with_vectors(&mut self, vectors: &mut TextVectors) -> Result<(), TrainError> {
+        let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
+        vectors.fill(&texts, true)?;
+        self.corpus.vectors = vectors.table(&self.texts)?;
         Ok(())
     }
 }

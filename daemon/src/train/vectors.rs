@@ -1,16 +1,23 @@
 //! Vectors of texts: those that are known from an earlier run, and those that the shallow layers make now.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use headwater_model::language::TextEncoder;
+use headwater_consumers::embed::{Embed, EmbedError};
+use headwater_model::Tensor;
+use headwater_model::language::{LanguageError, TextEncoder};
+use headwater_state::CurrentEncoder;
+use parking_lot::Mutex;
 
 use crate::progress::Progress;
 
 use super::TrainError;
 use super::artifact::ArtifactError;
-use super::rows::{Recorded, tensor};
+use super::rows::tensor;
 
 /// Tokens of a batch, with padding.
 const TOKENS_MAX: usize = 2_048;
@@ -19,66 +26,124 @@ const CHUNK: usize = 1_024;
 /// Bytes of a content hash.
 const KEY_BYTES: usize = 32;
 
-/// Makes the vectors of all texts, and keeps them in `file` as they come: a run that is cut off loses a chunk at most. The answer is how many were made now.
-pub(super) fn fill(
-    encoder: &TextEncoder,
-    recorded: &mut Recorded,
-    file: &Path,
+/// Vectors of texts, kept in a file as they come: a run that is cut off loses a chunk at most, and another run begins with them.
+#[derive(Debug)]
+pub(super) struct TextVectors {
+    encoder: Arc<TextEncoder>,
+    file: PathBuf,
+    known: BTreeMap<[u8; KEY_BYTES], Vec<f32>>,
+    /// How many were made, and how long that took.
+    pub(super) made: (usize, Duration),
     progress: bool,
-) -> Result<usize, TrainError> {
-    let width = encoder.width();
-    let io = |source| ArtifactError::Io {
-        path: file.to_owned(),
-        source,
-    };
-    let mut known = read(file, width).map_err(io)?;
-    let keys: Vec<[u8; KEY_BYTES]> = recorded
-        .texts
-        .iter()
-        .map(|text| encoder.key(text))
-        .collect();
-    let mut missing = Vec::new();
-    for (key, text) in keys.iter().zip(&recorded.texts) {
-        if !known.contains_key(key) {
-            // Two texts that differ in white space alone are one.
-            known.insert(*key, Vec::new());
-            missing.push((*key, text.as_str()));
-        }
+}
+
+impl TextVectors {
+    /// Those that a file has already.
+    pub(super) fn open(
+        encoder: Arc<TextEncoder>,
+        file: PathBuf,
+        progress: bool,
+    ) -> Result<Self, TrainError> {
+        let known = read(&file, encoder.width()).map_err(|source| ArtifactError::Io {
+            path: file.clone(),
+            source,
+        })?;
+        Ok(Self {
+            encoder,
+            file,
+            known,
+            made: (0, Duration::ZERO),
+            progress,
+        })
     }
-    // Of one length side by side in a chunk, or padding would be most of the work.
-    missing.sort_by_key(|(key, text)| (text.len(), *key));
-    let mut out = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(file)
-        .map_err(io)?;
-    let bar = Progress::new(Some(missing.len() as u64), progress);
-    let mut done = 0;
-    for chunk in missing.chunks(CHUNK) {
-        let texts: Vec<&str> = chunk.iter().map(|(_, text)| *text).collect();
-        let vectors = encoder.encode(&texts, TOKENS_MAX)?;
-        let mut bytes = Vec::with_capacity(chunk.len() * record_bytes(width));
-        for ((key, _), vector) in chunk.iter().zip(vectors) {
-            let from = bytes.len();
-            bytes.extend_from_slice(key);
-            for value in &vector {
-                bytes.extend_from_slice(&value.to_le_bytes());
+
+    pub(super) fn encoder(&self) -> &TextEncoder {
+        &self.encoder
+    }
+
+    /// Makes those that are missing; `progress`: whether to draw a bar.
+    pub(super) fn fill(&mut self, texts: &[&str], progress: bool) -> Result<(), TrainError> {
+        let began = Instant::now();
+        // Two texts that differ in white space alone are one.
+        let missing: BTreeMap<[u8; KEY_BYTES], &str> = texts
+            .iter()
+            .map(|text| (self.encoder.key(text), *text))
+            .filter(|(key, _)| !self.known.contains_key(key))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let io = |source| ArtifactError::Io {
+            path: self.file.clone(),
+            source,
+        };
+        let mut missing: Vec<([u8; KEY_BYTES], &str)> = missing.into_iter().collect();
+        // Of one length side by side in a chunk, or padding would be most of the work.
+        missing.sort_by_key(|(key, text)| (text.len(), *key));
+        let mut out = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.file)
+            .map_err(io)?;
+        let width = self.encoder.width();
+        let bar = Progress::new(Some(missing.len() as u64), progress && self.progress);
+        let mut done = 0;
+        for chunk in missing.chunks(CHUNK) {
+            let texts: Vec<&str> = chunk.iter().map(|(_, text)| *text).collect();
+            let vectors = self.encoder.encode(&texts, TOKENS_MAX)?;
+            let mut bytes = Vec::with_capacity(chunk.len() * record_bytes(width));
+            for ((key, _), vector) in chunk.iter().zip(vectors) {
+                let from = bytes.len();
+                bytes.extend_from_slice(key);
+                for value in &vector {
+                    bytes.extend_from_slice(&value.to_le_bytes());
+                }
+                let sum = crc32fast::hash(&bytes[from..]);
+                bytes.extend_from_slice(&sum.to_le_bytes());
+                self.known.insert(*key, vector);
             }
-            let sum = crc32fast::hash(&bytes[from..]);
-            bytes.extend_from_slice(&sum.to_le_bytes());
-            known.insert(*key, vector);
+            out.write_all(&bytes).map_err(io)?;
+            done += chunk.len();
+            bar.at(done as u64, done as u64);
         }
-        out.write_all(&bytes).map_err(io)?;
-        done += chunk.len();
-        bar.at(done as u64, done as u64);
+        bar.finish();
+        self.made.0 += missing.len();
+        self.made.1 += began.elapsed();
+        Ok(())
     }
-    bar.finish();
-    let mut flat = Vec::with_capacity(keys.len() * width);
-    for key in &keys {
-        flat.extend_from_slice(&known[key]);
+
+    /// One row a text, each of which was filled.
+    pub(super) fn table(&self, texts: &[String]) -> Result<Tensor, LanguageError> {
+        let width = self.encoder.width();
+        let mut flat = Vec::with_capacity(texts.len() * width);
+        for text in texts {
+            flat.extend_from_slice(&self.known[&self.encoder.key(text)]);
+        }
+        tensor(flat, (texts.len(), width))
     }
-    recorded.corpus.vectors = tensor(flat, (keys.len(), width))?;
-    Ok(missing.len())
+}
+
+/// The same as the engine asks for them: rows are of the vectors that are learned from, and no text is run twice.
+#[derive(Debug)]
+pub(super) struct Shared(pub(super) Arc<Mutex<TextVectors>>);
+
+impl Embed for Shared {
+    fn encoder(&self) -> CurrentEncoder {
+        self.0.lock().encoder.encoder()
+    }
+
+    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let mut vectors = self.0.lock();
+        vectors.fill(texts, false)?;
+        let known = texts
+            .iter()
+            .map(|text| vectors.known[&vectors.encoder.key(text)].clone());
+        Ok(known.collect())
+    }
+
+    fn tokens(&self) -> u64 {
+        TextEncoder::tokens(&self.0.lock().encoder)
+    }
 }
 
 /// A hash, its vector, and a checksum over both.
@@ -87,11 +152,8 @@ fn record_bytes(width: usize) -> usize {
 }
 
 /// What an earlier run wrote; a torn tail is cut off, so that what is appended can be found again.
-fn read(
-    file: &Path,
-    width: usize,
-) -> std::io::Result<std::collections::BTreeMap<[u8; KEY_BYTES], Vec<f32>>> {
-    let mut known = std::collections::BTreeMap::new();
+fn read(file: &Path, width: usize) -> std::io::Result<BTreeMap<[u8; KEY_BYTES], Vec<f32>>> {
+    let mut known = BTreeMap::new();
     let mut bytes = Vec::new();
     match File::open(file) {
         Ok(mut file) => file.read_to_end(&mut bytes)?,
