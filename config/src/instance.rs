@@ -11,7 +11,7 @@ pub struct InstanceConfig {
     /// Its name in the fleet; none: made at the first start and kept in the state folder.
     #[serde(deserialize_with = "crate::text::optional")]
     pub id: Option<String>,
-    /// Worker threads, each a group member with a transactional producer. 1 to 256.
+    /// Worker threads, each a group member with a transactional producer: at most 256. 0: it scores nothing, and encodes texts, or repartitions, for others.
     pub workers: usize,
     /// Put before every topic name, the group and the transactional ids.
     pub prefix: String,

@@ -138,7 +138,13 @@ fn instance(rules: &mut Rules, config: &Config) {
             || format!("\"{id}\" is not a name of at most 100 letters, digits, `.`, `_` and `-`"),
         );
     }
-    rules.range("instance.workers", instance.workers, (1, 256));
+    rules.range("instance.workers", instance.workers, (0, 256));
+    let else_to_do = (config.texts.encoder.is_some() && config.texts.encode)
+        || config.source.behaviors.repartition;
+    rules.require(instance.workers > 0 || else_to_do, &["instance.workers"], || {
+        "0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor source.behaviors.repartition is set"
+            .to_owned()
+    });
     let prefix = &instance.prefix;
     rules.require(is_prefix(prefix), &["instance.prefix"], || {
         format!("\"{prefix}\" is not made of at most 100 letters, digits, `.`, `_` and `-`")

@@ -120,7 +120,11 @@ impl Daemon {
         let (stores, put_aside) = open_stores(&config, &found, &metrics)?;
         let texts = texts::open(&config, &*stores)?;
         let encoder = texts.as_ref().and_then(texts::Texts::encoder);
-        let trained = trained::open(&config, &*stores, encoder, &fast)?;
+        let trained = if config.instance.workers > 0 {
+            trained::open(&config, &*stores, encoder, &fast)?
+        } else {
+            None
+        };
         let listener = config.admin.address.map(listen).transpose()?;
         let address = listener
             .as_ref()
@@ -295,7 +299,8 @@ impl Inner {
             self.found.partitions,
             fleet::now(),
         );
-        let readiness = self.status().readiness(others);
+        let scores = self.config.instance.workers > 0;
+        let readiness = self.status().readiness(others || !scores);
         self.metrics.ready.set(i64::from(readiness.ready));
         readiness
     }
@@ -387,17 +392,22 @@ fn spawn(
             admin::serve(&inner, &listener, stopping)
         })?;
     }
-    let following = items::Following {
-        config: inner.config.clone(),
-        partitions: inner.found.partitions,
-        log: Arc::clone(&inner.log),
-        items: Arc::clone(&items),
-        metrics: inner.fast.clone(),
-        board: Arc::clone(&inner.board),
-    };
-    supervisor.spawn(TaskKind::Items, "headwater-items", move |stopping| {
-        following.run(stopping)
-    })?;
+    if inner.config.instance.workers > 0 {
+        let following = items::Following {
+            config: inner.config.clone(),
+            partitions: inner.found.partitions,
+            log: Arc::clone(&inner.log),
+            items: Arc::clone(&items),
+            metrics: inner.fast.clone(),
+            board: Arc::clone(&inner.board),
+        };
+        supervisor.spawn(TaskKind::Items, "headwater-items", move |stopping| {
+            following.run(stopping)
+        })?;
+    } else {
+        // Nobody here asks what an item is.
+        inner.board.tell_items(true, None);
+    }
     let speaking = Arc::clone(inner);
     supervisor.spawn(TaskKind::Fleet, "headwater-fleet", move |stopping| {
         fleet_task::run(&speaking, stopping)

@@ -91,6 +91,60 @@ fn missed(daemon: &Daemon) -> u64 {
     line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
+/// Goal: encoding can be an instance's only work, and scoring another's. Method: one that only scores and has no model at hand beside one without workers; new items and requests
+/// for them, until rows miss nothing; the second one is ready, and has neither partitions nor items.
+#[test]
+fn one_scores_and_the_other_encodes() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), None);
+    let model = folder.path().display().to_string();
+    let place = |id: &str, more: &str| {
+        let more = format!(
+            "instance.id = \"{id}\"\ninstance.prefix = \"roles.\"\ntopics.partitions = {PARTITIONS}\nscenarios.names = [\"feed\"]\ntexts.cut = 1\n{more}"
+        );
+        Place::on_kafka(&broker.bootstrap(), &more)
+    };
+    let scoring = place(
+        "scoring",
+        "texts.encoder = \"nowhere\"\ntexts.encode = false",
+    );
+    let more = format!("texts.encoder = \"{model}\"\ninstance.workers = 0");
+    let encoding = place("encoding", &more);
+    let made = scoring.run(&["topics", "create"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let (scores, encodes) = (scoring.start(&[]), encoding.start(&[]));
+    let config = scoring.config();
+    let name = |topic| config.topic_name(topic);
+    let items: Vec<String> = (0..30).map(|item| format!("i{item}")).collect();
+    let producer = producer(&broker.bootstrap());
+    for id in &items {
+        let fields = json!({"title": format!("guide {id}")});
+        let item = json!({"item_id": id, "time": headwater::now_ms(), "fields": fields});
+        send(&producer, &name(Topic::Items), id, &item);
+    }
+    until("rows to miss nothing", || {
+        let before = scores.get("/metrics").map(|_| missed(&scores))?;
+        let id = format!("r{}", headwater::now_ms());
+        ask(&producer, &name(Topic::ScoreRequests), &id, &items);
+        producer.flush(Duration::from_secs(30)).unwrap();
+        std::thread::park_timeout(Duration::from_millis(700));
+        (waiting(&scores).is_some() && before > 0 && missed(&scores) == before).then_some(())
+    });
+    let (code, ready) = encodes.get("/readyz").unwrap();
+    assert_eq!(code, 200, "{ready}");
+    let (_, status) = encodes.get("/status").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["workers"], json!([]), "{status}");
+    let (_, metrics) = encodes.get("/metrics").unwrap();
+    let tokens = |line: &&str| line.starts_with("headwater_consumers_text_tokens_total ");
+    let tokens = metrics.lines().find(tokens).unwrap().to_owned();
+    assert!(!tokens.ends_with(" 0"), "{tokens}");
+    scores.stop();
+    encodes.stop();
+}
+
 /// Goal: every text that a row needed has its vector, and none is published more often than it was asked for, whoever is killed inside which transaction; afterwards no
 /// lookup misses. Method: two daemons of either store that encode, a steady stream of new items, kills -9 that count where aborted vectors are left behind; topics read
 /// by librdkafka alone; then requests for all items.

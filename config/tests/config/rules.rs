@@ -52,7 +52,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "[instance]\nworkers = 0\n",
-        "instance.workers (line 2): 0 is not between 1 and 256",
+        "instance.workers (line 2): 0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor source.behaviors.repartition is set",
     ),
     (
         "[instance]\nprefix = \"ä\"\n[topics]\n",
