@@ -37,6 +37,7 @@ mod worker;
 pub use error::{StartError, StopError};
 pub use open::{check_log, kafka_settings, local_options, open_log};
 pub(crate) use repartition::{of_fast_loop, open_log as open_stage};
+pub use trained::check_model;
 pub(crate) use worker::{Answer, Question};
 
 /// Headwater, to be started.

@@ -312,13 +312,10 @@ fn a_model_of_something_else_is_refused() {
     let trained = trained("deep");
     let set = trained.setting();
     let refused = |more: &[&str], words: &str| {
-        for command in [&["run"][..], &[]] {
-            let all = [&["--set", &set][..], more].concat();
-            let ran = if command.is_empty() {
-                trained.backtest(&all).0
-            } else {
-                trained.place.run(&[command, &all].concat())
-            };
+        let all = [&["--set", &set][..], more].concat();
+        let commands = [&["run"][..], &["config", "check"]];
+        let ran = commands.map(|command| trained.place.run(&[command, &all].concat()));
+        for ran in ran.into_iter().chain([trained.backtest(&all).0]) {
             assert_eq!(ran.code, Some(2), "{more:?}: {ran:?}");
             assert!(ran.beside.contains(words), "{more:?}: {ran:?}");
         }

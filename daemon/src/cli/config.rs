@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             let loaded = global.load_files(&all)?;
             let config = &loaded.config;
             headwater::daemon::check_log(config)?;
+            headwater::daemon::check_model(config)?;
             print(&format!(
                 "right: log {}, group `{}`, {} worker{}, state in {}",
                 config.log.kind,

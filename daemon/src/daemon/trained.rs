@@ -10,6 +10,7 @@ use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
 use headwater_consumers::{Error, Metrics};
 use headwater_model::bahe::BaheModel;
+use headwater_model::language::TextEncoder;
 use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp, VectorTable};
 
 use super::Inner;
@@ -30,6 +31,22 @@ const NOTE_EVERY: Duration = Duration::from_hours(1);
 const DELETED_MAX: usize = 500;
 /// What lacks vectors of texts, at most: the oldest are left out, and asked for again by the next row that wants them.
 const LATER_MAX: usize = 512;
+
+/// Opens the model of `scoring.model`, as the start does, and holds it against the configuration.
+///
+/// # Errors
+/// A model that is not there, not whole, or of something else.
+pub fn check_model(config: &Config) -> Result<(), StartError> {
+    let model = crate::trained::open(config)?;
+    if let (Some(model), Some(named), true) = (model, &config.texts.encoder, config.texts.encode) {
+        let path = crate::models::locate(config, named)?;
+        let device = headwater_model::Device::Cpu;
+        let encoder = TextEncoder::open(&path, config.texts.cut, &device)
+            .map_err(crate::models::ModelsError::Model)?;
+        crate::trained::check_encoder(config, &model, encoder.id())?;
+    }
+    Ok(())
+}
 
 /// What an instance has of a trained model.
 #[derive(Debug)]
