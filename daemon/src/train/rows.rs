@@ -124,8 +124,18 @@ impl Recorded {
             taken.map_err(|reason| records.bad(reason))?;
         }
         if let Some(vectors) = vectors {
-            // All at once: one request's few texts would be a small batch each.
-            let texts: Vec<String> = engine.item_texts().collect();
+            // All at once: one request's few texts would be a small batch each. What an item that changes on the way makes new comes with its request.
+            let mut texts: BTreeSet<String> = engine.item_texts().collect();
+            let mut records = Recording::open(events)?;
+            while let Some(line) = records.next_line()? {
+                // What is wrong with a line is told when it is taken in.
+                if let Ok((Topic::Behaviors, record)) = envelope(line)
+                    && let Ok((sequences, Some(text))) = engine.sequences_of(record)
+                    && !sequences.is_empty()
+                {
+                    texts.insert(text);
+                }
+            }
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             vectors.lock().fill(&texts, true)?;
         }
