@@ -30,7 +30,7 @@ pub const HEADER_SOURCE: &str = "headwater-source";
 pub const GROUP_SUFFIX: &str = "-repartition";
 
 /// The source in the stage's metrics, where the fast loop's own topic is `behaviors`.
-const LABEL: &str = "source";
+pub const LABEL: &str = "source";
 
 /// What the stage does with the source's records.
 #[derive(Debug)]

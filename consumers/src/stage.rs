@@ -255,15 +255,38 @@ impl<W: Work> Stage<W> {
         Ok(())
     }
 
-    /// Writes what was polled, and commits. Gives whether there was anything.
+    /// Writes what was polled, and commits: in several transactions where records give more than they are. Gives whether there was anything.
     fn pass_on(&mut self) -> Result<bool, Error> {
-        if self.batch.is_empty() {
-            return Ok(false);
+        let polled = &self.parts.metrics.polled;
+        polled
+            .with_label_values(&[self.parts.label])
+            .inc_by(self.batch.len() as u64);
+        let (mut from, mut committed) = (0, false);
+        while from < self.batch.len() {
+            let next = self.take(&mut from);
+            if next.is_empty() {
+                continue;
+            }
+            self.parts.work.finish(&mut self.output)?;
+            self.commit(next)?;
+            committed = true;
         }
+        Ok(committed)
+    }
+
+    /// Takes records from a place of the batch on, until all are taken or as much was given out as a poll may bring: one record may hold an array of 65,536
+    /// events. Gives where each partition is read to then.
+    fn take(&mut self, from: &mut usize) -> BTreeMap<i32, i64> {
         let now = self.parts.world.now();
         self.output.clear();
         let mut next: BTreeMap<i32, i64> = BTreeMap::new();
-        for record in self.batch.iter() {
+        let limit = self.parts.limit;
+        while *from < self.batch.len()
+            && self.output.len() < limit.records
+            && self.output.bytes() < limit.bytes
+        {
+            let record = self.batch.get(*from);
+            *from += 1;
             let Some(Some(expected)) = self.reading.get(&record.at.partition) else {
                 continue;
             };
@@ -286,14 +309,11 @@ impl<W: Work> Stage<W> {
                 );
             }
         }
-        let polled = &self.parts.metrics.polled;
-        polled
-            .with_label_values(&[self.parts.label])
-            .inc_by(self.batch.len() as u64);
-        if next.is_empty() {
-            return Ok(false);
-        }
-        self.parts.work.finish(&mut self.output)?;
+        next
+    }
+
+    /// Writes what was given out, with the positions, as one transaction.
+    fn commit(&mut self, next: BTreeMap<i32, i64>) -> Result<(), Error> {
         let member = &mut self.parts.member;
         member.begin()?;
         let mut headers = Vec::new();
@@ -316,7 +336,7 @@ impl<W: Work> Stage<W> {
         for (number, next) in next {
             self.reading.insert(number, Some(next));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Does what the error asks for; gives it back where that is to stop.

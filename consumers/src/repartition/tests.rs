@@ -67,6 +67,29 @@ fn run_to_the_end(stage: &mut Stage<Repartition>, log: &LocalLog, events: usize)
     panic!("in vain: {stage:?}");
 }
 
+/// Goal: records that hold many events are passed on in transactions of about a poll's size, and none is left out. Method: five records of 400 events of one user in
+/// one poll, where a poll has 300 records at most: each marker of a transaction takes an offset.
+#[test]
+fn many_events_are_many_transactions() {
+    let (log, ..) = bench();
+    let list: Vec<_> = (0..400).map(|_| serde_json::json!({"u": 1})).collect();
+    for _ in 0..5 {
+        let record = serde_json::json!({"t": NOW, "list": list}).to_string();
+        produce(&log, 0, record.as_bytes());
+    }
+    let few = MAPPING.replace("[step]\n", "[step]\nrecords_max = 300\n");
+    let mut stage = stage(&log, &few);
+    run_to_the_end(&mut stage, &log, 2_000);
+    assert_eq!(contents(&log, Topic::Repartition).len(), 2_000);
+    let number = partition_of(b"1", 4);
+    let extent = log
+        .extent(TopicPartition::new(Topic::Repartition, number))
+        .unwrap();
+    assert_eq!(extent.next - extent.first, 2_000 + 5);
+    let source = TopicPartition::new(Topic::Behaviors, 0);
+    assert_eq!(stage.reading()[&0], Some(log.extent(source).unwrap().next));
+}
+
 /// Goal: each event is there once, in the partition that Java's murmur2 gives its user, with its coordinates; what cannot be read is a dead
 /// letter. Method: 60 records of three events in three partitions, each commit or poll failing once in every way there is.
 #[test]

@@ -4,18 +4,21 @@
 //! form. The two topics have changed places between the logs: in the stage's, behaviors are the source; in everybody else's, behaviors
 //! are what the stage writes, and [`Topic::Repartition`] is the source.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use headwater_config::{Config, LogKind, Topic};
 use headwater_consumers::log::kafka::{KafkaLog, KafkaSettings};
-use headwater_consumers::log::{Log, TopicFacts};
-use headwater_consumers::repartition::{GROUP_SUFFIX, Repartition};
+use headwater_consumers::log::{Log, TopicFacts, TopicPartition};
+use headwater_consumers::repartition::{GROUP_SUFFIX, LABEL, Repartition};
 use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction, words};
 
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
 use super::kafka_settings;
+use crate::fleet::ANNOUNCE_EVERY;
 use crate::status::{Board, Stage as Phase, WorkerStatus};
 use crate::supervisor::Stopping;
 use crate::topics::{self, CheckError, Fault, Faults, Found};
@@ -114,8 +117,14 @@ impl Repartitioning {
         };
         let mut pauses = BackOff::new();
         let mut told: Option<Option<String>> = None;
+        let mut measured: Option<Instant> = None;
+        let mut here = BTreeSet::new();
         while !stopping.is_set() {
             stage.turn()?;
+            if measured.is_none_or(|at| at.elapsed() >= ANNOUNCE_EVERY) {
+                measured = Some(Instant::now());
+                self.measure(&stage, &mut here);
+            }
             let trouble = stage.trouble().map(str::to_owned);
             if stage.has_failed() {
                 stopping.pause(pauses.next());
@@ -129,6 +138,27 @@ impl Repartitioning {
         }
         tracing::info!(partitions = ?stage.reading().keys().collect::<Vec<_>>(), "letting the source go");
         stage.stop(stopping.forever())
+    }
+
+    /// Tells how far behind the source is read, of the partitions that are read here; what the brokers do not say now is told the next time.
+    fn measure(&self, stage: &Stage<Repartition>, here: &mut BTreeSet<i32>) {
+        let lag = &self.metrics.lag;
+        for (number, next) in stage.reading() {
+            let at = TopicPartition::new(Topic::Behaviors, *number);
+            if let (Some(next), Ok(extent)) = (next, self.log.extent(at)) {
+                lag.with_label_values(&[LABEL, &number.to_string()])
+                    .set((extent.next - next).max(0));
+                here.insert(*number);
+            }
+        }
+        // Another instance's to tell.
+        here.retain(|number| {
+            let is_here = stage.reading().contains_key(number);
+            if !is_here {
+                drop(lag.remove_label_values(&[LABEL, &number.to_string()]));
+            }
+            is_here
+        });
     }
 
     /// Becomes a member. Brokers that are away are waited for.
