@@ -16,6 +16,8 @@ pub use row::{FeatureView, RowView, RowsView, ScoreView, Selection, SequenceView
 
 /// Records that are looked at first in each partition; each further look takes twice as many.
 const FIRST_LOOK: i64 = 10_000;
+/// What was found so near to where a look began may be a part of more: parts of an answer, and the rows of a request, lie side by side.
+const EDGE: i64 = 1_000;
 
 /// A published answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -55,7 +57,7 @@ pub struct At {
 pub struct Explanation {
     /// The request.
     pub request_id: String,
-    /// Its answers, oldest first; several where it was split, standing, or asked again.
+    /// Its answers, oldest first, those of `standing_scores` last; several where it was split, standing, or asked again: of answers that lie far apart the newest.
     pub answers: Vec<Answered>,
     /// Its rows, oldest first.
     pub logged: Vec<Logged>,
@@ -100,9 +102,8 @@ pub fn find(
 ) -> Result<Explanation, ExplainError> {
     let reader = row::Reader::new(config)?;
     let mut answers = newest(config, log, Topic::Scores, request, None)?;
-    if answers.is_empty() {
-        answers = newest(config, log, Topic::StandingScores, request, None)?;
-    }
+    // What a standing request was answered first is not what its readers see now.
+    answers.extend(newest(config, log, Topic::StandingScores, request, None)?);
     // Answers and rows of a request lie in partitions of the same number.
     let partition = answers.first().map(|(at, ..)| at.partition);
     let rows = newest(config, log, Topic::FeatureLog, request, partition)?;
@@ -184,7 +185,12 @@ fn newest(
                 found.push((at, json, value.to_vec()));
             }
         })?;
-        if !found.is_empty() {
+        let at_the_edge = left.iter().zip(&look).any(|(whole, looked)| {
+            let is_here =
+                |at: &At| at.partition == looked.of.partition && at.offset < looked.from + EDGE;
+            looked.from > whole.from && found.iter().any(|(at, ..)| is_here(at))
+        });
+        if !found.is_empty() && !at_the_edge {
             break;
         }
         for (stretch, looked) in left.iter_mut().zip(look) {

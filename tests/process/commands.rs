@@ -163,6 +163,36 @@ fn a_dead_letter_is_redriven_once_it_can_be_read() {
     daemon.stop();
 }
 
+/// Goal: an answer in parts is explained whole wherever the first look begins, and what a standing request says now beside what it said first. Method: two parts and then
+/// so many records of others that the look begins between them; an answer and a newer standing one of the same request.
+#[test]
+fn explain_leaves_no_part_out() {
+    let place = Place::new("");
+    let log = open(&place.config());
+    let part = |request: &str, part: u32, time: i64| {
+        let record = json!({"request_id": request, "user_id": "u1", "scenario": "feed", "time": time, "status": "ok", "model": "baseline-1",
+            "part": [part, 2], "items": [{"item_id": format!("i{part}"), "score": 0.5, "tasks": {}}]});
+        record.to_string().into_bytes()
+    };
+    send(&log, Topic::Scores, "u1", &part("r1", 1, 1));
+    send(&log, Topic::Scores, "u1", &part("r1", 2, 1));
+    send(&log, Topic::StandingScores, "u1", &part("r1", 1, 2));
+    for number in 0..9_999 {
+        let other = json!({"request_id": format!("x{number}")}).to_string();
+        send(&log, Topic::Scores, "u1", other.as_bytes());
+    }
+    drop(log);
+    let found = place.run(&["explain", "r1", "--format", "json"]).json();
+    let answers = found["answers"].as_array().unwrap().iter();
+    let said: Vec<_> = answers
+        .map(|answer| {
+            let topic = answer["at"]["topic"].as_str().unwrap();
+            (topic, answer["record"]["part"][0].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(said, [("scores", 1), ("scores", 2), ("standing_scores", 1)]);
+}
+
 /// Goal: MODEL-1, and a score is explained from a stopped daemon's topics and by a running daemon. Method: a request is answered; both ways
 /// agree, and each score comes out the same to the bit.
 #[test]

@@ -8,7 +8,7 @@ use headwater_config::LogKind;
 use serde_json::Value;
 
 use super::http::{escape, get};
-use super::table::{moment, table};
+use super::table::{moment, table, tame};
 use super::{Failure, Format, Global, print};
 
 /// Show the row that made a score, feature by feature.
@@ -119,7 +119,10 @@ fn show(found: &Explanation, arguments: &Arguments) {
         let at = &logged.at;
         print(&format!(
             "\nrows at {}-{} of {}, made by {}",
-            at.partition, at.offset, at.topic, at.id
+            at.partition,
+            at.offset,
+            at.topic,
+            tame(&at.id)
         ));
         if let Some(rows) = &logged.rows {
             show_rows(rows);
@@ -191,7 +194,7 @@ fn show_answer(answer: &Answered, arguments: &Arguments) {
         answer.at.partition,
         answer.at.offset,
         answer.at.topic,
-        answer.at.id,
+        tame(&answer.at.id),
         text("state"),
         text("item_state"),
         answer
@@ -222,7 +225,7 @@ fn show_rows(view: &RowsView) {
         "{} candidates at {} UTC in scenario {}, model {}, schema {}, user {}, item state {}{}",
         view.candidates,
         moment(view.time),
-        view.scenario,
+        tame(&view.scenario),
         view.model,
         view.schema,
         view.user,
@@ -242,7 +245,7 @@ fn show_rows(view: &RowsView) {
     print("\nfeatures of all candidates");
     show_features(&view.shared);
     for row in &view.rows {
-        print(&format!("\nitem {}", row.item_id));
+        print(&format!("\nitem {}", tame(&row.item_id)));
         show_features(&row.features);
         for score in &row.scores {
             let same = match score.same {
@@ -316,7 +319,7 @@ fn number(value: f64) -> String {
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => tame(text),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             value.to_string()
         }

@@ -6,7 +6,7 @@ use headwater::inspect::{CountView, UserView, from_folder};
 use headwater_config::Config;
 
 use super::http::{escape, get};
-use super::table::{moment, table};
+use super::table::{moment, table, tame};
 use super::{Failure, Format, Global, print};
 
 /// Look at what Headwater knows.
@@ -108,7 +108,8 @@ fn show(view: &UserView) {
     });
     print(&format!(
         "user {}: partition {}{counted}",
-        view.user_id, view.partition
+        tame(&view.user_id),
+        view.partition
     ));
     print(&format!(
         "\nrecent: {} behaviors, newest first (UTC)",

@@ -1,7 +1,9 @@
 //! Answers for people: columns as wide as they must be, times in UTC, ages in words.
 
-/// Columns with a heading each. Numbers stand to the right where the heading begins with `>`.
+/// Columns with a heading each. Numbers stand to the right where the heading begins with `>`. Cells are tamed ([`tame`]).
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let tamed = |line: &Vec<String>| line.iter().map(|cell| tame(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(tamed).collect();
     let right: Vec<bool> = headings
         .iter()
         .map(|heading| heading.starts_with('>'))
@@ -10,7 +12,7 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         .iter()
         .map(|heading| heading.trim_start_matches('>').to_owned())
         .collect();
-    let lines = || std::iter::once(&headings).chain(rows);
+    let lines = || std::iter::once(&headings).chain(&rows);
     let widths: Vec<usize> = (0..headings.len())
         .map(|column| {
             lines()
@@ -90,6 +92,11 @@ pub(crate) fn readable(bytes: &[u8]) -> String {
     }
 }
 
+/// Text with what would disturb a terminal, or the layout, escaped: ids are whatever a platform sends.
+pub(crate) fn tame(text: &str) -> String {
+    readable(text.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +122,13 @@ mod tests {
             table(&["id", ">count"], &rows),
             "  id    count\n  a         1\n  long     22\n"
         );
+    }
+
+    /// Goal: an id never speaks to the terminal. Method: colours, a bell and a new line in a cell.
+    #[test]
+    fn cells_do_not_speak_to_the_terminal() {
+        let rows = [vec!["it\u{1b}[31m\u{7}\nx".to_owned(), "é".to_owned()]];
+        let shown = table(&["item", "name"], &rows);
+        assert!(shown.ends_with("  it\\x1b[31m\\x07\\nx  é\n"), "{shown}");
     }
 }
