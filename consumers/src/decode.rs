@@ -201,12 +201,13 @@ struct ItemRecord<'a> {
     time: i64,
     #[serde(borrow, default, rename = "type")]
     item_type: Option<Cow<'a, str>>,
+    // Null is as good as nothing, here as in the optional keys of other records.
     #[serde(borrow, default)]
-    fields: std::collections::BTreeMap<Id<'a>, Option<Id<'a>>>,
+    fields: Option<std::collections::BTreeMap<Id<'a>, Option<Id<'a>>>>,
     #[serde(borrow, default)]
-    categories: Vec<Id<'a>>,
+    categories: Option<Vec<Id<'a>>>,
     #[serde(borrow, default)]
-    numeric: std::collections::BTreeMap<Id<'a>, Option<f64>>,
+    numeric: Option<std::collections::BTreeMap<Id<'a>, Option<f64>>>,
 }
 
 /// serde borrows a `Cow` only as a field of its own, not inside a collection or an `Option`.
@@ -395,6 +396,9 @@ impl Decoder {
         taken: i64,
     ) -> Result<DecodedItem<'a>, Reject> {
         let record: ItemRecord<'a> = self.object(Some(value))?;
+        let fields = record.fields.unwrap_or_default();
+        let categories = record.categories.unwrap_or_default();
+        let numeric = record.numeric.unwrap_or_default();
         id("item_id", &record.item_id)?;
         if key.is_some_and(|key| key != record.item_id.as_bytes()) {
             return Err(Reject::new(
@@ -402,20 +406,19 @@ impl Decoder {
                 format!("item_id `{}` is not the record's key", record.item_id),
             ));
         }
-        if record.categories.len() > CATEGORIES_MAX {
+        if categories.len() > CATEGORIES_MAX {
             return Err(Reject::new(
                 "bad_value",
                 format!(
                     "{} categories, at most {CATEGORIES_MAX} are allowed",
-                    record.categories.len()
+                    categories.len()
                 ),
             ));
         }
-        for (place, category) in record.categories.iter().enumerate() {
+        for (place, category) in categories.iter().enumerate() {
             id(format_args!("categories[{place}]"), &category.0)?;
         }
-        if let Some((name, _)) = record
-            .numeric
+        if let Some((name, _)) = numeric
             .iter()
             .find(|(_, value)| value.is_some_and(|value| !value.is_finite()))
         {
@@ -428,8 +431,7 @@ impl Decoder {
             item_id: record.item_id,
             time: self.time(record.time, taken)?,
             item_type: record.item_type,
-            fields: record
-                .fields
+            fields: fields
                 .into_iter()
                 .filter_map(|(name, text)| Some((name.0, text?.0)))
                 // What is no id groups nothing, as where it is missing: a work of forty authors is an item like others.
@@ -438,13 +440,8 @@ impl Decoder {
                         || !self.item_attributes.iter().any(|one| one == name)
                 })
                 .collect(),
-            categories: record
-                .categories
-                .into_iter()
-                .map(|category| category.0)
-                .collect(),
-            numeric: record
-                .numeric
+            categories: categories.into_iter().map(|category| category.0).collect(),
+            numeric: numeric
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.0, value?)))
                 .collect(),
@@ -536,8 +533,8 @@ impl Decoder {
                     _ => continue,
                 },
             };
-            if !text.is_empty() {
-                id(name, &text)?;
+            // What is no id groups nothing, as where it is missing: the behavior counts all the same.
+            if !text.is_empty() && text.len() <= ID_BYTES_MAX {
                 attributes.push((*slot, text));
             }
         }

@@ -12,7 +12,7 @@ use headwater_state::{FixedSum, KindId, SlotId, pinned_hash};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DecodedBehavior, Decoder, Reject, cut, id};
+use super::{DecodedBehavior, Decoder, ID_BYTES_MAX, Reject, cut, id};
 
 mod time;
 
@@ -202,19 +202,11 @@ impl Decoder {
             let field = format!("attributes.{name}");
             if let Some(text) = place
                 .text(&field, Some(pointer))?
-                .filter(|text| !text.is_empty())
+                // What is no id groups nothing.
+                .filter(|text| (1..=ID_BYTES_MAX).contains(&text.len()))
             {
-                place.check_id(&field, &text, pointer)?;
                 event.attributes.insert(name.clone(), text);
             }
-        }
-        // The query is an attribute where state.attributes has it: then it is held to the limit of ids.
-        if let Some((query, pointer)) = event.query.as_ref().zip(source.query.as_ref())
-            && self.attributes.iter().any(|(name, _)| name == "query")
-            && !event.attributes.contains_key("query")
-            && !query.is_empty()
-        {
-            place.check_id("query", query, pointer)?;
         }
         to.events.push(event);
         Ok(true)
@@ -315,7 +307,7 @@ impl Decoder {
                 None if name == "query" => event.query.as_ref(),
                 None => None,
             };
-            if let Some(text) = text.filter(|text| !text.is_empty()) {
+            if let Some(text) = text.filter(|text| (1..=ID_BYTES_MAX).contains(&text.len())) {
                 attributes.push((*slot, Cow::Owned(text.clone())));
             }
         }

@@ -144,10 +144,20 @@ fn what_cannot_be_read_is_said() {
         with("attributes", "{\"author\":[1]}"),
         "wrong_type: attributes.author is neither text nor number"
     );
-    assert_eq!(
-        with("attributes", &format!("{{\"author\":{long}}}")),
-        "bad_id: author has 257 bytes, at most 256 are allowed"
-    );
+}
+
+/// Goal: free text that is too long to count by is no reason to lose a behavior. Method: an attribute and a query of 256 and of 257 bytes, in our own form.
+#[test]
+fn a_long_attribute_groups_nothing() {
+    let decoder = decoder("[state]\nattributes = [\"author\", \"query\"]\n");
+    for (length, kept) in [(256, 2), (257, 0)] {
+        let text = "x".repeat(length);
+        let record = format!(
+            r#"{{"user_id":"u","kind":"click","scenario":"feed","time":{NOW},"query":"{text}","attributes":{{"author":"{text}"}}}}"#
+        );
+        let read = decoder.behavior(Some(record.as_bytes()), NOW).unwrap();
+        assert_eq!(read.attributes.len(), kept, "{length}");
+    }
 }
 
 /// Goal: what is said names what is wrong, in the words of records and not of this code. Method: what is no object, an empty candidate and
@@ -327,6 +337,12 @@ fn odd_items_are_read_or_refused() {
         told(&|record| record["fields"]["author"] = "".into()),
         "read"
     );
+    for key in ["categories", "fields", "numeric"] {
+        assert_eq!(
+            told(&|record| record[key] = serde_json::Value::Null),
+            "read"
+        );
+    }
     assert_eq!(
         told(&|record| record["categories"] = many[..256].into()),
         "read"
