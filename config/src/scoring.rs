@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use crate::choice::choice;
-use crate::quantity::Span;
+use crate::quantity::{Ratio, Span};
 use crate::text;
 
 choice! {
@@ -47,4 +47,6 @@ pub struct ScoringConfig {
     pub user_half_life_short: Span,
     /// As `half_life_long`, of a user's rates.
     pub user_half_life_long: Span,
+    /// How much of what other tasks say of an item the baseline expects in one.
+    pub other_tasks: Ratio,
 }

@@ -14,7 +14,7 @@ use headwater_model::bahe::BaheModel;
 use headwater_model::language::text_hash;
 use headwater_model::{
     Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
-    LoggedRequest, Scores, TaskSpec,
+    LoggedRequest, Scores, Smoothing, TaskSpec,
 };
 use headwater_state::{
     EncoderId, Entity, ItemTable, KindId, Length, ScenarioId, SequenceId, TextHash, Timestamp,
@@ -186,13 +186,23 @@ impl Assembler {
         let scoring = &config.scoring;
         let item = lives(scoring.half_life_short, scoring.half_life_long);
         let user = lives(scoring.user_half_life_short, scoring.user_half_life_long);
+        let smoothing = Smoothing {
+            other_tasks: scoring.other_tasks.get(),
+            ..Smoothing::default()
+        };
+        // The baseline's scores are what a trained model begins with: it is of rows with these.
+        let others = if smoothing == Smoothing::default() {
+            String::new()
+        } else {
+            format!(" other_tasks {}", smoothing.other_tasks)
+        };
         let specs = config
             .tasks
             .iter()
             .map(|(name, task)| TaskSpec {
                 name: name.clone(),
                 definition: format!(
-                    "positive {:?} trials {:?} scenarios {:?} requests {} attributes {:?}",
+                    "positive {:?} trials {:?} scenarios {:?} requests {} attributes {:?}{others}",
                     task.positive,
                     task.trials,
                     task.scenarios,
@@ -236,7 +246,7 @@ impl Assembler {
             roles,
             names: config.tasks.keys().cloned().collect(),
             schema_hash: format!("{:016x}", schema.hash()),
-            baseline: Baseline::default(),
+            baseline: Baseline::new(smoothing).expect("invariant: a share is a correlation"),
             model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
             trained: None,
             batch: FeatureBatch::new(&schema),
