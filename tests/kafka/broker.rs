@@ -31,6 +31,7 @@ pub(crate) fn settings(bootstrap: String, test: &str) -> KafkaSettings {
         operation_timeout: Duration::from_secs(20),
         send_now: false,
         client: BTreeMap::new(),
+        secrets: Vec::new(),
     }
 }
 

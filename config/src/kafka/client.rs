@@ -212,6 +212,12 @@ impl Property {
         }
     }
 
+    /// Whether its value is never shown.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Secret(_))
+    }
+
     /// The value itself, for the client that is made with it.
     #[must_use]
     pub fn expose(&self) -> &str {

@@ -64,6 +64,8 @@ pub struct KafkaSettings {
     pub send_now: bool,
     /// Client properties of librdkafka, passed on as they are; those that the guarantees rest on are refused.
     pub client: BTreeMap<String, String>,
+    /// Values among them that are never shown, beside those whose names say so: what was read from a file.
+    pub secrets: Vec<String>,
 }
 
 /// Shows the names of the client properties and not their values: passwords are among them.
@@ -79,7 +81,7 @@ impl fmt::Debug for KafkaSettings {
             .field("operation_timeout", &self.operation_timeout)
             .field("send_now", &self.send_now)
             .field("client", &self.client.keys())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

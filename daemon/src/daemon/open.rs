@@ -77,6 +77,13 @@ pub fn kafka_settings(config: &Config) -> KafkaSettings {
             .iter()
             .map(|(name, property)| (name.to_owned(), property.expose().to_owned()))
             .collect(),
+        secrets: config
+            .kafka
+            .client
+            .iter()
+            .filter(|(_, property)| property.is_secret())
+            .map(|(_, property)| property.expose().to_owned())
+            .collect(),
     }
 }
 

@@ -320,10 +320,11 @@ impl Logging {
         let secrets = settings
             .client
             .iter()
-            .filter(|(key, value)| {
-                !value.is_empty() && SECRET.iter().any(|part| key.contains(part))
-            })
-            .map(|(_, value)| value.clone())
+            .filter(|(key, _)| SECRET.iter().any(|part| key.contains(part)))
+            .map(|(_, value)| value)
+            .chain(&settings.secrets)
+            .filter(|value| !value.is_empty())
+            .cloned()
             .collect();
         Self {
             identity: identity.to_owned(),
@@ -458,6 +459,7 @@ mod tests {
             operation_timeout: Duration::from_millis(200),
             send_now: false,
             client: client.iter().map(pair).collect(),
+            secrets: Vec::new(),
         }
     }
 
@@ -529,6 +531,14 @@ mod tests {
             let said = checked.map_or_else(|error| words(&error), |()| String::new());
             assert!(!said.contains(SECRET), "{key}: {said}");
         }
+        // One that was read from a file, under a name that says nothing.
+        let mut settings = settings(&[("security.protocol", "ssl"), ("ssl.providers", SECRET)]);
+        settings.secrets.push(SECRET.to_owned());
+        let said = words(&KafkaLog::check(&settings).unwrap_err());
+        assert!(
+            !said.contains(SECRET) && said.contains("[redacted]"),
+            "{said}"
+        );
         let settings = with("sasl.password");
         assert!(!format!("{settings:?}").contains(SECRET));
         let line = Logging::new(&settings, "").scrub(&format!("config: sasl.password={SECRET}"));

@@ -1,6 +1,7 @@
 //! What librdkafka's errors mean to us: heals by itself, never will, or somebody else is us.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::types::RDKafkaConfRes;
 
 use super::KafkaSettings;
 use crate::log::LogError;
@@ -8,8 +9,10 @@ use crate::log::LogError;
 /// Why a client could not be made, without the values of its properties: passwords are among them.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SettingError {
-    #[error("client property `{key}` is not known to librdkafka or its value is not allowed")]
-    Property { key: String },
+    #[error("client property `{key}` is not known to librdkafka")]
+    Unknown { key: String },
+    #[error("the value of client property `{key}` is none that librdkafka allows")]
+    Value { key: String },
     #[error("client property `{key}` cannot be set: exactly-once rests on it")]
     Ours { key: String },
     #[error("topics `{one}` and `{other}` have the same name `{name}`")]
@@ -149,10 +152,14 @@ pub(super) fn is_refusal(code: Code) -> bool {
 /// The error of something that was tried. `identity` is who we are there, for [`LogError::Fenced`].
 pub(super) fn of(doing: &'static str, error: KafkaError, identity: &str) -> LogError {
     let error = match error {
-        KafkaError::ClientConfig(_, _, key, _) => {
+        KafkaError::ClientConfig(outcome, _, key, _) => {
+            let source = match outcome {
+                RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => SettingError::Unknown { key },
+                _ => SettingError::Value { key },
+            };
             return LogError::Refused {
                 doing,
-                source: Box::new(SettingError::Property { key }),
+                source: Box::new(source),
             };
         }
         error => error,
