@@ -123,7 +123,7 @@ impl Metrics {
         Ok(Self {
             freshness: histograms(
                 "headwater_consumers_freshness_seconds",
-                "From the event time of what caused a score to its publication.",
+                "From the event time of a behavior to the commit of the step that counted it.",
                 &["scenario"],
                 &FRESH,
             )?,

@@ -382,13 +382,17 @@ impl Pipeline {
                 partition: owned.number,
                 headers: record.headers,
             };
+            let degraded: &[&str] = match self.scenario_names.get(&decoded.scenario) {
+                Some(_) => &[],
+                None => &["unknown_scenario"],
+            };
             self.score(
                 (&request, Some(place)),
                 cause,
                 owned,
                 items,
                 now,
-                (&[], &[Topic::Scores]),
+                (degraded, &[Topic::Scores]),
                 salt,
                 output,
             )?;

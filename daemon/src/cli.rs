@@ -161,6 +161,11 @@ impl From<headwater_consumers::log::LogError> for Failure {
 }
 
 impl Global {
+    /// Whether the command line names a file or a key.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.config.is_empty() || !self.set.is_empty()
+    }
+
     /// The configuration of the layers that were named.
     pub(crate) fn load(&self) -> Result<Loaded, Failure> {
         self.load_files(&self.config)

@@ -79,6 +79,18 @@ impl Fleet {
         known.values().filter(|said| is_fresh(said, now)).count()
     }
 
+    /// Instances that announced themselves lately with another configuration than ours, as far as that must be common, and its hash.
+    #[must_use]
+    pub fn of_other_configurations(&self, ours: &str, now: i64) -> Vec<(String, String)> {
+        let known = self.known.read();
+        let others = known
+            .values()
+            .filter(|said| is_fresh(said, now) && said.config_hash != ours);
+        others
+            .map(|said| (said.instance.clone(), said.config_hash.clone()))
+            .collect()
+    }
+
     /// Who owns a partition: of fresh announcements one that works on it before one that restores it, the newest of each.
     #[must_use]
     pub fn owner(&self, partition: i32, now: i64) -> Option<Owner> {

@@ -61,6 +61,8 @@ fn the_demo_with_texts_keeps_up() {
     assert!(texts["embedded"].as_u64() >= Some(1), "{last}");
     assert!(texts["items"].as_u64() > Some(400), "{last}");
     assert!(texts["hits"].as_f64() > Some(0.5), "{last}");
+    let unknown = place.run(&["demo", "--set", "bogus=1", "--for", "1s"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
     let nowhere = place.run(&["demo", "--text", "nowhere", "--for", "1s"]);
     assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
 }

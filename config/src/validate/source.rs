@@ -3,7 +3,7 @@
 //! Before it, sections hold pointers; after it, `validate` reports.
 
 use super::{Rules, names};
-use crate::{BehaviorSource, Config};
+use crate::{BehaviorSource, Config, LogKind};
 
 const TABLE: &str = "source.behaviors";
 
@@ -20,6 +20,11 @@ pub(super) fn behaviors(rules: &mut Rules, config: &Config) {
     } else {
         unmapped(rules, source);
     }
+    rules.require(
+        !source.repartition || config.log.kind == LogKind::Kafka,
+        &[&format!("{TABLE}.repartition"), "log.kind"],
+        || "the embedded log has no source that is not keyed by user".to_owned(),
+    );
     for (value, kind) in &source.kinds {
         let key = format!("{TABLE}.kinds.{value}");
         rules.require(

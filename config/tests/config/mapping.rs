@@ -55,6 +55,10 @@ fn half_a_mapping_is_refused() {
         "nothing is wrong"
     );
     assert_eq!(
+        complaint("[log]\nkind = \"embedded\"\n[source.behaviors]\nrepartition = true\n"),
+        "source.behaviors.repartition (line 4): the embedded log has no source that is not keyed by user"
+    );
+    assert_eq!(
         complaint(
             "[source.behaviors]\nmapped = true\nuser_id = \"/u\"\ntime = \"/t\"\nconstant = { kind = \"tap\", scenario = \"f\" }\nattributes = { a = \"\" }\n"
         ),

@@ -1,5 +1,5 @@
 //! The connections of the HTTP listener, bounded in number and in patience: whoever opens them by the thousand and says nothing must not take the
-//! file descriptors that the brokers' clients need, nor keep `/livez` from answering.
+//! file descriptors that the brokers' clients need, nor keep `/livez` from answering for longer than their patience.
 //!
 //! Before it, the socket; after it, the routes.
 
@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 /// Open connections at most; the next wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 256;
 /// How long a connection may be open without an answer of ours: one whose client is silent, or says a byte now and then, is none that anybody needs.
 const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 

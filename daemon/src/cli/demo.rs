@@ -9,7 +9,7 @@ use headwater::Exit;
 use headwater::demo::{Clicks, Demo, DemoError, Latency, Second};
 use headwater_config::Span;
 
-use super::{Failure, Format, Global};
+use super::{Failure, Format, Global, say};
 
 /// Simulate a small platform on the embedded log: no Kafka, nothing to configure.
 ///
@@ -60,10 +60,16 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
+    // Read in any case: what is wrong in it is wrong here, too.
+    let config = global.load()?.config;
+    if arguments.text.is_none() && global.is_given() {
+        say(
+            "the demo configures itself: nothing of --config and --set holds in it, but where models lie, with --text",
+        );
+    }
     let encoder = match &arguments.text {
         None => None,
         Some(named) => {
-            let config = global.load()?.config;
             let located = headwater::models::locate(&config, named);
             Some(located.map_err(|error| Failure::of(error.exit(), &error))?)
         }

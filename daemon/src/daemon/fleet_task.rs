@@ -1,5 +1,6 @@
 //! The thread that speaks to the fleet and, since it wakes every few seconds anyway, measures what is not measured in a step.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use headwater_config::Topic;
@@ -17,6 +18,7 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
     let mut speaker: Option<Speaker> = None;
     let mut measured: Option<Instant> = None;
     let mut here = Vec::new();
+    let mut warned = BTreeSet::new();
     while !stopping.is_set() {
         let due = measured.is_none_or(|at| at.elapsed() >= ANNOUNCE_EVERY);
         match turn(inner, &mut speaker, due.then_some(&mut here)) {
@@ -24,6 +26,7 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
                 pauses.reset();
                 if due {
                     measured = Some(Instant::now());
+                    warn_of_others(inner, &mut warned);
                 }
             }
             Err(error @ (LogError::Unavailable { .. } | LogError::OutOfRange { .. })) => {
@@ -63,6 +66,22 @@ pub(crate) fn run(inner: &Inner, stopping: &Stopping) -> Result<(), StopError> {
         }
     }
     Ok(())
+}
+
+/// Says once of each instance that it goes by another configuration: what a user's rows are made of would depend on who owns him.
+fn warn_of_others(inner: &Inner, warned: &mut BTreeSet<(String, String)>) {
+    let ours = &inner.config_hash;
+    for other in inner.fleet.of_other_configurations(ours, fleet::now()) {
+        if warned.insert(other.clone()) {
+            let (instance, config_hash) = other;
+            tracing::warn!(
+                instance,
+                config_hash,
+                ours,
+                "another instance of the group goes by another configuration"
+            );
+        }
+    }
 }
 
 fn turn(
