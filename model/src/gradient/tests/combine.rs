@@ -45,6 +45,22 @@ fn layers_have_names() {
     }
 }
 
+/// Goal: layers draw by themselves. Method: three tasks that are opposed in two layers alike, where the order matters: in some of twenty steps the layers differ.
+#[test]
+fn layers_draw_for_themselves() {
+    let [one, two, three] = [[1.0, 0.2], [-0.9, 0.6], [-0.2, -1.0]];
+    let of = |name: &str, values: [f32; 2]| {
+        task(name, &[("layers.0.w", &values), ("layers.1.w", &values)])
+    };
+    let tasks = [of("a", one), of("b", two), of("c", three)];
+    let differ = (0..20).filter(|step| {
+        let rule = GradientRule::PcGrad { seed: 1 };
+        let combined = combine(&tasks, &rule, Scope::Layer, *step).unwrap();
+        combined.weighings[0].1.coefficients != combined.weighings[1].1.coefficients
+    });
+    assert!(differ.count() > 0);
+}
+
 /// Goal: one decision over all parameters is not one a layer. Method: two tasks that agree in one layer and are opposed, of unequal length, in another: their
 /// coefficients by hand in both scopes.
 #[test]

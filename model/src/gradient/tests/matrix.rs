@@ -82,6 +82,11 @@ fn sums_are_wide() {
     let mut gram = Gram::zeros(2).unwrap();
     gram.add(&[&[1e4, 1e-4], &[1e4, 1.0]]).unwrap();
     assert_eq!(gram.at(0, 1), 1e8 + f64::from(1e-4_f32));
+    // Enough of them that lanes are taken: each square has one bit more than f32 holds.
+    let near = 1.0 + 2.0_f32.powi(-12);
+    let mut gram = Gram::zeros(1).unwrap();
+    gram.add(&[&[near; 64]]).unwrap();
+    assert_eq!(gram.at(0, 0), 64.0 * f64::from(near).powi(2));
     for value in [f32::MAX, f32::from_bits(1)] {
         let mut gram = Gram::zeros(2).unwrap();
         gram.add(&[&[value, 0.0], &[0.0, value]]).unwrap();
