@@ -317,11 +317,22 @@ fn standing(
         }
         let of = world.of(request.partition, &request.user);
         let newer = of.iter().any(|counted| counted.offset >= answer.offset);
-        let time = match of.last() {
-            Some(newest) if newer => request.time.max(newest.time + 1),
-            _ => request.time,
+        let of_newest = of.last().map(|newest| request.time.max(newest.time + 1));
+        let time = of_newest.filter(|_| newer).unwrap_or(request.time);
+        // What had no vectors yet is scored again until they are there, as of what was known then: a behavior before the request may have a later time.
+        let again = |part: &Value| {
+            let is_deep = part["model"]
+                .as_str()
+                .is_some_and(|model| model.starts_with("bahe-"));
+            let lacks = part["degraded"].as_array().is_some_and(|reasons| {
+                reasons
+                    .iter()
+                    .any(|reason| reason == "user_vectors" || reason == "item_vectors")
+            });
+            (is_deep || lacks) && of_newest.is_some_and(|time| part["time"] == time)
         };
-        if there.iter().any(|part| part["time"] != time) {
+        let current = |part: &Value| part["time"] == time || again(part);
+        if !there.iter().all(current) || there.iter().any(|part| part["time"] != there[0]["time"]) {
             return Err(format!(
                 "standing scores are not current: {request:?} was answered at {answer:?}, must be scored as of {time}, are {there:?}; {of:#?}"
             ));
