@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
-use headwater_model::language::LanguageError;
-use headwater_model::{Device, FeatureSchema, LoggedRequest, Tensor};
+use headwater_model::{FeatureSchema, LoggedRequest};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -19,7 +18,7 @@ use crate::progress::Progress;
 use crate::recording::{Recording, envelope};
 
 use super::TrainError;
-use super::vectors::{Shared, TextVectors};
+use super::vectors::{Shared, TextVectors, tensor};
 
 /// Events between two looks at the clock.
 const PROGRESS_EVENTS: u64 = 1024;
@@ -243,14 +242,6 @@ impl Recorded {
         self.corpus.vectors = vectors.table(&self.texts)?;
         Ok(())
     }
-}
-
-/// A tensor of rows.
-pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize)) -> Result<Tensor, LanguageError> {
-    Tensor::from_vec(values, shape, &Device::Cpu).map_err(|source| LanguageError::Compute {
-        doing: "laying vectors out",
-        source,
-    })
 }
 
 fn holds(scenarios: &[String], scenario: &str) -> bool {

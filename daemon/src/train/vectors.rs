@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_consumers::embed::{Embed, EmbedError};
-use headwater_model::Tensor;
 use headwater_model::language::{LanguageError, TextEncoder};
+use headwater_model::{Device, Tensor};
 use headwater_state::CurrentEncoder;
 use parking_lot::Mutex;
 
@@ -17,7 +17,6 @@ use crate::progress::Progress;
 
 use super::TrainError;
 use super::artifact::ArtifactError;
-use super::rows::tensor;
 
 /// Tokens of a batch, with padding.
 const TOKENS_MAX: usize = 2_048;
@@ -144,6 +143,14 @@ impl Embed for Shared {
     fn tokens(&self) -> u64 {
         TextEncoder::tokens(&self.0.lock().encoder)
     }
+}
+
+/// A tensor of rows.
+pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize)) -> Result<Tensor, LanguageError> {
+    Tensor::from_vec(values, shape, &Device::Cpu).map_err(|source| LanguageError::Compute {
+        doing: "laying vectors out",
+        source,
+    })
 }
 
 /// A hash, its vector, and a checksum over both.
