@@ -329,7 +329,11 @@ fn standing(
                     .iter()
                     .any(|reason| reason == "user_vectors" || reason == "item_vectors")
             });
-            (is_deep || lacks) && of_newest.is_some_and(|time| part["time"] == time)
+            // One without candidates is scored by nobody, whoever would have.
+            let lacked = ["user_vectors", "item_vectors"]
+                .iter()
+                .any(|reason| answer.degraded.contains(*reason));
+            (is_deep || lacks || lacked) && of_newest.is_some_and(|time| part["time"] == time)
         };
         let current = |part: &Value| part["time"] == time || again(part);
         if !there.iter().all(current) || there.iter().any(|part| part["time"] != there[0]["time"]) {
