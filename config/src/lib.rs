@@ -35,6 +35,7 @@ mod instance;
 mod items;
 mod kafka;
 mod kinds;
+mod labels;
 mod load;
 mod log;
 mod models;
@@ -67,6 +68,7 @@ pub use instance::InstanceConfig;
 pub use items::ItemsConfig;
 pub use kafka::{Delivery, KafkaClient, KafkaConfig, Property};
 pub use kinds::KindsConfig;
+pub use labels::{Examples, LabelsConfig};
 pub use load::{Loaded, Origins, Sources};
 pub use log::{LogConfig, LogKind};
 pub use models::ModelsConfig;
@@ -80,7 +82,7 @@ pub use source::{
 };
 pub use state::{Backend, Late, StateConfig};
 pub use step::StepConfig;
-pub use tasks::TaskConfig;
+pub use tasks::{LabelKind, TaskConfig};
 pub use telemetry::{Level, LogFormat, TelemetryConfig};
 pub use texts::{Field, Template, TextsConfig};
 pub use topic::{Cleanup, Partitioning, Topic};
@@ -108,6 +110,8 @@ pub struct Config {
     pub kinds: KindsConfig,
     /// What is predicted, by name.
     pub tasks: BTreeMap<String, TaskConfig>,
+    /// Which rows become examples.
+    pub labels: LabelsConfig,
     /// Scenarios known by name.
     pub scenarios: ScenariosConfig,
     /// What of items is read.

@@ -18,6 +18,8 @@ pub enum Topic {
     StandingScores,
     /// Rows as they were scored, keyed by the user's pseudonym.
     FeatureLog,
+    /// What became of those rows, keyed by the user's pseudonym.
+    Labels,
     /// What the stores hold, and the input position that it reflects; compacted.
     Changelog,
     /// Per-step sums of item statistics, keyed by item id.
@@ -63,13 +65,14 @@ impl fmt::Display for Topic {
 
 impl Topic {
     /// Every topic, in a fixed order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Behaviors,
         Self::Items,
         Self::ScoreRequests,
         Self::Scores,
         Self::StandingScores,
         Self::FeatureLog,
+        Self::Labels,
         Self::Changelog,
         Self::ItemDeltas,
         Self::ItemState,
@@ -89,6 +92,7 @@ impl Topic {
             Self::Scores => "scores",
             Self::StandingScores => "standing_scores",
             Self::FeatureLog => "feature_log",
+            Self::Labels => "labels",
             Self::Changelog => "changelog",
             Self::ItemDeltas => "item_deltas",
             Self::ItemState => "item_state",
@@ -114,6 +118,7 @@ impl Topic {
             | Self::ScoreRequests
             | Self::Scores
             | Self::FeatureLog
+            | Self::Labels
             | Self::ItemDeltas
             | Self::DeadLetters
             | Self::Repartition => Cleanup::Delete,
@@ -128,6 +133,7 @@ impl Topic {
             | Self::Scores
             | Self::StandingScores
             | Self::FeatureLog
+            | Self::Labels
             | Self::Changelog
             | Self::ItemDeltas
             | Self::ItemState

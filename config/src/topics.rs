@@ -22,6 +22,8 @@ pub struct TopicsConfig {
     pub standing_scores: String,
     /// Rows as they were scored.
     pub feature_log: String,
+    /// What became of those rows.
+    pub labels: String,
     /// What the stores hold.
     pub changelog: String,
     /// Per-step sums of item statistics.
@@ -56,6 +58,7 @@ impl TopicsConfig {
             Topic::Scores => &self.scores,
             Topic::StandingScores => &self.standing_scores,
             Topic::FeatureLog => &self.feature_log,
+            Topic::Labels => &self.labels,
             Topic::Changelog => &self.changelog,
             Topic::ItemDeltas => &self.item_deltas,
             Topic::ItemState => &self.item_state,

@@ -36,6 +36,8 @@ const SEQUENCES_MAX: usize = 8;
 const SEQUENCE_MAX: (usize, usize) = (2, 4_096);
 /// Layers of an encoder at most: more than any that is known.
 const CUT_MAX: usize = 1_000;
+/// Rows, shown items and positives of a user that wait for their labels: each is some 100 bytes.
+const OPEN_MAX: (usize, usize) = (1, 100_000);
 /// Times before a row that are told apart, at most.
 const BUCKETS_MAX: usize = 16;
 
@@ -113,6 +115,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     texts(&mut rules, config);
     step(&mut rules, config);
     scoring(&mut rules, config);
+    labels(&mut rules, config);
     names::list(
         &mut rules,
         "items.attributes",
@@ -371,6 +374,17 @@ fn tasks(rules: &mut Rules, config: &Config) {
                 format!("scenario \"{scenario}\" of task {name} is not in scenarios.names")
             });
         }
+    }
+}
+
+fn labels(rules: &mut Rules, config: &Config) {
+    let labels = &config.labels;
+    rules.require(labels.negatives.get() > 0.0, &["labels.negatives"], || {
+        "0 would keep no row without a positive, and no weight makes up for that".to_owned()
+    });
+    rules.range("labels.open_max", labels.open_max, OPEN_MAX);
+    for (name, task) in &config.tasks {
+        rules.positive(&format!("tasks.{name}.window"), task.window);
     }
 }
 

@@ -20,6 +20,8 @@ pub use reject::Reject;
 
 /// Bytes of an id at most.
 pub const ID_BYTES_MAX: usize = 256;
+/// A place in a list at most; one that is further down is as good as this.
+const POSITION_MAX: u32 = u32::MAX - 1;
 /// Categories of an item at most: a behavior on it counts for each.
 pub const CATEGORIES_MAX: usize = 256;
 
@@ -44,8 +46,10 @@ pub struct DecodedBehavior<'a> {
     pub event: u64,
     /// Its value.
     pub value: Option<FixedSum>,
-    /// Whether it names the request that led to it.
-    pub requested: bool,
+    /// The request that led to it, where it names one.
+    pub request: Option<Cow<'a, str>>,
+    /// Where in the list it was, where that is said.
+    pub position: Option<u32>,
     /// Configured attributes, by slot.
     pub attributes: Vec<(SlotId, Cow<'a, str>)>,
 }
@@ -152,6 +156,8 @@ struct BehaviorRecord<'a> {
     time: i64,
     #[serde(borrow, default)]
     request_id: Option<Id<'a>>,
+    #[serde(default)]
+    position: Option<u64>,
     #[serde(borrow, default)]
     query: Option<Id<'a>>,
     #[serde(default)]
@@ -339,7 +345,8 @@ impl Decoder {
             event_id: record.event_id.map(|id| id.0),
             event,
             value,
-            requested: record.request_id.is_some(),
+            request: record.request_id.map(|id| id.0),
+            position: record.position.map(position_of),
             attributes,
         })
     }
@@ -576,6 +583,11 @@ fn id(field: impl std::fmt::Display, text: &str) -> Result<(), Reject> {
         ));
     }
     Ok(())
+}
+
+/// A place in a list as state keeps it: lists are shorter.
+fn position_of(position: u64) -> u32 {
+    u32::try_from(position).map_or(POSITION_MAX, |position| position.min(POSITION_MAX))
 }
 
 /// The beginning of a text that may be long.

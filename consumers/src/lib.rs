@@ -27,4 +27,5 @@ pub mod worker;
 mod write_back;
 
 pub use error::{Error, Reaction, words};
-pub use metrics::{BESIDE_USERS, DeepMetrics, Metrics, TextMetrics};
+pub use metrics::{BESIDE_USERS, DeepMetrics, LabelMetrics, Metrics, TextMetrics};
+pub use step::{label_rules, makes_labels};

@@ -6,9 +6,11 @@ use prometheus::{
 };
 
 mod deep;
+mod labels;
 mod texts;
 
 pub use deep::DeepMetrics;
+pub use labels::LabelMetrics;
 pub use texts::TextMetrics;
 
 /// The parts of [`Metrics::beside_bytes`]: what a partition holds beside its users.
@@ -77,6 +79,8 @@ pub struct Metrics {
     pub items_out_of_order: IntCounter,
     /// Item records written again behind an older one.
     pub items_put_back: IntCounter,
+    /// Labels of scored rows.
+    pub labels: LabelMetrics,
     /// Texts and their vectors.
     pub texts: TextMetrics,
     /// Deep layers and their vectors.
@@ -253,6 +257,7 @@ impl Metrics {
                 "headwater_consumers_items_put_back_total",
                 "Item records written again behind an older one.",
             )?,
+            labels: LabelMetrics::register(registry)?,
             texts: TextMetrics::register(registry)?,
             deep: DeepMetrics::register(registry)?,
         })

@@ -6,7 +6,8 @@
 //! not depend on how steps are cut (`STATE-3`).
 //!
 //! What a step gives out is bounded, however much its records ask for (`LIMIT-1`): past `step.bytes_max` it takes no further record and leaves
-//! the rest of the poll to the next step. Standing requests that are due have as much again, so that neither waits for the other for ever.
+//! the rest of the poll to the next step. Standing requests that are due have as much again, and so have labels that are final, so that none waits for
+//! another for ever.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,11 +32,14 @@ use crate::partitioner::partition_of;
 use crate::sequences::Sequences;
 
 mod inputs;
+mod labels;
 mod merge;
 mod publish;
 mod requests;
 
 use inputs::Inputs;
+use labels::Labelling;
+pub use labels::{label_rules, makes_labels};
 
 /// One partition as its owner holds it.
 #[derive(Debug)]
@@ -125,6 +129,7 @@ struct Settings {
     dead_letter_partitions: i32,
     debounce_ms: i64,
     impressions: Vec<KindId>,
+    labels: Option<Labelling>,
     /// Kinds that count for an item only as the answer to a request: positives, where requests are what is known of impressions. A
     /// positive that no request led to had no trial, and rates are positives of trials.
     answers_only: Vec<KindId>,
@@ -180,6 +185,7 @@ impl Pipeline {
                     .flat_map(|task| &task.positive)
                     .map(|name| KindId::of(name))
                     .collect(),
+                labels: Labelling::of(config),
                 config: config.clone(),
             },
             metrics,
@@ -250,7 +256,7 @@ impl Pipeline {
             .collect();
         order.sort_by_key(|(due, number)| (due.is_none(), *due, *number));
         let bytes_max = self.settings.config.step.bytes_max.as_usize();
-        let (mut for_records, mut for_timers) = (bytes_max, bytes_max);
+        let (mut for_records, mut for_timers, mut for_labels) = (bytes_max, bytes_max, bytes_max);
         for (_, number) in order {
             let (Some(owned), Some(inputs)) = (owned.get_mut(&number), sorted.get_mut(&number))
             else {
@@ -269,7 +275,11 @@ impl Pipeline {
             let full = between + for_timers;
             self.timers(owned, items, now, salt, full, output)
                 .map_err(|failure| failure.at(number))?;
-            for_timers = for_timers.saturating_sub(self.given(owned, output) - between);
+            let after = self.given(owned, output);
+            for_timers = for_timers.saturating_sub(after - between);
+            self.release_labels(owned, after + for_labels, output)
+                .map_err(|failure| failure.at(number))?;
+            for_labels = for_labels.saturating_sub(self.given(owned, output) - after);
             self.finish(batch, owned, inputs, output);
             output.rest |= inputs.rest;
         }
@@ -349,8 +359,9 @@ impl Pipeline {
         let Some(item) = decoded.item.as_deref() else {
             return Ok(());
         };
+        self.note_for_labels(record, (decoded, item), place, owned, output);
         if self.settings.config.scoring.item_statistics
-            && (decoded.requested || !self.settings.answers_only.contains(&decoded.kind))
+            && (decoded.request.is_some() || !self.settings.answers_only.contains(&decoded.kind))
         {
             self.count(
                 item,

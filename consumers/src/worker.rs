@@ -280,10 +280,9 @@ impl Worker {
     fn compute(&mut self) -> Result<(), Error> {
         self.output.clear();
         let now = self.world.now();
-        let due = self
-            .owned
-            .values()
-            .any(|owned| owned.users.due(now).next().is_some());
+        let due = self.owned.values().any(|owned| {
+            owned.users.due(now).next().is_some() || owned.users.labels_due().next().is_some()
+        });
         if self.batch.is_empty() && !due {
             return Ok(());
         }

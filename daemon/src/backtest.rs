@@ -172,6 +172,7 @@ fn take_in(
         | Topic::Scores
         | Topic::StandingScores
         | Topic::FeatureLog
+        | Topic::Labels
         | Topic::Changelog
         | Topic::ItemDeltas
         | Topic::ItemState

@@ -138,6 +138,7 @@ impl Engine {
         let mut config = config.clone();
         config.scoring.on_behavior = OnBehavior::Off;
         config.scoring.feature_log = rows;
+        config.labels.examples = headwater_config::Examples::Off;
         config.scoring.standing_max = 0;
         // Event time is the only clock here: nothing is ahead of it.
         config.state.max_ahead = Span::from_secs(1_000 * 365 * 86_400);
@@ -407,6 +408,7 @@ impl Engine {
                 }
                 Topic::Behaviors
                 | Topic::Items
+                | Topic::Labels
                 | Topic::ScoreRequests
                 | Topic::StandingScores
                 | Topic::ItemState

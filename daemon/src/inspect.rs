@@ -7,7 +7,7 @@ use headwater_config::{Backend, Config, Topic};
 use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::worker::settings_of;
 use headwater_state::{
-    Cell, KindId, Length, Partition, Position, ScenarioId, SequenceId, SlotId, Stores, User,
+    Cell, KindId, Labels, Length, Partition, Position, ScenarioId, SequenceId, SlotId, Stores, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,9 @@ pub struct UserView {
     pub sequences: Vec<SequenceView>,
     /// Standing requests.
     pub standing: Vec<StandingView>,
+    /// Rows whose labels can still change, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open_rows: Vec<OpenRowView>,
 }
 
 /// One recent behavior.
@@ -125,6 +128,19 @@ pub struct StandingView {
     /// When it is scored again, if it is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<i64>,
+}
+
+/// A scored row whose labels can still change.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct OpenRowView {
+    /// The request.
+    pub request_id: String,
+    /// When it was scored.
+    pub time: i64,
+    /// Candidates.
+    pub candidates: u32,
+    /// Those that were shown.
+    pub shown: Vec<String>,
 }
 
 /// Why the state folder cannot be looked at.
@@ -281,7 +297,22 @@ pub(crate) fn view(
                 due: standing.due.map(|due| due.0),
             })
             .collect(),
+        open_rows: open_rows(user.labels()),
     }
+}
+
+fn open_rows(labels: &Labels) -> Vec<OpenRowView> {
+    let mut rows: Vec<_> = labels
+        .rows()
+        .map(|(place, row)| OpenRowView {
+            request_id: row.request.to_string(),
+            time: row.time.0,
+            candidates: row.candidates,
+            shown: labels.shown(place).into_iter().map(str::to_owned).collect(),
+        })
+        .collect();
+    rows.sort_by_key(|row| row.time);
+    rows
 }
 
 /// Names by id: state holds hashes of names alone.

@@ -134,8 +134,12 @@ mod tests {
         made.extend(of_source(include_str!(
             "../../consumers/src/metrics/deep.rs"
         )));
-        let texts = include_str!("../../consumers/src/metrics/texts.rs");
-        made.extend(of_source(texts));
+        for of_part in [
+            include_str!("../../consumers/src/metrics/labels.rs"),
+            include_str!("../../consumers/src/metrics/texts.rs"),
+        ] {
+            made.extend(of_source(of_part));
+        }
         assert_eq!(page, made);
 
         let registry = Registry::new();

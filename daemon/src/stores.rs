@@ -134,6 +134,7 @@ mod tests {
             allowed_lateness_ms: 0,
             drop_late: false,
             sequence_max: 8,
+            labels: None,
         };
         let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
         partition.restored_to(7);

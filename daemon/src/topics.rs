@@ -58,6 +58,7 @@ pub fn is_used(config: &Config, topic: Topic) -> bool {
     match topic {
         Topic::Repartition => config.source.behaviors.repartition,
         Topic::Texts | Topic::Embeddings => config.texts.encoder.is_some(),
+        Topic::Labels => headwater_consumers::makes_labels(config),
         Topic::Behaviors
         | Topic::Items
         | Topic::ScoreRequests
@@ -88,6 +89,7 @@ pub fn specs(config: &Config) -> impl Iterator<Item = TopicSpec> {
                 | Topic::Scores
                 | Topic::StandingScores
                 | Topic::FeatureLog
+                | Topic::Labels
                 | Topic::Changelog
                 | Topic::ItemDeltas
                 | Topic::ItemState

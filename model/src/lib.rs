@@ -9,6 +9,7 @@ mod baseline;
 mod feature;
 mod feature_log;
 pub mod gradient;
+mod labels;
 pub mod language;
 mod numbers;
 pub mod table;
@@ -25,3 +26,4 @@ pub use feature::{
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,
 };
+pub use labels::{LabelledRow, LabelsError, LoggedExample, Policy};

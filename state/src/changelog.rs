@@ -30,6 +30,10 @@ mod kind {
     pub(super) const SEQUENCE_START: u8 = 10;
     /// Changelog: an entry of a sequence.
     pub(super) const SEQUENCE_ENTRY: u8 = 11;
+    /// Store: a user's open rows.
+    pub(super) const LABELS: u8 = 12;
+    /// Changelog: what is kept of a user for the sake of labels, in one place.
+    pub(super) const LABEL: u8 = 13;
 }
 
 /// A changelog record's key.
@@ -88,6 +92,13 @@ pub enum ChangelogKey<'a> {
         /// Its place.
         place: u16,
     },
+    /// A row, an impression or a positive that labels follow from.
+    Label {
+        /// The user.
+        user: &'a str,
+        /// Its place.
+        place: u32,
+    },
 }
 
 impl<'a> ChangelogKey<'a> {
@@ -134,6 +145,11 @@ impl<'a> ChangelogKey<'a> {
                 to.put_str(user);
                 to.put_u32(sequence.0);
                 to.put_u16(place);
+            }
+            Self::Label { user, place } => {
+                to.put_u8(kind::LABEL);
+                to.put_str(user);
+                to.put_u32(place);
             }
         }
     }
@@ -189,6 +205,13 @@ impl<'a> ChangelogKey<'a> {
                 },
                 take.end(),
             ),
+            kind::LABEL => (
+                Self::Label {
+                    user: take.str()?,
+                    place: take.u32()?,
+                },
+                take.end(),
+            ),
             _ => return Err(Damage::Key),
         };
         end?;
@@ -219,6 +242,15 @@ pub(crate) fn sequence_key(user: &str, sequence: SequenceId) -> Vec<u8> {
     key
 }
 
+/// A user's open rows in the store; without a user, the prefix of all of them.
+pub(crate) fn labels_key(user: Option<&str>) -> Vec<u8> {
+    let mut key = vec![kind::LABELS];
+    if let Some(user) = user {
+        key.put_str(user);
+    }
+    key
+}
+
 pub(crate) fn standing_prefix(user: Option<&str>) -> Vec<u8> {
     let mut key = vec![kind::STANDING];
     if let Some(user) = user {
@@ -230,7 +262,7 @@ pub(crate) fn standing_prefix(user: Option<&str>) -> Vec<u8> {
 pub(crate) const POSITION_KEY: &[u8] = &[kind::POSITION];
 pub(crate) const ROOT_PREFIX: &[u8] = &[kind::ROOT];
 
-/// The user of a root key.
+/// The user of a key that is a kind and a user: of a root, or of open rows.
 pub(crate) fn user_of_root(key: &[u8]) -> Result<&str, Damage> {
     let mut take = Take(key);
     take.u8()?;
@@ -272,6 +304,10 @@ mod tests {
                 user: "u",
                 sequence: SequenceId(9),
                 place: 511,
+            },
+            ChangelogKey::Label {
+                user: "u",
+                place: 70_000,
             },
         ];
         for key in keys {

@@ -7,14 +7,16 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use headwater_config::Topic;
 
 use crate::behavior::{
-    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, Timestamp,
+    Behavior, Coordinates, FixedSum, KindId, ScenarioId, SequenceId, SlotId, Timestamp, pinned_hash,
 };
 use crate::changelog::ChangelogKey;
 use crate::error::{Damage, Error};
+use crate::labels::{LabelRules, LabelTask, OpenRow, Positive};
 use crate::partition::{CHANGELOG_VERSION, Folded, Partition, STORE_VERSION, Settings};
 use crate::statistics::{Delta, Entity, STATISTICS_VERSION, Statistics};
 use crate::store::{MemoryStores, Stores};
@@ -32,7 +34,29 @@ const SETTINGS: Settings = Settings {
     allowed_lateness_ms: 365 * DAY_MS,
     drop_late: false,
     sequence_max: 4,
+    labels: None,
 };
+/// The first version of store and changelog that has open rows.
+const LABELS_SINCE: u8 = 3;
+
+/// The settings with what labels follow.
+fn settings() -> Settings {
+    let task = |kind: &str, window_ms| LabelTask {
+        positive: vec![KindId::of(kind)],
+        scenarios: Vec::new(),
+        window_ms,
+    };
+    Settings {
+        labels: Some(Arc::new(LabelRules {
+            shown_within_ms: 1_000,
+            late_ms: 10_000,
+            open_max: 100,
+            tasks: vec![task("click", 500), task("buy", DAY_MS)],
+        })),
+        ..SETTINGS
+    }
+}
+
 /// The first version of store and changelog that has sequences.
 const SEQUENCES_SINCE: u8 = 2;
 const DAY_MS: i64 = 86_400_000;
@@ -126,7 +150,7 @@ fn in_sequences<'a>(behavior: Behavior<'a>, ids: &'a [SequenceId; 2]) -> Behavio
 /// anew, standing requests, an ended one.
 fn written(stores: &MemoryStores, version: u8) -> (Partition, Vec<Line>) {
     let ids = [SequenceId::of("all"), SequenceId::of("valued")];
-    let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+    let mut partition = Partition::open(stores.open(0).unwrap(), settings()).unwrap();
     let mut changelog = Vec::new();
     let fold = |partition: &mut Partition, user: &str, behavior: &Behavior<'_>| {
         let behavior = if version >= SEQUENCES_SINCE {
@@ -148,6 +172,7 @@ fn written(stores: &MemoryStores, version: u8) -> (Partition, Vec<Line>) {
                 ChangelogKey::Due { .. } => "due",
                 ChangelogKey::SequenceStart { .. } => "sequence-start",
                 ChangelogKey::SequenceEntry { .. } => "sequence-entry",
+                ChangelogKey::Label { .. } => "label",
             };
             changelog.push((name.to_owned(), key.to_vec(), value.map(<[u8]>::to_vec)));
         });
@@ -178,6 +203,9 @@ fn written(stores: &MemoryStores, version: u8) -> (Partition, Vec<Line>) {
             .unwrap();
         partition.set_due(USER, request, due).unwrap();
     }
+    if version >= LABELS_SINCE {
+        open_rows(&mut partition, USER);
+    }
     partition.advance(Topic::Behaviors, 7);
     partition.advance(Topic::ScoreRequests, 3);
     partition.pin_partitions(8);
@@ -196,9 +224,45 @@ fn written(stores: &MemoryStores, version: u8) -> (Partition, Vec<Line>) {
     partition
         .set_standing(USER, "r2", None, &mut || [0; 16])
         .unwrap();
+    if version >= LABELS_SINCE {
+        partition.release(USER).unwrap();
+    }
     partition.advance(Topic::Behaviors, 9);
     commit(&mut partition);
     (partition, changelog)
+}
+
+/// Rows of each sort: one that is shown whole, one that is shown item by item and stays, and one that is over with the next behavior.
+fn open_rows(partition: &mut Partition, user: &str) {
+    let place = partition.place(user).unwrap().unwrap();
+    for (id, days, whole, random) in [
+        ("a", 0, &["i1", "i\0"][..], true),
+        ("b", 0, &[], false),
+        ("c", 3, &[], false),
+    ] {
+        let time = Timestamp(NOW - days * DAY_MS);
+        let names = (id, "r\0", "Feed");
+        let shown = whole.iter().copied();
+        let row = OpenRow::new(names, (ScenarioId::of("feed"), time), (2, random), shown);
+        partition.open_row(place, row);
+    }
+    for (item, position) in [("i2", Some(7)), ("i3", None)] {
+        partition.show(place, ("r\0", item), (Timestamp(NOW + 1), position));
+    }
+    for (number, value) in [None, Some(FixedSum::of(2.5))].into_iter().enumerate() {
+        let positive = Positive {
+            time: Timestamp(NOW + 2),
+            kind: KindId::of("click"),
+            item: pinned_hash(b"i2"),
+            request: pinned_hash(b"r\0"),
+            value,
+            at: Coordinates {
+                offset: 6,
+                index: number as u16,
+            },
+        };
+        partition.act(place, "i2", positive);
+    }
 }
 
 /// Writes a partition back and gives all that is in its store.
@@ -213,6 +277,7 @@ fn stored(partition: &mut Partition, stores: &MemoryStores) -> Vec<Line> {
             3 => "standing",
             4 => "position",
             9 => "sequence",
+            12 => "labels",
             other => panic!("no kind of key: {other}"),
         };
         lines.push((name.to_owned(), key.to_vec(), Some(value.to_vec())));
@@ -261,6 +326,7 @@ fn told(partition: &mut Partition) -> String {
             )
             .unwrap();
         }
+        writeln!(text, "{:?}", user.labels()).unwrap();
         for (slot, entries) in user.slots() {
             writeln!(text, "{slot:?} {entries}").unwrap();
             for entry in user.history(slot) {
@@ -275,6 +341,8 @@ fn told(partition: &mut Partition) -> String {
         }
     }
     let due: Vec<_> = partition.due(Timestamp(i64::MAX)).collect();
+    writeln!(text, "{due:?}").unwrap();
+    let due: BTreeSet<_> = partition.labels_due().collect();
     writeln!(text, "{due:?}").unwrap();
     text
 }
@@ -326,6 +394,7 @@ fn what_is_written_has_not_changed() {
         "due",
         "entry",
         "meta",
+        "label",
         "position",
         "recent",
         "sequence-entry",
@@ -333,9 +402,10 @@ fn what_is_written_has_not_changed() {
         "standing",
     ]);
     assert_eq!(names(&changelog, false), kinds);
-    let ended: BTreeSet<String> = all(&["due", "entry", "standing"]);
+    let ended: BTreeSet<String> = all(&["due", "entry", "label", "standing"]);
     assert_eq!(names(&changelog, true), ended);
-    let kinds: BTreeSet<String> = all(&["page", "position", "root", "sequence", "standing"]);
+    let kinds: BTreeSet<String> =
+        all(&["labels", "page", "position", "root", "sequence", "standing"]);
     assert_eq!(names(&store, false), kinds);
     check("changelog", CHANGELOG_VERSION, &changelog);
     check("store", STORE_VERSION, &store);
@@ -355,13 +425,13 @@ fn today(version: u8) -> (Partition, Vec<Line>) {
 fn every_version_is_read() {
     for version in 1..=STORE_VERSION {
         let old = store_of(&held("store", version));
-        let mut read = Partition::open(old.open(0).unwrap(), SETTINGS).unwrap();
+        let mut read = Partition::open(old.open(0).unwrap(), settings()).unwrap();
         let (mut partition, _) = today(version);
         assert_eq!(told(&mut read), told(&mut partition), "store {version}");
     }
     for version in 1..=CHANGELOG_VERSION {
         let empty = MemoryStores::default();
-        let mut restored = Partition::open(empty.open(0).unwrap(), SETTINGS).unwrap();
+        let mut restored = Partition::open(empty.open(0).unwrap(), settings()).unwrap();
         let changelog = held("changelog", version);
         for (name, key, value) in &changelog {
             let applied = restored.apply(key, value.as_deref());
@@ -400,7 +470,7 @@ fn said_of_store(lines: &[Line], spoilt: usize, spoil: &dyn Fn(&mut Vec<u8>)) ->
     let mut lines = lines.to_vec();
     spoil(lines[spoilt].2.as_mut().unwrap());
     let stores = store_of(&lines);
-    let read = Partition::open(stores.open(0).unwrap(), SETTINGS).and_then(|mut partition| {
+    let read = Partition::open(stores.open(0).unwrap(), settings()).and_then(|mut partition| {
         let users = partition.user_ids()?;
         users
             .iter()
@@ -431,6 +501,7 @@ fn newer_and_damaged_values_are_told() {
     for at in 0..lines.len() {
         let what = match &*lines[at].0 {
             "root" | "page" | "sequence" => "user ",
+            "labels" => "open rows",
             "standing" => "standing request",
             _ => "position",
         };
@@ -446,7 +517,7 @@ fn newer_and_damaged_values_are_told() {
         );
     }
     let mut partition =
-        Partition::open(MemoryStores::default().open(0).unwrap(), SETTINGS).unwrap();
+        Partition::open(MemoryStores::default().open(0).unwrap(), settings()).unwrap();
     for (name, key, value) in held("changelog", CHANGELOG_VERSION) {
         let Some(mut value) = value else { continue };
         value[0] = CHANGELOG_VERSION + 1;
@@ -483,7 +554,7 @@ fn spoilt_changelog_records_are_never_taken_for_others() {
     let lines = held("changelog", CHANGELOG_VERSION);
     let apply = |key: &[u8], value: Option<&[u8]>| {
         let stores = MemoryStores::default();
-        let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+        let mut partition = Partition::open(stores.open(0).unwrap(), settings()).unwrap();
         let applied = partition.apply(key, value);
         if applied.is_ok() {
             told(&mut partition);

@@ -20,8 +20,10 @@ mod generations;
 mod golden;
 mod item_state;
 mod items;
+mod labels;
 mod page;
 mod partition;
+mod position;
 mod recent;
 mod sequence;
 mod statistics;
@@ -39,13 +41,15 @@ pub use changelog::ChangelogKey;
 pub use error::{Damage, Error, StoreError};
 pub use generations::Generations;
 pub use items::{Item, ItemTable, ItemTableBytes};
+pub use labels::{Example, Label, LabelRules, LabelTask, Labelled, Labels, OpenRow, Positive};
 pub use page::Entry;
-pub use partition::{CacheCounts, Folded, Partition, Place, Settings, WriteBack, Written};
+pub use partition::{CacheCounts, Folded, Noted, Partition, Place, Settings, WriteBack, Written};
+pub use position::Position;
 pub use recent::{Recent, RecentBehavior};
 pub use sequence::{Sequence, SequenceEntry};
 pub use statistics::{Delta, Entity, Statistics, category_id, of_series, series};
 pub use store::{Backend, Batch, DEEP_VECTORS, MemoryStores, Opened, Store, Stores, VECTORS, open};
-pub use user::{Position, Standing, User};
+pub use user::{Standing, User};
 pub use user_vectors::{UserVector, UserVectors};
 pub use vectors::{
     CurrentEncoder, EncoderId, Looked, VectorKey, VectorRecord, VectorTable, read_vector,

@@ -23,30 +23,36 @@ use crate::behavior::{Behavior, SlotId, Timestamp, pinned_hash};
 use crate::changelog::{self, ChangelogKey};
 use crate::error::{Damage, Error};
 use crate::format::{self, Put};
+use crate::labels::LabelRules;
 use crate::page::Page;
+use crate::position::Position;
 use crate::store::{Batch, Store};
-use crate::user::{Position, Standing, Touched, User};
+use crate::user::{Standing, Touched, User};
 
 mod changes;
+mod labels;
 mod residents;
 mod restore;
 mod timers;
 mod write_back;
 
+pub use labels::Noted;
 pub use write_back::{WriteBack, Written};
 
 use changes::Changes;
+use labels::LabelTimers;
 use residents::fetch_page;
 use timers::Timers;
 use write_back::Begun;
 
-/// Version of roots, pages, sequences, standing requests and positions in the store. Since 2 a root may end with the ids of sequences.
-pub(crate) const STORE_VERSION: u8 = 2;
-/// Version of the changelog's values. Their first byte; checksums are the log's. Since 2 there are records of sequences.
-pub(crate) const CHANGELOG_VERSION: u8 = 2;
+/// Version of roots, pages, sequences, standing requests, open rows and positions in the store. Since 2 a root may end with the ids of sequences, since 3
+/// it says whether there are open rows.
+pub(crate) const STORE_VERSION: u8 = 3;
+/// Version of the changelog's values. Their first byte; checksums are the log's. Since 2 there are records of sequences, since 3 of open rows.
+pub(crate) const CHANGELOG_VERSION: u8 = 3;
 
 /// What of the configuration the state follows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Behaviors kept with their exact times.
     pub recent_max: usize,
@@ -60,6 +66,8 @@ pub struct Settings {
     pub drop_late: bool,
     /// Entries at which a sequence begins anew with its newest half: even, and at least 2.
     pub sequence_max: usize,
+    /// What labels follow; `None`: no row is opened, and those that are open are given up.
+    pub labels: Option<Arc<LabelRules>>,
 }
 
 /// Where a user lies in memory. It holds within a step: memory is dropped between steps only.
@@ -128,6 +136,7 @@ pub struct Partition {
     writing: bool,
     since_write_back: u64,
     timers: Timers,
+    label_timers: LabelTimers,
     counts: CacheCounts,
     scratch: Vec<u8>,
 }
@@ -164,6 +173,7 @@ impl Partition {
             writing: false,
             since_write_back: 0,
             timers: Timers::default(),
+            label_timers: LabelTimers::default(),
             counts: CacheCounts::default(),
             scratch: Vec::new(),
         };
@@ -406,9 +416,9 @@ impl Partition {
         self.timers.due(now)
     }
 
-    /// Bytes of the timers of standing requests, about: of all users, in memory or not.
+    /// Bytes of the timers of standing requests and open rows, about: of all users, in memory or not.
     pub fn timers_memory(&self) -> usize {
-        self.timers.bytes()
+        self.timers.bytes() + self.label_timers.bytes()
     }
 
     /// Notes the next offset to read of an input topic.

@@ -1,12 +1,11 @@
 //! A user: recent behaviors, history by slot, sequences, and standing requests. In memory while it is used, in the store as one root value,
 //! and a value for each page of history, each sequence and each standing request.
 
-use headwater_config::Topic;
-
 use crate::behavior::{Behavior, FixedSum, SequenceId, SlotId, Timestamp, pinned_hash};
 use crate::cell::Length;
 use crate::error::Damage;
 use crate::format::{Put, Take};
+use crate::labels::Labels;
 use crate::page::{Entry, Page, page_of, pages_of};
 use crate::recent::Recent;
 use crate::sequence::Sequence;
@@ -19,6 +18,16 @@ const LATE_EVENTS_MAX: usize = 32;
 
 /// Entries of one slot that can be: some 4 GB of one user. More is damage, and no reason to ask for memory.
 const ENTRIES_MAX: u32 = 1 << 26;
+
+/// In a root, beside the number of standing requests (1,000 at most): whether there are open rows.
+const HAS_LABELS: u16 = 1 << 15;
+
+/// What of a user lies in values of its own, beside pages and sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Beside {
+    pub(crate) standing: bool,
+    pub(crate) labels: bool,
+}
 
 /// A standing request: candidates that are scored again as the user behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +77,7 @@ pub(crate) enum Touched {
     Due(Box<str>),
     SequenceStart(SequenceId),
     SequenceEntry(SequenceId, u16),
+    Label(u32),
 }
 
 /// Notes a change once.
@@ -98,6 +108,8 @@ pub struct User {
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) standing: Vec<Standing>,
     pub(crate) standing_dirty: Vec<Box<str>>,
+    pub(crate) labels: Labels,
+    pub(crate) labels_dirty: bool,
     /// Pages that are no more, to be deleted from the store.
     pub(crate) dropped_pages: Vec<(SlotId, u32)>,
 }
@@ -164,6 +176,11 @@ impl User {
     /// Standing requests.
     pub fn standing(&self) -> &[Standing] {
         &self.standing
+    }
+
+    /// Rows whose labels can still change, and what they follow from.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// Whether a behavior with this event id was counted, as far as is remembered.
@@ -394,7 +411,12 @@ impl User {
     pub(crate) fn write_root(&self, to: &mut Vec<u8>) {
         self.write_meta(to);
         to.put_i64(self.history_newest.0);
-        to.put_u16(self.standing.len() as u16);
+        let labels = if self.labels.is_empty() {
+            0
+        } else {
+            HAS_LABELS
+        };
+        to.put_u16(self.standing.len() as u16 | labels);
         to.put_u16(self.slots.len() as u16);
         for slot in &self.slots {
             to.put_u32(slot.id.0);
@@ -404,13 +426,13 @@ impl User {
         self.write_sequence_ids(to);
     }
 
-    /// Reads a root; pages of history stay in the store. Standing requests and sequences are for the caller to read: it gives the number of those,
-    /// and these are there with nothing in them.
-    pub(crate) fn read_root(mut take: Take<'_>) -> Result<(Self, u16), Damage> {
+    /// Reads a root; pages of history stay in the store. What else lies there is for the caller to read; sequences are there with nothing in
+    /// them.
+    pub(crate) fn read_root(mut take: Take<'_>) -> Result<(Self, Beside), Damage> {
         let mut user = Self::default();
         user.read_meta(&mut take)?;
         user.history_newest = Timestamp(take.i64()?);
-        let standing = take.u16()?;
+        let beside = take.u16()?;
         let slots = take.u16()?;
         for _ in 0..slots {
             let id = SlotId(take.u32()?);
@@ -428,7 +450,11 @@ impl User {
         user.recent = Recent::read(&mut take)?;
         user.read_sequence_ids(&mut take)?;
         take.end()?;
-        Ok((user, standing))
+        let beside = Beside {
+            standing: beside & !HAS_LABELS > 0,
+            labels: beside & HAS_LABELS != 0,
+        };
+        Ok((user, beside))
     }
 
     /// Bytes that it takes in memory, about.
@@ -451,6 +477,7 @@ impl User {
             + pages
             + standing
             + self.sequences_bytes()
+            + self.labels.bytes()
             + self.slots.len() * size_of::<Slot>()
     }
 }
@@ -520,75 +547,6 @@ impl Slot {
             gone.push(last);
         }
         Ok(gone)
-    }
-}
-
-/// What a partition's stores reflect, and what must hold for them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Position {
-    /// The changelog up to here (exclusive) is in the store.
-    pub changelog: i64,
-    /// Next offset to read of each input topic.
-    pub inputs: Vec<(Topic, i64)>,
-    /// Newest event time; [`Timestamp::MIN`] before the first.
-    pub watermark: Timestamp,
-    /// Partition count of the input topics, pinned at the first step.
-    pub partitions: i32,
-}
-
-impl Position {
-    /// The state of a partition that has seen nothing.
-    pub fn start() -> Self {
-        Self {
-            watermark: Timestamp::MIN,
-            ..Self::default()
-        }
-    }
-
-    /// Next offset to read of an input topic, if it was ever read.
-    pub fn input(&self, topic: Topic) -> Option<i64> {
-        self.inputs
-            .iter()
-            .find(|(other, _)| *other == topic)
-            .map(|(_, next)| *next)
-    }
-
-    /// Notes the next offset to read of an input topic.
-    pub fn advance(&mut self, topic: Topic, next: i64) {
-        match self.inputs.iter_mut().find(|(other, _)| *other == topic) {
-            Some((_, held)) => *held = next,
-            None => {
-                self.inputs.push((topic, next));
-                self.inputs.sort_unstable();
-            }
-        }
-    }
-
-    /// As the changelog holds it: without the changelog's own position.
-    pub(crate) fn write(&self, to: &mut Vec<u8>) {
-        to.put_i64(self.watermark.0);
-        to.put_u32(self.partitions as u32);
-        to.put_u8(self.inputs.len() as u8);
-        for (topic, next) in &self.inputs {
-            to.put_str(topic.key());
-            to.put_i64(*next);
-        }
-    }
-
-    pub(crate) fn read(&mut self, take: &mut Take<'_>) -> Result<(), Damage> {
-        self.watermark = Timestamp(take.i64()?);
-        self.partitions = take.u32()? as i32;
-        let count = take.u8()?;
-        self.inputs.clear();
-        for _ in 0..count {
-            let key = take.str()?;
-            let topic = Topic::ALL
-                .into_iter()
-                .find(|topic| topic.key() == key)
-                .ok_or(Damage::Key)?;
-            self.inputs.push((topic, take.i64()?));
-        }
-        Ok(())
     }
 }
 

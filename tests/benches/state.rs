@@ -312,7 +312,7 @@ fn beside(count: u64) {
     settings.memory = 1;
     let stores = MemoryStores::default();
     let stores: &dyn Stores = &stores;
-    let mut partition = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let mut partition = Partition::open(stores.open(0).unwrap(), settings.clone()).unwrap();
     let mut name = String::new();
     for user in 0..count {
         user_name(user, &mut name);
@@ -331,9 +331,9 @@ fn beside(count: u64) {
     let written = partition.write_back(Timestamp(START)).run();
     partition.written(written).unwrap();
     // The first takes what the write-back has given back.
-    let first = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let first = Partition::open(stores.open(0).unwrap(), settings.clone()).unwrap();
     tell("(timers)", first.timers_memory());
-    let second = Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let second = Partition::open(stores.open(0).unwrap(), settings.clone()).unwrap();
     tell("timers", second.timers_memory());
 }
 

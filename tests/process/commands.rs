@@ -336,8 +336,8 @@ fn topics_are_made_and_found_right() {
     let topics = ran.json();
     assert_eq!(
         topics.as_array().unwrap().len(),
-        11,
-        "all but the repartition topic, which is off"
+        12,
+        "all but those of repartitioning and of texts, which are off"
     );
     assert!(
         topics

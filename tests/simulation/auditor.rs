@@ -6,12 +6,14 @@
 //! - [`items`]: which record of an item holds, for those who follow and for those who will.
 //! - [`texts`]: every text that a row needed has its vector, wherever anybody looks.
 //! - [`outputs`]: `PIPE-1`, `PIPE-2`: every expected output once, no other; dead letters; positions; item statistics.
+//! - [`labels`]: what was shown and done, credited to the rows that were scored.
 //! - [`state`]: `STATE-1`, `STATE-2`: users against the naive count, stores against the changelog.
 //! - [`deep`]: vectors that rows saw, against what was done before them.
 //! - [`past`]: `STATE-3`: a score does not change when what is not before it does.
 
 mod deep;
 mod items;
+mod labels;
 mod naive;
 mod outputs;
 mod past;
@@ -118,6 +120,7 @@ pub(crate) fn judge(
     tally.counted += world.counted.len() as u64;
     tally.answers += answers.len() as u64;
     outputs::judge(log, plan, &world, &answers, tally)?;
+    labels::judge(log, plan, &world, &answers, tally)?;
     state::judge(log, plan, &world, owners, stores)?;
     deep::judge(log, plan, &world, &answers, tally)?;
     past::judge(ground, &world, &answers, &mut random, tally)

@@ -76,6 +76,10 @@ fn what_goes_in_comes_out_exactly_once() {
     let many = to - from >= SEEDS;
     assert!(!many || tally.befallen > 0, "nothing went wrong");
     assert!(!many || tally.vectors > 0, "no row saw vectors of users");
+    assert!(
+        !many || tally.exact_labels > 0,
+        "no label was counted again"
+    );
 }
 
 fn report(mut failures: Vec<Outcome>, of: u64) {

@@ -56,4 +56,12 @@ plant sequence-start-not-told state/src/user/sequences.rs 'if inserted.restarted
 plant vector-of-another-run consumers/src/assemble/deep.rs '&& found.digest == sequence.digest(used)' ''
 plant run-not-compared consumers/src/deepen.rs '&& held.digest == sequence.digest(has)' ''
 plant vector-from-beyond consumers/src/assemble/deep.rs 'let before = sequence.before(row.time);' 'let before = sequence.entries().len();'
+plant labels-too-early state/src/labels.rs 'row.time.plus(self.shown_within_ms).plus(window_ms)' 'row.time.plus(window_ms)'
+plant labels-not-written-back state/src/partition/labels.rs 'resident.user.labels_dirty = true;' 'resident.user.labels_dirty |= resident.weight == 0;'
+plant label-timers-not-restored state/src/partition/restore.rs 'self.expect_labels(place, row);' 'let _ = row;'
+plant label-timers-not-read state/src/partition/labels.rs 'timers.set(user, due);' 'timers.set(user, due.filter(|_| user.is_empty()));'
+plant labels-counted-by-arrival state/src/labels/attribution.rs 'let (shown, _, place) = before.max()?;' 'let (shown, _, place) = before.last()?;'
+plant labels-not-corrected state/src/labels/attribution.rs 'same.is_none_or(|(_, other)| other.examples != of.examples)' 'same.is_none() && !of.examples.is_empty()'
+plant labels-released-again state/src/labels.rs 'row.released_ms = window;' 'row.released_ms = window.min(row.released_ms.max(0));'
+plant impression-of-the-first-row state/src/labels.rs 'let (row, _) = rows.max_by_key(|(place, row)| (row.time, *place))?;' 'let (row, _) = rows.min_by_key(|(place, row)| (row.time, *place))?;'
 exit $((missed > 0))

@@ -39,6 +39,9 @@ pub(crate) struct Tally {
     pub rows: u64,
     pub dead_letters: u64,
     pub vectors: u64,
+    /// Labels that were published, and those that were held against an exact count.
+    pub labels: u64,
+    pub exact_labels: u64,
 }
 
 impl Tally {
@@ -50,6 +53,8 @@ impl Tally {
         self.rows += other.rows;
         self.dead_letters += other.dead_letters;
         self.vectors += other.vectors;
+        self.labels += other.labels;
+        self.exact_labels += other.exact_labels;
     }
 }
 

@@ -78,11 +78,33 @@ impl Plan {
             random.pick(&[1, 2, 16])
         ));
         put("scoring.standing_ttl_max = \"3650d\"".to_owned());
-        put(format!("scoring.feature_log = {}", random.once_in(2)));
+        put(format!("scoring.feature_log = {}", !random.once_in(4)));
         put(format!("scoring.item_statistics = {}", !random.once_in(3)));
         // Which of them are late depends on how requests and behaviors meet: only where none is left out.
         let shown = random.once_in(6) && *late == "keep";
         put(format!("scoring.requests_are_impressions = {shown}"));
+        let examples = random.pick(&["shown", "shown", "shown", "all-scored", "off"]);
+        put(format!("labels.examples = \"{examples}\""));
+        put(format!(
+            "labels.shown_within = \"{}\"",
+            random.pick(&["0s", "1s", "10m", "1d"])
+        ));
+        let [late, open_max] = *random.pick(&[
+            ["3650d", "100000"],
+            ["3650d", "100000"],
+            ["0s", "100000"],
+            ["1h", "3"],
+        ]);
+        put(format!(
+            "labels.late = \"{late}\"\nlabels.open_max = {open_max}"
+        ));
+        let window = random.pick(&["1ms", "500ms", "30m", "2d"]);
+        put(format!(
+            "tasks.click = {{ positive = [\"click\", \"like\", \"purchase\"], trials = [\"impression\"], scenarios = [], window = \"{window}\" }}"
+        ));
+        if random.once_in(3) {
+            put("tasks.buy = { positive = [\"purchase\"], trials = [\"impression\"], scenarios = [\"feed\"], window = \"1h\" }".to_owned());
+        }
         let segment_bytes = *random.pick(&[8_192, 65_536, NEVER_CLOSED]);
         // Where all is kept that was ever written: what was asked for is held against what came of it.
         let texts = segment_bytes == NEVER_CLOSED;
@@ -118,6 +140,11 @@ impl Plan {
         }
     }
 
+    /// Whether rows are kept to the end, so that everything late corrects their labels.
+    pub(crate) fn keeps_rows(&self) -> bool {
+        self.config.labels.late.millis() > 365 * 86_400_000
+    }
+
     /// Whether everything that was ever written is still there.
     pub(crate) fn keeps_all(&self) -> bool {
         self.segment_bytes == NEVER_CLOSED
@@ -138,6 +165,17 @@ pub(crate) struct Workload {
     /// The newest records, to be sent again.
     sent: Vec<Input>,
     times: Vec<i64>,
+    /// The newest requests, of which something may be shown.
+    asked: Vec<Asked>,
+}
+
+/// A request that may have been scored.
+#[derive(Clone, Debug)]
+struct Asked {
+    request: String,
+    user: String,
+    time: i64,
+    candidates: Vec<String>,
 }
 
 const KINDS: [&str; 7] = [
@@ -183,6 +221,7 @@ impl Workload {
             count: 0,
             sent: Vec::new(),
             times: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -268,6 +307,8 @@ impl Workload {
         if !self.random.once_in(12) {
             fields.insert("item_id".to_owned(), json!(self.item()));
         }
+        self.of_request(fields);
+        let user = fields["user_id"].as_str().map_or(user, str::to_owned);
         let mut redriven = None;
         match self.random.below(8) {
             // What requests show lets others leave recent sooner or later: nobody can say from outside when ids are forgotten.
@@ -308,6 +349,35 @@ impl Workload {
         };
         self.sent.push(input.clone());
         input
+    }
+
+    /// Often makes a behavior one that a request led to: its item was shown, or somebody did something with it.
+    fn of_request(&mut self, fields: &mut serde_json::Map<String, serde_json::Value>) {
+        if self.asked.is_empty() || self.random.once_in(3) {
+            return;
+        }
+        let known = self.asked.len();
+        let place = known - 1 - self.random.below(known.min(6) as u64) as usize;
+        let asked = self.asked[place].clone();
+        let Some(item) = asked.candidates.first() else {
+            return;
+        };
+        let item = match asked.candidates.len() {
+            1 => item,
+            many => &asked.candidates[self.random.below(many as u64) as usize],
+        };
+        fields.insert("user_id".to_owned(), json!(asked.user));
+        fields.insert("item_id".to_owned(), json!(item));
+        if !self.random.once_in(4) {
+            fields.insert("request_id".to_owned(), json!(asked.request));
+        }
+        if self.random.once_in(2) {
+            fields.insert("position".to_owned(), json!(self.random.below(9)));
+        }
+        if self.random.once_in(2) {
+            let time = asked.time + self.random.within(-1, 3) * self.unit;
+            fields.insert("time".to_owned(), json!(time));
+        }
     }
 
     /// A record that cannot be read: each for one reason.
@@ -394,6 +464,12 @@ impl Workload {
             1 => now - 400 * 86_400_000,
             _ => self.time(now),
         };
+        self.asked.push(Asked {
+            request: format!("r{number}"),
+            user: user.clone(),
+            time,
+            candidates: candidates.clone(),
+        });
         let mut record = json!({"request_id": format!("r{number}"), "user_id": user,
             "scenario": *self.random.pick(&SCENARIOS), "time": time, "candidates": candidates});
         if self.random.once_in(6) {

@@ -325,7 +325,8 @@ impl Decoder {
                 .map_or(0, |event| pinned_hash(event.as_bytes()).max(1)),
             event_id: event.event_id.map(Cow::Owned),
             value: event.value.map(FixedSum::of),
-            requested: event.request_id.is_some(),
+            request: event.request_id.map(Cow::Owned),
+            position: event.position.map(super::position_of),
             attributes,
         }
     }

@@ -130,6 +130,7 @@ impl Instance {
             allowed_lateness_ms: i64::MAX / 4,
             drop_late: false,
             sequence_max: LIMIT,
+            labels: None,
         };
         Self {
             partition: Partition::open(stores.open(0).unwrap(), settings).unwrap(),

@@ -68,6 +68,7 @@ fn users() -> Partition {
         allowed_lateness_ms: 0,
         drop_late: false,
         sequence_max: 8,
+        labels: None,
     };
     Partition::open(MemoryStores::default().open(0).unwrap(), settings).unwrap()
 }

@@ -65,6 +65,7 @@ impl Inputs {
             | Topic::Scores
             | Topic::StandingScores
             | Topic::FeatureLog
+            | Topic::Labels
             | Topic::Changelog
             | Topic::ItemState
             | Topic::Fleet

@@ -125,6 +125,7 @@ impl Pipeline {
             salt,
             output,
         )?;
+        self.open_row(&request, cause.id, owned)?;
         let whose = (request.user, request.request_id);
         self.end_parts(whose, parts, cause, output);
         if to.contains(&Topic::StandingScores) {
@@ -331,6 +332,7 @@ impl Pipeline {
                 salt,
                 output,
             )?;
+            self.open_row(&request, cause.id, owned)?;
             self.end_parts((&user, request.request_id), parts..had, cause, output);
             self.again_with_vectors((&user, request.request_id), owned, now)?;
         }

@@ -160,7 +160,7 @@ impl Worker {
         let settings =
             settings_of_share(&self.limits.settings, self.owned.len(), self.limits.workers);
         for owned in self.owned.values_mut() {
-            owned.users.set_settings(settings);
+            owned.users.set_settings(settings.clone());
         }
     }
 }

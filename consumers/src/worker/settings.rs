@@ -15,6 +15,7 @@ pub fn settings_of(config: &Config, partitions: usize) -> headwater_state::Setti
         allowed_lateness_ms: config.state.allowed_lateness.millis(),
         drop_late: config.state.late == headwater_config::Late::Drop,
         sequence_max: config.texts.sequence_max,
+        labels: crate::label_rules(config).map(std::sync::Arc::new),
     }
 }
 
@@ -26,6 +27,6 @@ pub(super) fn settings_of_share(
 ) -> headwater_state::Settings {
     headwater_state::Settings {
         memory: whole.memory / (partitions.max(1) * workers.max(1)),
-        ..*whole
+        ..whole.clone()
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a user: recent behaviors, key-vectors, sequences, standing requests.
+    /// Show a user: recent behaviors, key-vectors, sequences, standing requests, rows whose labels are open.
     ///
     /// Asks the daemon that runs on this state folder, and the owner that it names; or any daemon, by --address. If none runs on the folder,
     /// reads the folder itself, which is as old as its last write-back.
@@ -201,6 +201,18 @@ fn show(view: &UserView) {
             })
             .collect();
         print(table(&["request", "expires", "due"], &rows).trim_end());
+    }
+    if !view.open_rows.is_empty() {
+        print("\nrows whose labels are open");
+        let rows: Vec<Vec<String>> = view
+            .open_rows
+            .iter()
+            .map(|row| {
+                let (candidates, shown) = (row.candidates.to_string(), row.shown.len().to_string());
+                vec![row.request_id.clone(), moment(row.time), candidates, shown]
+            })
+            .collect();
+        print(table(&["request", "scored", ">candidates", ">shown"], &rows).trim_end());
     }
 }
 

@@ -156,6 +156,7 @@ impl Sender {
             Topic::Scores
             | Topic::StandingScores
             | Topic::FeatureLog
+            | Topic::Labels
             | Topic::Changelog
             | Topic::ItemDeltas
             | Topic::ItemState

@@ -52,6 +52,12 @@ fn work(stores: &MemoryStores, partition: &mut Partition) -> Result<(), Error> {
                 partition.fold(id, &behavior, &mut || [1; 16])?;
             }
         }
+        if let Some(place) = partition.place(id)? {
+            open_rows(partition, id);
+            let shown = partition.show(place, ("r\0", "i3"), (Timestamp(NOW), Some(1)));
+            assert!(shown.corrections.len() < 100);
+        }
+        partition.release(id)?;
         partition.set_due(id, "r1", Some(Timestamp(NOW)))?;
         partition.set_standing(id, "r3", None, &mut || [1; 16])?;
     }
@@ -59,7 +65,7 @@ fn work(stores: &MemoryStores, partition: &mut Partition) -> Result<(), Error> {
     partition.changes(&mut |_, _| {});
     partition.committed(1);
     stored(partition, stores);
-    let mut again = Partition::open(stores.open(0).unwrap(), SETTINGS)?;
+    let mut again = Partition::open(stores.open(0).unwrap(), settings())?;
     for id in &ids {
         again.whole_user(id)?;
     }
@@ -79,7 +85,7 @@ proptest! {
         let bytes = spoilt(&value[5..], &changes);
         *value = seal(STORE_VERSION, |to| to.extend(bytes));
         let stores = store_of(&lines);
-        let opened = Partition::open(stores.open(0).unwrap(), SETTINGS);
+        let opened = Partition::open(stores.open(0).unwrap(), settings());
         let worked = opened.and_then(|mut partition| work(&stores, &mut partition));
         prop_assert!(matches!(worked, Ok(()) | Err(Error::Damaged { .. })), "{worked:?}");
     }
@@ -95,7 +101,7 @@ proptest! {
             _ => *key = spoilt(key, &changes),
         }
         let stores = MemoryStores::default();
-        let mut partition = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+        let mut partition = Partition::open(stores.open(0).unwrap(), settings()).unwrap();
         let mut applied = Ok(());
         for (_, key, value) in &lines {
             applied = applied.and_then(|()| partition.apply(key, value.as_deref()));

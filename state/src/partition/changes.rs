@@ -97,6 +97,13 @@ impl Changes {
                     .and_then(|held| held.entry_in(*place));
                 self.push(&key, |to| entry.inspect(|entry| entry.write(to)).is_some());
             }
+            Touched::Label(place) => {
+                let key = ChangelogKey::Label {
+                    user: id,
+                    place: *place,
+                };
+                self.push(&key, |to| user.labels.write_place(*place, to));
+            }
             Touched::Due(request) => {
                 let due = user.standing_of(request).and_then(|standing| standing.due);
                 self.push(&ChangelogKey::Due { user: id, request }, |to| {

@@ -4,6 +4,7 @@ use super::{
     ChangelogKey, Damage, Error, Page, Partition, Resident, STORE_VERSION, SlotId, Standing, Store,
     Touched, User, changelog, format, pinned_hash,
 };
+use crate::labels::Labels;
 use crate::sequence::Sequence;
 
 impl Partition {
@@ -54,10 +55,10 @@ impl Partition {
             key: format!("user {user}"),
             damage,
         };
-        let (mut loaded, standing) = format::open(STORE_VERSION, &bytes)
+        let (mut loaded, beside) = format::open(STORE_VERSION, &bytes)
             .and_then(User::read_root)
             .map_err(damaged)?;
-        if standing > 0 {
+        if beside.standing {
             let mut bad = None;
             self.store.scan(
                 &changelog::standing_prefix(Some(user)),
@@ -72,6 +73,9 @@ impl Partition {
             if let Some(damage) = bad {
                 return Err(damaged(damage));
             }
+        }
+        if beside.labels {
+            loaded.labels = fetch_labels(&*self.store, user)?;
         }
         for sequence in &mut loaded.sequences {
             fetch_sequence(&*self.store, user, sequence)?;
@@ -189,8 +193,9 @@ impl Partition {
             .map_err(damaged)
     }
 
-    /// The timers of all standing requests of the store: after a discard memory holds nothing else.
+    /// The timers of all standing requests and open rows of the store: after a discard memory holds nothing else.
     pub(super) fn read_timers(&mut self) -> Result<(), Error> {
+        self.read_label_timers()?;
         self.timers.clear();
         let timers = &mut self.timers;
         let mut bad = None;
@@ -218,6 +223,20 @@ fn stored_standing<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a str, Standing
     };
     let take = format::open(STORE_VERSION, value)?;
     Ok((user, Standing::read(take, request)?))
+}
+
+/// Reads the open rows of a user whose root says that there are some.
+fn fetch_labels(store: &dyn Store, user: &str) -> Result<Labels, Error> {
+    let damaged = |damage| Error::Damaged {
+        key: format!("open rows of user {user}"),
+        damage,
+    };
+    let bytes = store
+        .get(&changelog::labels_key(Some(user)))?
+        .ok_or_else(|| damaged(Damage::Contradiction))?;
+    format::open(STORE_VERSION, &bytes)
+        .and_then(Labels::read)
+        .map_err(damaged)
 }
 
 /// Reads what the store holds of a sequence that a root names.

@@ -36,7 +36,8 @@ impl Partition {
             | ChangelogKey::Standing { user, .. }
             | ChangelogKey::Due { user, .. }
             | ChangelogKey::SequenceStart { user, .. }
-            | ChangelogKey::SequenceEntry { user, .. } => user,
+            | ChangelogKey::SequenceEntry { user, .. }
+            | ChangelogKey::Label { user, .. } => user,
         };
         let place = match (self.find(user)?, value) {
             (Some(place), _) => place,
@@ -110,6 +111,14 @@ impl Partition {
                     .map_err(damaged)?;
                 let sequence = resident.user.sequence_mut(sequence);
                 sequence.apply_entry(place, entry).map_err(damaged)?;
+            }
+            ChangelogKey::Label { place: at, .. } => {
+                let take = value.map(format::Take);
+                let row = resident.user.labels.apply(at, take).map_err(damaged)?;
+                resident.user.labels_dirty = true;
+                if let Some(row) = row {
+                    self.expect_labels(place, row);
+                }
             }
         }
         self.grow(place, value.map_or(0, <[u8]>::len));

@@ -10,9 +10,11 @@ use crate::behavior::{Coordinates, FixedSum, KindId, ScenarioId, SequenceId};
 use crate::sequence::SequenceEntry;
 use crate::store::{MemoryStores, Stores};
 
+mod labels;
 mod naive;
 mod sequences;
 
+use labels::{label, release_all, rules, waiting};
 use naive::{Naive, Taken};
 
 const SETTINGS: Settings = Settings {
@@ -22,6 +24,7 @@ const SETTINGS: Settings = Settings {
     allowed_lateness_ms: 1_000_000_000_000,
     drop_late: false,
     sequence_max: 6,
+    labels: None,
 };
 
 #[derive(Clone, Debug)]
@@ -52,6 +55,9 @@ enum Op {
         request: u8,
         due: Option<i64>,
     },
+    /// User, what, request, item, and how long before the watermark.
+    Label(u8, u8, u8, u8, i64),
+    Release,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -79,6 +85,9 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(user, request, due)| Op::Due { user, request, due }),
         1 => (0..4u8, 0..2u8, proptest::option::of(0..100i64), any::<bool>())
             .prop_map(|(user, request, due, ends)| Op::Stand { user, request, due, ends }),
+        6 => (0..4u8, 0..4u8, 0..2u8, 0..3u8, 0..4_000_000_000i64)
+            .prop_map(|(user, what, request, item, ago)| Op::Label(user, what, request, item, ago)),
+        1 => Just(Op::Release),
     ]
 }
 
@@ -107,9 +116,13 @@ fn replay(partition: &mut Partition, changelog: &Changelog) {
     partition.restored_to(changelog.len() as i64);
 }
 
-fn run(ops: &[Op], settings: Settings) -> (BTreeMap<Vec<u8>, Vec<u8>>, Changelog, Naive, u64) {
+fn run(ops: &[Op], settings: &Settings) -> (BTreeMap<Vec<u8>, Vec<u8>>, Changelog, Naive, u64) {
     let stores = MemoryStores::default();
-    let open = || Partition::open(stores.open(0).unwrap(), settings).unwrap();
+    let settings = Settings {
+        labels: Some(rules()),
+        ..settings.clone()
+    };
+    let open = || Partition::open(stores.open(0).unwrap(), settings.clone()).unwrap();
     let mut partition = open();
     let mut changelog: Changelog = Vec::new();
     // What was committed.
@@ -223,6 +236,10 @@ fn run(ops: &[Op], settings: Settings) -> (BTreeMap<Vec<u8>, Vec<u8>>, Changelog
                 partition = open();
                 replay(&mut partition, &changelog);
             }
+            Op::Label(user, what, request, item, ago) => {
+                label(&mut partition, (*user, *what, *request, *item, *ago));
+            }
+            Op::Release => release_all(&mut partition),
             Op::Due { user, request, due } => {
                 let (user, request) = (format!("user-{user}"), format!("request-{request}"));
                 partition
@@ -255,6 +272,8 @@ fn run(ops: &[Op], settings: Settings) -> (BTreeMap<Vec<u8>, Vec<u8>>, Changelog
         &mut counted,
         offset,
     );
+    let (open, due) = waiting(&mut partition);
+    assert!(open.is_subset(&due), "{open:?} {due:?}");
     (
         dump(&mut partition, &stores),
         changelog,
@@ -270,7 +289,7 @@ proptest! {
     /// gives, played whole and played compacted, and its counts equal a naive count of what was committed.
     #[test]
     fn store_equals_changelog_and_count(ops in proptest::collection::vec(op(), 1..250)) {
-        let (store, changelog, counted, _) = run(&ops, SETTINGS);
+        let (store, changelog, counted, _) = run(&ops, &SETTINGS);
         let mut compacted: BTreeMap<Vec<u8>, (usize, Option<Vec<u8>>)> = BTreeMap::new();
         for (offset, (key, value)) in changelog.iter().enumerate() {
             compacted.insert(key.clone(), (offset, value.clone()));
@@ -280,9 +299,12 @@ proptest! {
         let compacted: Changelog = compacted.into_iter().map(|(key, (_, value))| (key, value)).collect();
         for (changelog, length) in [(&changelog, changelog.len()), (&compacted, changelog.len())] {
             let stores = MemoryStores::default();
-            let mut restored = Partition::open(stores.open(0).unwrap(), SETTINGS).unwrap();
+            let settings = Settings { labels: Some(rules()), ..SETTINGS };
+            let mut restored = Partition::open(stores.open(0).unwrap(), settings).unwrap();
             replay(&mut restored, changelog);
             restored.restored_to(length as i64);
+            let (open, due) = waiting(&mut restored);
+            prop_assert!(open.is_subset(&due), "{open:?} {due:?}");
             let dumped = dump(&mut restored, &stores);
             prop_assert_eq!(&dumped, &store);
             prop_assert_eq!(&Naive::of(&stores, SETTINGS), &counted);
@@ -293,7 +315,7 @@ proptest! {
     #[test]
     fn retention_is_bounded_and_replayable(ops in proptest::collection::vec(op(), 1..250)) {
         let settings = Settings { keys_max: 40, ..SETTINGS };
-        let (store, changelog, _, _) = run(&ops, settings);
+        let (store, changelog, _, _) = run(&ops, &settings);
         let stores = MemoryStores::default();
         let mut restored = Partition::open(stores.open(0).unwrap(), settings).unwrap();
         replay(&mut restored, &changelog);

@@ -189,6 +189,12 @@ fn write_user(id: &str, user: &mut User, batch: &mut Batch) {
             batch.push((changelog::sequence_key(id, sequence.id()), Some(value)));
         }
     }
+    if std::mem::take(&mut user.labels_dirty) {
+        let labels = &user.labels;
+        let value =
+            (!labels.is_empty()).then(|| format::seal(STORE_VERSION, |to| labels.write(to)));
+        batch.push((changelog::labels_key(Some(id)), value));
+    }
     for request in std::mem::take(&mut user.standing_dirty) {
         let mut key = Vec::new();
         ChangelogKey::Standing {

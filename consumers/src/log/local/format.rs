@@ -61,6 +61,7 @@ pub(super) const fn code(topic: Topic) -> u8 {
         Topic::Repartition => 12,
         Topic::Texts => 13,
         Topic::Embeddings => 14,
+        Topic::Labels => 15,
     }
 }
 

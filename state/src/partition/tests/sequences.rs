@@ -193,7 +193,7 @@ proptest! {
     /// reflects all of them, as far as any other, and written back there; then from a third between the two to the end. The bytes are those that were.
     #[test]
     fn records_applied_again_change_nothing(ops in proptest::collection::vec(op(), 1..250), cuts in any::<[proptest::sample::Index; 3]>()) {
-        let (store, changelog, ..) = run(&ops, SETTINGS);
+        let (store, changelog, ..) = run(&ops, &SETTINGS);
         let mut cuts = cuts.map(|cut| cut.index(changelog.len() + 1));
         cuts.sort_unstable();
         let [from, again, torn] = cuts;
@@ -233,7 +233,7 @@ fn runs_begin_anew_in_the_property_tests() {
             event: number + 1,
         })
         .collect();
-    let (store, _, counted, _) = run(&ops, SETTINGS);
+    let (store, _, counted, _) = run(&ops, &SETTINGS);
     assert_eq!(counted.restarted(), 2);
     assert_eq!(Naive::of(&store_of(&store), SETTINGS), counted);
 }
