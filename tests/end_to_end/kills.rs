@@ -12,6 +12,7 @@ use crate::onlooker::{Onlooker, Sees, Stretch};
 use crate::{alone, number, progress};
 
 mod fleet;
+mod labels;
 mod verdict;
 mod workload;
 
@@ -97,9 +98,10 @@ fn what_is_killed_counts_and_answers_once() {
     let (behaviors, answers) = verdict.totals();
     let before = verdict.judge_users(&fleet.addresses());
     fleet.stop();
-    verdict.judge_outputs(&onlooker, &config);
+    let (labels, positives) = verdict.judge_outputs(&onlooker, &config);
+    assert!(positives > 0 && labels > positives, "labels of both sorts");
     progress(&format!(
-        "{behaviors} behaviors counted once, {} repeats not, {answers} answers seen once; restoring from nothing",
+        "{behaviors} behaviors counted once, {} repeats not, {answers} answers seen once, {labels} labels ({positives} positives) exact; restoring from nothing",
         verdict.repeats
     ));
     fleet.forget();

@@ -55,7 +55,10 @@ fn place(brokers: &str, name: &str, backend: &str) -> Place {
          state.recent = {}\n\
          state.write_back = \"1s\"\n\
          scenarios.names = [\"feed\", \"search\"]\n\
-         scoring.on_behavior = \"item\"",
+         scoring.on_behavior = \"item\"\n\
+         labels.shown_within = \"10s\"\n\
+         labels.late = \"1d\"\n\
+         tasks.click = {{ positive = [\"click\", \"like\", \"purchase\"], trials = [\"impression\"], scenarios = [], window = \"5s\" }}",
         super::workload::RECENT
     );
     Place::on_kafka(brokers, &more)

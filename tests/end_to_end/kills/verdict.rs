@@ -10,6 +10,7 @@ use headwater_state::{Cells, Delta, Entity, KindId, ScenarioId, of_series};
 use rdkafka::Message as _;
 use serde_json::Value;
 
+use super::labels::Labels;
 use super::workload::{Sent, USERS, category};
 use crate::onlooker::{Onlooker, Sees, id};
 use crate::users;
@@ -34,10 +35,11 @@ pub(crate) struct Verdict {
     /// By the coordinates of what they answer.
     answers: BTreeMap<String, Due>,
     dead_letters: BTreeSet<String>,
+    labels: Labels,
     pub(crate) repeats: usize,
 }
 
-fn text(record: &Value, name: &str) -> String {
+pub(crate) fn text(record: &Value, name: &str) -> String {
     record[name].as_str().unwrap().to_owned()
 }
 
@@ -57,6 +59,8 @@ impl Verdict {
                 return;
             };
             if known.insert(text(&record, "event_id")) {
+                let place = (message.partition(), message.offset());
+                verdict.labels.count(place, &record);
                 verdict.count(at, &record);
             } else {
                 verdict.repeats += 1;
@@ -145,8 +149,8 @@ impl Verdict {
 
     // ----------------------------------------------------------------------------------------------- outputs
 
-    /// What readers of committed transactions see, against the input.
-    pub(crate) fn judge_outputs(&self, onlooker: &Onlooker, config: &Config) {
+    /// What readers of committed transactions see, against the input; gives how many labels there are, and how many positives of them.
+    pub(crate) fn judge_outputs(&self, onlooker: &Onlooker, config: &Config) -> (usize, usize) {
         self.judge_answers(onlooker, &config.topic_name(Topic::Scores));
         let rows = ids(onlooker, &config.topic_name(Topic::FeatureLog));
         let due = self.answers.keys().map(|id| (format!("{id}-0"), 1));
@@ -158,6 +162,7 @@ impl Verdict {
         same("item deltas", &self.statistics, &deltas);
         let state = item_state(onlooker, &config.topic_name(Topic::ItemState));
         same("item statistics", &self.statistics, &state);
+        self.labels.judge(onlooker, config)
     }
 
     fn judge_answers(&self, onlooker: &Onlooker, scores: &str) {
@@ -233,7 +238,7 @@ fn item_state(onlooker: &Onlooker, topic: &str) -> Statistics {
 }
 
 /// Whether what must be there is there and nothing else; a failure shows the first differences and how many there are.
-fn same<K: std::fmt::Debug + Ord, V: std::fmt::Debug + PartialEq>(
+pub(crate) fn same<K: std::fmt::Debug + Ord, V: std::fmt::Debug + PartialEq>(
     what: &str,
     due: &BTreeMap<K, V>,
     found: &BTreeMap<K, V>,

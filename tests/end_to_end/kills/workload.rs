@@ -79,16 +79,25 @@ fn mixed(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn behavior(number: u64, user: &str) -> Value {
+/// A behavior; every second one is of its user's newest request, if there is one: an item of it was shown, or something was done with that.
+fn behavior(number: u64, user: &str, asked: Option<&Value>) -> Value {
     let dice = mixed(number);
-    json!({
+    let mut record = json!({
         "event_id": format!("e{number}"),
         "user_id": user,
         "item_id": format!("i{}", dice % ITEMS),
         "kind": KINDS[(dice >> 16) as usize % KINDS.len()],
         "scenario": if dice >> 32 & 1 == 0 { "feed" } else { "search" },
         "time": headwater::now_ms(),
-    })
+    });
+    if let Some(asked) = asked.filter(|_| dice >> 40 & 1 == 0) {
+        record["item_id"] = asked["candidates"][(dice >> 41) as usize % 3].clone();
+        // Not all that is done names the request that led to it.
+        if record["kind"] == "impression" || dice >> 48 & 1 == 0 {
+            record["request_id"] = asked["request_id"].clone();
+        }
+    }
+    record
 }
 
 fn request(number: u64, user: &str) -> Value {
@@ -115,6 +124,8 @@ impl Input {
             let mut sent = Sent::default();
             // The last behaviors of each user, for repeats: fewer than are remembered.
             let mut last: Vec<VecDeque<String>> = vec![VecDeque::new(); USERS as usize];
+            // The newest request of each user: what of it is shown, and what is done about that.
+            let mut asked: Vec<Option<Value>> = vec![None; USERS as usize];
             let began = Instant::now();
             let mut number = 0;
             while !told.load(Ordering::Relaxed) {
@@ -124,8 +135,9 @@ impl Input {
                     let user = format!("u{of}");
                     let last = &mut last[of as usize];
                     if number % 5 == 4 {
-                        let request = request(number, &user).to_string();
-                        send(&producer, &requests, &user, &request);
+                        let request = request(number, &user);
+                        send(&producer, &requests, &user, &request.to_string());
+                        asked[of as usize] = Some(request);
                         sent.requests += 1;
                     }
                     let value = if number % 50 == 49 {
@@ -133,7 +145,8 @@ impl Input {
                     } else if number % 9 == 8 && last.len() == RECENT / 2 {
                         last[mixed(number) as usize % last.len()].clone()
                     } else {
-                        let value = behavior(number, &user).to_string();
+                        let asked = asked[of as usize].as_ref();
+                        let value = behavior(number, &user, asked).to_string();
                         last.push_back(value.clone());
                         if last.len() > RECENT / 2 {
                             last.pop_front();
