@@ -53,7 +53,7 @@ plant deleted-item-put-back consumers/src/items/order.rs '.is_some_and(|(_, offs
 plant asked-not-forgotten consumers/src/worker.rs 'self.pipeline.forget_asked();' ''
 plant texts-forgotten-by-the-stage consumers/src/encode.rs 'let waiting = std::mem::take(&mut self.waiting);' 'let mut waiting = std::mem::take(&mut self.waiting); if waiting.len() > 3 { waiting.pop(); }'
 plant sequence-start-not-told state/src/user/sequences.rs 'if inserted.restarted {' 'if inserted.restarted && behavior.event == 1 {'
-plant vector-of-another-run consumers/src/assemble/deep.rs '&& found.digest == sequence.digest(used)' ''
+plant vector-of-another-run consumers/src/assemble/deep.rs '&& kept.digest == sequence.digest(used)' ''
 plant run-not-compared consumers/src/deepen.rs '&& held.digest == sequence.digest(has)' ''
 plant vector-from-beyond consumers/src/assemble/deep.rs 'let before = sequence.before(row.time);' 'let before = sequence.entries().len();'
 plant labels-too-early state/src/labels.rs 'row.time.plus(self.shown_within_ms).plus(window_ms)' 'row.time.plus(window_ms)'
