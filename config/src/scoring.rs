@@ -39,6 +39,8 @@ pub struct ScoringConfig {
     pub item_statistics: bool,
     /// Whether a request counts as an impression of each of its candidates.
     pub requests_are_impressions: bool,
+    /// Share of requests whose candidates are put in a random order.
+    pub explore: Ratio,
     /// Half-life of the baseline's rate of what is popular now; zero: not used.
     pub half_life_short: Span,
     /// Half-life of the baseline's rate of what holds, longer than the short one; zero: not decayed.

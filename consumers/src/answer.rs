@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::assemble::Assembler;
 use crate::decode::Reject;
+use crate::explore::{RandomOrder, propensity};
 use crate::log::{Record, RecordBatch, TopicPartition};
 
 /// Header: coordinates of what caused a record, and which of its outputs this is.
@@ -70,10 +71,12 @@ pub struct ScoredItems<'a> {
     pub assembler: &'a Assembler,
     /// Where: a task that does not hold there has no score.
     pub scenario: ScenarioId,
+    /// The random order that they are put in, and of how many, where they are.
+    pub order: Option<(RandomOrder, usize)>,
 }
 
 impl ScoredItems<'_> {
-    /// The first task that holds gives the score (0 where none does).
+    /// The first task that holds gives the score (0 where none does), or a random order.
     fn write(&self, to: &mut Vec<u8>) {
         let names = self.assembler.task_names();
         for (place, item_id) in self.candidates.iter().enumerate() {
@@ -86,7 +89,11 @@ impl ScoredItems<'_> {
             let open = if place == 0 { "" } else { "," };
             to.extend_from_slice(open.as_bytes());
             put(to, "{\"item_id\":", item_id);
+            let score = self.order.map_or(score, |(order, _)| order.score(item_id));
             put(to, ",\"score\":", &score);
+            if let Some((_, candidates)) = self.order {
+                put(to, ",\"propensity\":", &propensity(candidates));
+            }
             to.extend_from_slice(b",\"tasks\":{");
             for (number, (_, (name, value))) in tasks().enumerate() {
                 put(to, if number == 0 { "" } else { "," }, name);
@@ -150,6 +157,9 @@ impl Answer<'_> {
         put(to, ",\"model\":", self.model);
         if let Some(part) = self.part {
             put(to, ",\"part\":", &part);
+        }
+        if self.items.order.is_some() {
+            put(to, ",\"policy\":", "random");
         }
         to.extend_from_slice(b",\"items\":[");
         self.items.write(to);

@@ -24,6 +24,7 @@ use headwater_state::{
 use crate::decode::DecodedBehavior;
 use crate::embed::Embed;
 use crate::error::Error;
+use crate::explore::RandomOrder;
 use crate::metrics::Metrics;
 use crate::sequences::Sequences;
 
@@ -73,6 +74,8 @@ pub struct RowRequest<'a> {
     pub time: Timestamp,
     /// What to score.
     pub candidates: &'a [&'a str],
+    /// The random order that the candidates are put in, where they are.
+    pub order: Option<RandomOrder>,
 }
 
 /// Makes rows and has them scored.

@@ -11,6 +11,7 @@ pub mod embed;
 pub mod embeddings;
 pub mod encode;
 mod error;
+mod explore;
 pub mod items;
 pub mod log;
 mod metrics;
@@ -27,5 +28,6 @@ pub mod worker;
 mod write_back;
 
 pub use error::{Error, Reaction, words};
+pub use explore::RandomOrder;
 pub use metrics::{BESIDE_USERS, DeepMetrics, LabelMetrics, Metrics, TextMetrics};
 pub use step::{label_rules, makes_labels};

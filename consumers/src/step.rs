@@ -26,6 +26,7 @@ use crate::answer::{
 use crate::assemble::{Assembler, Row, RowRequest};
 use crate::decode::{Decoded, DecodedBehavior, DecodedRequest, Decoder, Reject};
 use crate::error::Error;
+use crate::explore::RandomOrder;
 use crate::log::{Headers, Record, RecordBatch, TopicPartition};
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
@@ -387,6 +388,7 @@ impl Pipeline {
                 scenario: decoded.scenario,
                 time: decoded.time.plus(1),
                 candidates: &[item],
+                order: None,
             };
             let cause = Cause {
                 id: &cause,

@@ -160,6 +160,22 @@ impl Labels {
         changed
     }
 
+    /// The items of a row that is to be opened, and shown whole, that there are positives of already.
+    pub(crate) fn contested_by(&self, row: &OpenRow) -> Vec<String> {
+        let mut items: Vec<String> = row
+            .shown
+            .iter()
+            .filter(|item| {
+                let mut positives = self.positives();
+                positives.any(|of| of.item == item.hash && row.time <= of.time)
+            })
+            .map(|item| item.id.to_string())
+            .collect();
+        items.sort_unstable();
+        items.dedup();
+        items
+    }
+
     /// Notes that an item of a request was shown; `None` if it shows no open row. Of one item in one row the earliest impression counts.
     pub(crate) fn show(
         &mut self,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plants one bug after another in a copy of the tree, and has the simulation's seeds look for it. Every bug must turn them red.
-#   tests/simulation/planted.sh [NAME]        about half a minute a bug; TARGET_DIR: a target folder to build in, such as $PWD/target
+#   tests/simulation/planted.sh [NAME…]       about half a minute a bug, and some minutes before the first: a copy is built anew. TARGET_DIR: a target
+#                                             folder to build in, such as $PWD/target
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tree=$(mktemp -d "${TMPDIR:-/tmp}/headwater-planted.XXXXXX")
@@ -13,7 +14,7 @@ missed=0
 
 plant() { # plant NAME FILE FROM TO
   local name=$1 file=$2 from=$3 to=$4
-  [ -z "${only:-}" ] || [ "$only" = "$name" ] || return 0
+  [ -z "$only" ] || [[ " $only " == *" $name "* ]] || return 0
   cp "$tree/$file" "$tree/sound"
   FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/ or die "not found\n"' "$tree/$file" || { echo "$name: its place is not found in $file" >&2; exit 1; }
   if out=$(cd "$tree" && cargo test -q --workspace --test simulation 2>&1 | tr -d '\000'); then
@@ -27,7 +28,7 @@ plant() { # plant NAME FILE FROM TO
   touch "$tree/$file"
 }
 
-only=${1:-}
+only=$*
 plant position-one-too-far consumers/src/step/publish.rs '.push((TopicPartition::new(*topic, number), *next));' '.push((TopicPartition::new(*topic, number), *next + 1));'
 plant read-position-short consumers/src/step/inputs.rs 'Some(batch.place(*last as usize).1 + 1)' 'Some(batch.place(*last as usize).1)'
 plant statistics-not-undone consumers/src/worker.rs 'owned.statistics.discard();' ''

@@ -78,6 +78,10 @@ impl Plan {
             random.pick(&[1, 2, 16])
         ));
         put("scoring.standing_ttl_max = \"3650d\"".to_owned());
+        put(format!(
+            "scoring.explore = {}",
+            random.pick(&["0.0", "0.0", "0.3"])
+        ));
         put(format!("scoring.feature_log = {}", !random.once_in(4)));
         put(format!("scoring.item_statistics = {}", !random.once_in(3)));
         // Which of them are late depends on how requests and behaviors meet: only where none is left out.

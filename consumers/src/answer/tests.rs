@@ -86,6 +86,7 @@ fn forms_are_golden() {
         scores: &scores,
         assembler: &assembler,
         scenario,
+        order: None,
     };
     let answer = Answer {
         request_id: "r1",
@@ -167,6 +168,7 @@ fn an_answer_reads_back() {
             scores: &Scores::default(),
             assembler: &assembler,
             scenario: ScenarioId(1),
+            order: None,
         },
         state: StatePosition {
             topic: "t",

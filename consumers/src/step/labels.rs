@@ -13,6 +13,7 @@ use super::{
     DecodedBehavior, Failure, HEADER_ID, Owned, Pipeline, Record, RowRequest, StepOutput, Topic,
     TopicPartition, answer,
 };
+use crate::explore::{propensity, share_of};
 
 /// Bytes of a labelled item beside its id and its tasks' names, at most.
 const EXAMPLE_BYTES: usize = 160;
@@ -113,19 +114,13 @@ impl Labelling {
                 item_id: Cow::Borrowed(&*example.item),
                 shown: example.shown.0,
                 position: example.position,
-                propensity: row.random.then(|| 1.0 / f64::from(row.candidates.max(1))),
+                propensity: row.random.then(|| propensity(row.candidates as usize)),
                 weight,
                 labels: labels.collect(),
             })
         });
         examples.collect()
     }
-}
-
-/// A number from 0 to 1 that follows from a name.
-fn share_of(name: &[u8]) -> f64 {
-    // The upper 53 bits: as many as a double holds.
-    (pinned_hash(name) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 impl Pipeline {
@@ -135,6 +130,7 @@ impl Pipeline {
         request: &RowRequest<'_>,
         id: &str,
         owned: &mut Owned,
+        output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let Some(labels) = &self.settings.labels else {
             return Ok(());
@@ -154,16 +150,26 @@ impl Pipeline {
         let row = OpenRow::new(
             (id, request.request_id, request.scenario_name),
             (request.scenario, request.time),
-            (request.candidates.len(), false),
+            (request.candidates.len(), request.order.is_some()),
             shown.iter().copied(),
         );
-        let forgotten = owned.users.open_row(place, row);
+        let opened = owned.users.open_row(place, row);
         self.metrics
             .labels
             .rows
             .with_label_values(&["opened"])
             .inc();
-        self.metrics.labels.forgotten(forgotten);
+        self.metrics.labels.forgotten(opened.forgotten);
+        for (number, correction) in opened.corrections.iter().enumerate() {
+            let id = format!("{id}-corrects-{number}");
+            self.publish_labels(
+                (request.user, place),
+                (&id, true),
+                correction,
+                owned,
+                output,
+            );
+        }
         Ok(())
     }
 

@@ -109,6 +109,7 @@ impl Pipeline {
             scores: &self.scores,
             assembler: &self.assembler,
             scenario: request.scenario,
+            order: request.order.map(|order| (order, request.candidates.len())),
         };
         let mut answer = Answer {
             request_id: request.request_id,
@@ -176,9 +177,14 @@ impl Pipeline {
     /// How the scores of candidates are cut into records of at most `step.answer_max`: one at least. It follows from the candidates and the
     /// configuration alone.
     pub(super) fn split(&self, candidates: &[&str]) -> Vec<std::ops::Range<usize>> {
-        // `{"item_id":"","score":0.123456789,"tasks":{}},` and a name and a number for each task.
+        // `{"item_id":"","score":0.123456789,"tasks":{}},`, perhaps `"propensity":0.0001234567890123456,`, and a name and a number for each task.
         let names = self.assembler.task_names().iter();
-        let per_item = 64 + names.map(|name| name.len() + 16).sum::<usize>();
+        let own = if self.settings.config.scoring.explore.get() > 0.0 {
+            104
+        } else {
+            64
+        };
+        let per_item = own + names.map(|name| name.len() + 16).sum::<usize>();
         let lengths = candidates
             .iter()
             .map(|item| answer::json_length(item) + per_item);

@@ -3,8 +3,8 @@
 use super::publish::standing_key;
 use super::{
     Behavior, Cause, Coordinates, DecodedRequest, Failure, Folded, Headers, ItemTable, KindId,
-    Owned, Pipeline, Place, Record, RowRequest, SHOWN, Standing, StepOutput, Timestamp, Topic,
-    taken,
+    Owned, Pipeline, Place, RandomOrder, Record, RowRequest, SHOWN, Standing, StepOutput,
+    Timestamp, Topic, taken,
 };
 
 /// Bytes of a request that stands at most: it is one record of the changelog.
@@ -76,10 +76,11 @@ impl Pipeline {
             scenario: decoded.scenario,
             time: decoded.time,
             candidates: &candidates,
+            order: self.order(decoded, decoded.time),
         };
         if let Some(status) = refused {
             self.metrics.requests.with_label_values(&[status]).inc();
-            request.candidates = &[];
+            (request.candidates, request.order) = (&[], None);
             self.answer(
                 &request,
                 cause,
@@ -125,7 +126,7 @@ impl Pipeline {
             salt,
             output,
         )?;
-        self.open_row(&request, cause.id, owned)?;
+        self.open_row(&request, cause.id, owned, output)?;
         let whose = (request.user, request.request_id);
         self.end_parts(whose, parts, cause, output);
         if to.contains(&Topic::StandingScores) {
@@ -135,6 +136,12 @@ impl Pipeline {
             self.shown(&request, record.offset, kind, owned, items, salt)?;
         }
         Ok(())
+    }
+
+    /// The random order of a request's candidates, if it is to have one when it is scored at this time.
+    fn order(&self, decoded: &DecodedRequest<'_>, time: Timestamp) -> Option<RandomOrder> {
+        let share = self.settings.config.scoring.explore.get();
+        RandomOrder::of(share, (&decoded.user, &decoded.request_id), time)
     }
 
     /// Makes a request stand for `ttl`, or says why it does not. The newest request of an id replaces the one before in both cases. Gives
@@ -314,13 +321,15 @@ impl Pipeline {
                     .users
                     .set_standing(&user, &request, Some(again), salt)?;
             }
+            let time = newest.plus(1).max(decoded.time);
             let request = RowRequest {
                 request_id: &decoded.request_id,
                 user: &user,
                 scenario_name: &decoded.scenario_name,
                 scenario: decoded.scenario,
-                time: newest.plus(1).max(decoded.time),
+                time,
                 candidates: &candidates,
+                order: self.order(&decoded, time),
             };
             self.score(
                 (&request, Some(place)),
@@ -332,7 +341,7 @@ impl Pipeline {
                 salt,
                 output,
             )?;
-            self.open_row(&request, cause.id, owned)?;
+            self.open_row(&request, cause.id, owned, output)?;
             self.end_parts((&user, request.request_id), parts..had, cause, output);
             self.again_with_vectors((&user, request.request_id), owned, now)?;
         }

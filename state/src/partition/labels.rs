@@ -87,18 +87,33 @@ impl Partition {
         self.note(place.0);
     }
 
-    /// Opens a row of a user who is known. Gives how many others were given up for it.
+    /// Opens a row of a user who is known. One that is shown whole may take positives that came before it from others.
     ///
     /// # Panics
     /// If the place is not of this step.
-    pub fn open_row(&mut self, place: Place, row: OpenRow) -> u64 {
+    pub fn open_row(&mut self, place: Place, row: OpenRow) -> Noted {
         let Some(rules) = self.rules() else {
-            return 0;
+            return Noted::default();
         };
-        let changed = self.labels_mut(place).open(row, &rules);
+        let labels = self.labels_mut(place);
+        let contested = labels.contested_by(&row);
+        let released = |labels: &Labels| -> Vec<_> {
+            let of = |item: &String| labels.released_of(item, &rules);
+            contested.iter().map(of).collect()
+        };
+        let before = released(labels);
+        let changed = labels.open(row, &rules);
+        let now = released(labels);
+        let corrected = before.iter().zip(now);
+        let corrections = corrected.flat_map(|(before, now)| corrections(before, now));
+        let corrections = corrections.collect();
         self.expect_all(place);
         self.changed(place, &changed);
-        changed.forgotten
+        Noted {
+            corrections,
+            forgotten: changed.forgotten,
+            matched: true,
+        }
     }
 
     /// Notes that an item of a request was shown to a user, with the place in the list where it is known.

@@ -53,7 +53,8 @@ pub(crate) fn judge(
         .filter(|row| skipped.contains(&(row.partition, row.user.clone())))
         .map(|row| row.id.as_str())
         .collect();
-    let mut expected = naive_labels::expected(config, &rows, &done(world), &world.watermarks);
+    let done = done(world);
+    let mut expected = naive_labels::expected(config, &rows, &done, &world.watermarks);
     let mut published = published;
     expected.retain(|(row, ..), _| !of_skipped.contains(row.as_str()));
     published.retain(|(row, ..), _| !of_skipped.contains(row.as_str()));
@@ -62,9 +63,20 @@ pub(crate) fn judge(
     for key in keys {
         let (must, is) = (expected.get(key), published.get(key));
         if must != is {
-            let row = rows.iter().find(|row| row.id == key.0);
+            let of = rows.iter().find(|row| row.id == key.0);
+            let theirs = rows
+                .iter()
+                .filter(|row| of.is_some_and(|of| of.user == row.user));
+            let theirs: Vec<&Row> = theirs
+                .filter(|row| row.candidates.contains(&key.1))
+                .collect();
+            let did: Vec<&Done> = done
+                .iter()
+                .filter(|done| of.is_some_and(|of| of.user == done.user) && done.item == key.1)
+                .collect();
             return Err(format!(
-                "PIPE-1: label of {key:?}: must be {must:?}, is {is:?}: {row:?}"
+                "PIPE-1: label of {key:?}: must be {must:?}, is {is:?}; {:?}; rows {theirs:#?}, behaviors {did:#?}",
+                (&config.labels, &config.tasks)
             ));
         }
     }

@@ -151,8 +151,10 @@ impl World {
             }) else {
                 continue;
             };
-            let newest = self.watermarks.entry(request.partition).or_insert(i64::MIN);
-            *newest = request.time.max(*newest);
+            if !request.candidates.is_empty() {
+                let newest = self.watermarks.entry(request.partition).or_insert(i64::MIN);
+                *newest = request.time.max(*newest);
+            }
             for (index, item) in request.candidates.iter().enumerate() {
                 self.counted.push(Counted {
                     partition: request.partition,

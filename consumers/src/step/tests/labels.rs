@@ -301,3 +301,56 @@ fn what_is_turned_off_is_given_up() {
     assert_eq!(of(&output, Topic::Labels).len(), 0);
     assert!(bench.user().labels().is_empty());
 }
+
+/// Goal: candidates in a random order keep their probabilities, say with which probability each had its place, and so do their labels; nothing else is explored.
+/// Method: one request with and without, its scores, its rows, and its labels; then a behavior that is scored, and a request that is refused.
+#[test]
+fn a_random_order_says_so() {
+    let ask = |explore: &str| {
+        let mut bench = bench(&format!(
+            "scoring.on_behavior = \"item\"\nscoring.explore = {explore}\n"
+        ));
+        bench.did("impression", "i1", START - 9, &json!({}));
+        let output = bench.ask("r", START, &["i0", "i1", "i2", "i3"]);
+        (bench, output)
+    };
+    let answer = |output: &StepOutput| -> serde_json::Value {
+        let scores = of(output, Topic::Scores);
+        serde_json::from_slice(scores[0].value.unwrap()).unwrap()
+    };
+    let list = |answer: &serde_json::Value, of: &str| -> Vec<serde_json::Value> {
+        let items = answer["items"].as_array().unwrap();
+        items.iter().map(|item| item[of].clone()).collect()
+    };
+    let (_, scored) = ask("0.0");
+    let (mut bench, random) = ask("1.0");
+    let rows = |output: &StepOutput| -> serde_json::Value {
+        serde_json::from_slice(of(output, Topic::FeatureLog)[0].value.unwrap()).unwrap()
+    };
+    assert_eq!(rows(&scored), rows(&random));
+    let (scored, random) = (answer(&scored), answer(&random));
+    assert_eq!(scored["policy"], serde_json::Value::Null);
+    assert_eq!(random["policy"], "random");
+    assert_eq!(list(&scored, "tasks"), list(&random, "tasks"));
+    assert_eq!(
+        list(&scored, "propensity"),
+        vec![serde_json::Value::Null; 4]
+    );
+    assert_eq!(list(&random, "propensity"), vec![json!(0.25); 4]);
+    let distinct: std::collections::BTreeSet<String> = list(&random, "score")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(distinct.len(), 4, "{random}");
+    bench.shown("r", "i0", START + 1);
+    let output = bench.passes(START + 2 * HOUR);
+    let labelled = LabelledRow::read(of(&output, Topic::Labels)[0].value.unwrap()).unwrap();
+    assert_eq!(labelled.policy, Policy::Random);
+    assert_eq!(labelled.items[0].propensity, Some(0.25));
+    let of_behavior = answer(&bench.did("click", "i0", START + 2 * HOUR, &json!({})));
+    let refused = answer(&bench.ask("q", START - 10 * HOUR, &["i0"]));
+    assert_eq!(refused["status"], "expired");
+    for not in [of_behavior, refused] {
+        assert_eq!(not["policy"], serde_json::Value::Null, "{not}");
+    }
+}
