@@ -1,6 +1,6 @@
-//! Training from recordings: `headwater train bahe`.
+//! Training from recordings, or from what daemons logged: `headwater train bahe`.
 //!
-//! Before it stand the recordings that [`crate::backtest`] reads and a language model; after it a model folder, and predictions for every row, which
+//! Before it stand the recordings that [`crate::backtest`] reads and a language model, or the topics of rows and labels; after it a model folder, and predictions for every row, which
 //! whoever judges them reads. Rows come from [`crate::Engine`], so they are those that the daemon would have logged; a row sees what happened strictly
 //! before its time.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::Config;
+use headwater_consumers::log::LogError;
 use headwater_consumers::sequences::Sequences;
 use headwater_model::Tensor;
 use headwater_model::bahe::{
@@ -30,6 +31,7 @@ use crate::progress::Progress;
 use crate::recording::RecordingError;
 
 mod artifact;
+mod logged;
 mod rows;
 mod vectors;
 
@@ -66,13 +68,25 @@ pub enum Texts {
     Deep,
 }
 
+/// Where rows come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Recordings, which go through the production step.
+    Recordings {
+        /// Item records, one a line; plain or gzipped.
+        items: PathBuf,
+        /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
+        events: PathBuf,
+    },
+    /// The feature log and the labels of the configured log: rows as they were scored. Numbers alone are learned from.
+    Log,
+}
+
 /// What is trained, and on what.
 #[derive(Clone, Debug)]
 pub struct TrainBahe {
-    /// Item records, one a line; plain or gzipped.
-    pub items: PathBuf,
-    /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
-    pub events: PathBuf,
+    /// Where rows come from.
+    pub source: Source,
     /// A model folder, or a GGUF file.
     pub model: PathBuf,
     /// Where the model goes, the vectors of texts, from which another run begins, and a checkpoint, from which a run that was cut off goes on.
@@ -112,6 +126,8 @@ pub struct TrainBahe {
 pub struct TrainSummary {
     /// Rows learned from, validated on, and scored alone.
     pub rows: [usize; 3],
+    /// Labelled items without a row in the feature log, and logged requests whose rows are of another schema: left out.
+    pub left_out: [u64; 2],
     /// Texts asked for: of behaviors and of items.
     pub texts: u64,
     /// Of them distinct: what the shallow layers met.
@@ -163,9 +179,29 @@ pub enum TrainError {
         "no row to validate on: --valid says of how many requests, behind those that are learned from"
     )]
     NoValidation,
+    /// The log failed, or cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Start(#[from] crate::StartError),
+    /// A record of rows or labels cannot be read.
+    #[error("{place}: {reason}")]
+    Logged {
+        /// Topic, partition and offset.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The configured tasks make no schema.
+    #[error(transparent)]
+    Schema(headwater_model::FeatureSchemaError),
+    /// Rows of the log hold no texts.
+    #[error("--log learns from the rows' numbers alone: with --texts none")]
+    TextsOfLog,
     /// There is nothing to learn from.
     #[error(
-        "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of"
+        "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
     )]
     NoLabels,
 }
@@ -175,7 +211,12 @@ impl TrainError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
+            Self::Log(error) => Exit::of_log(error),
+            Self::Start(error) => error.exit(),
+            Self::Logged { .. } => Exit::Format,
             Self::Recording(_)
+            | Self::Schema(_)
+            | Self::TextsOfLog
             | Self::Model(_)
             | Self::Shares { .. }
             | Self::NoValidation
@@ -211,13 +252,7 @@ impl TrainBahe {
             }
             None => None,
         };
-        let mut recorded = Recorded::read(
-            config,
-            (&self.items, &self.events),
-            vectors.as_ref(),
-            self.shares,
-            self.progress,
-        )?;
+        let mut recorded = self.read(config, vectors.as_ref(), &mut summary)?;
         summary.rows = recorded.split_sizes();
         if !recorded.has_labels() {
             return Err(TrainError::NoLabels);
@@ -261,6 +296,27 @@ impl TrainBahe {
             self.predict(&trainer, &recorded, config, path)?;
         }
         Ok(summary)
+    }
+
+    /// The rows.
+    fn read(
+        &self,
+        config: &Config,
+        vectors: Option<&Arc<Mutex<TextVectors>>>,
+        summary: &mut TrainSummary,
+    ) -> Result<Recorded, TrainError> {
+        match &self.source {
+            Source::Recordings { items, events } => {
+                Recorded::read(config, (items, events), vectors, self.shares, self.progress)
+            }
+            Source::Log if self.texts != Texts::None => Err(TrainError::TextsOfLog),
+            Source::Log => {
+                let log = crate::daemon::open_log(config)?;
+                let (recorded, left_out) = logged::read(config, &*log, self.shares, self.progress)?;
+                summary.left_out = [left_out.without_row, left_out.other_schema];
+                Ok(recorded)
+            }
+        }
     }
 
     /// The shallow layers, where rows or what is trained look at texts.

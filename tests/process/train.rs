@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use headwater_config::Topic;
+use headwater_consumers::log::{Log as _, Outgoing, TopicPartition};
+use headwater_consumers::partitioner::partition_of;
 use serde_json::json;
 
-use crate::program::{Place, Ran};
+use crate::log::open;
+use crate::program::{Place, Ran, until};
 use headwater_tests::tiny_model::{write_model, write_recordings};
 
 pub(crate) fn train(
@@ -199,5 +203,150 @@ fn what_cannot_be_trained_from_is_named() {
         &[recordings[0].clone(), unlabeled],
         &["--model", &from],
         "no row has a label",
+    );
+}
+
+/// What `train` prints of the rows' part and of the loss before training.
+fn told(ran: &Ran) -> (serde_json::Value, f64) {
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary: serde_json::Value = ran.json();
+    let first = summary["validation_loss"][0].as_f64().unwrap();
+    (summary, first)
+}
+
+/// Goal: what a daemon scored, logged and labelled is the same to learn from as the recordings of it. Method: recordings go through a daemon on the embedded
+/// log, kill -9 in between; rows, labels and the baseline's scores then give the same loss before training, and training lowers it. Then records that cannot be
+/// learned from: of other tasks, and one that nobody can read.
+#[test]
+fn what_a_daemon_logged_is_learned_from() {
+    let place = Place::new(
+        "scenarios.names = [\"home\"]\nscoring.item_statistics = false\nlabels.shown_within = \"1m\"\n\
+         tasks.liked = { positive = [\"like\"], trials = [\"impression\"], scenarios = [], window = \"1m\" }",
+    );
+    let folder = place.file().parent().unwrap().to_owned();
+    let config = place.config();
+    let recordings = write_recordings(&folder);
+    let events = fs::read_to_string(&recordings[1]).unwrap();
+    {
+        let log = open(&config);
+        let mut producer = log.producer().unwrap();
+        let mut send = |topic, user: &str, record: &serde_json::Value| {
+            let value = record.to_string();
+            producer
+                .send(Outgoing {
+                    to: TopicPartition::new(topic, partition_of(user.as_bytes(), 4)),
+                    key: Some(user.as_bytes()),
+                    value: Some(value.as_bytes()),
+                    headers: &[],
+                })
+                .unwrap();
+        };
+        let mut last = 0;
+        let mut users = std::collections::BTreeSet::new();
+        for line in events.lines() {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            let record = &event["record"];
+            let user = record["user_id"].as_str().unwrap();
+            last = record["time"].as_i64().unwrap();
+            let topic = match event["topic"].as_str().unwrap() {
+                "behaviors" => Topic::Behaviors,
+                _ => Topic::ScoreRequests,
+            };
+            send(topic, user, record);
+            users.insert(user.to_owned());
+        }
+        // Time passes in every partition.
+        for user in &users {
+            let record = json!({"user_id": user, "kind": "view", "scenario": "home", "time": last + 600_000});
+            send(Topic::Behaviors, user, &record);
+        }
+        producer.flush().unwrap();
+    }
+    // Requests and behaviors of one poll are read in the order of their times, as recordings are.
+    let daemon = place.start(&[]);
+    daemon.wait_ready();
+    drop(daemon.kill());
+    let daemon = place.start(&[]);
+    until("everything to be counted", || {
+        let last = |user: u32| {
+            let path = format!("/users/u{user}?entries=1");
+            let (status, text) = daemon.get(&path)?;
+            let user: serde_json::Value = serde_json::from_str(&text).ok()?;
+            (status == 200).then(|| user["recent"][0]["kind"] == "view")
+        };
+        (0..40).all(|user| last(user) == Some(true)).then_some(())
+    });
+    daemon.stop();
+
+    let out = |name: &str| folder.join(name).display().to_string();
+    let fixed = [
+        "train", "bahe", "--texts", "none", "--format", "json", "--passes", "2", "--rate", "0.006",
+    ];
+    let logged = place.run(&[&fixed[..], &["--log", "--out", &out("live")]].concat());
+    let (live, first) = told(&logged);
+    let [items, events] = &recordings;
+    let recorded = [
+        "--items",
+        items,
+        "--events",
+        events,
+        "--out",
+        &out("recorded"),
+    ];
+    let (recorded, first_recorded) = told(&place.run(&[&fixed[..], &recorded].concat()));
+    assert_eq!(live["rows"], recorded["rows"]);
+    assert_eq!(live["rows"], json!([672, 96, 192]));
+    assert!(
+        (first - first_recorded).abs() < 1e-6,
+        "{first} {first_recorded}"
+    );
+    assert_eq!(live["left_out"], json!([0, 0]));
+    assert!(
+        live["validation_loss"][1].as_f64().unwrap() < first,
+        "{live}"
+    );
+    let manifest = fs::read(folder.join("live").join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["kind"], "bahe");
+
+    let of_texts = [
+        "train",
+        "bahe",
+        "--log",
+        "--model",
+        "x",
+        "--out",
+        &out("texts"),
+    ];
+    let ran = place.run(&of_texts);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    // Rows of other tasks are another schema's.
+    let other = [
+        "--log",
+        "--out",
+        &out("other"),
+        "--set",
+        "tasks.liked.positive=click",
+    ];
+    let ran = place.run(&[&fixed[..], &other].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.beside.contains("no row has a label"), "{ran:?}");
+    {
+        let log = open(&config);
+        let mut producer = log.producer().unwrap();
+        let bad = Outgoing {
+            to: TopicPartition::new(Topic::Labels, 1),
+            key: None,
+            value: Some(b"{}"),
+            headers: &[],
+        };
+        producer.send(bad).unwrap();
+        producer.flush().unwrap();
+    }
+    let ran = place.run(&[&fixed[..], &["--log", "--out", &out("live")]].concat());
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(
+        ran.beside.contains("headwater.labels-1 at offset"),
+        "{ran:?}"
     );
 }

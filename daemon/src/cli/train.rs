@@ -1,16 +1,16 @@
-//! `headwater train`: models from recordings.
+//! `headwater train`: models from recordings, or from what daemons logged.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use headwater::Exit;
-use headwater::train::{Texts, TrainBahe, TrainSummary};
+use headwater::train::{Source, Texts, TrainBahe, TrainSummary};
 use headwater_model::bahe::Objective;
 use headwater_model::gradient::{GradientRule, Scope};
 
 use super::{Failure, Format, Global, print};
 
-/// Train a model from recorded events.
+/// Train a model from recorded events, or from what daemons logged.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -34,14 +34,18 @@ texts begins at once, and while training is not done a checkpoint: a run that is
 
 Examples:
   headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --out shop-bahe
+  headwater --config shop.toml train bahe --log --texts none --out shop-live
   headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
 struct Bahe {
     /// Item records, known from the start.
-    #[arg(long, value_name = "FILE")]
-    items: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "log")]
+    items: Option<PathBuf>,
     /// Recorded behaviors and score requests.
-    #[arg(long, value_name = "FILE")]
-    events: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "log")]
+    events: Option<PathBuf>,
+    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none.
+    #[arg(long, conflicts_with_all = ["items", "events"])]
+    log: bool,
     /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`); without it,
     /// the one of texts.encoder.
     #[arg(long, value_name = "PATH|NAME")]
@@ -168,8 +172,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         }
     };
     let training = TrainBahe {
-        items: bahe.items.clone(),
-        events: bahe.events.clone(),
+        source: match (&bahe.items, &bahe.events) {
+            (Some(items), Some(events)) => Source::Recordings {
+                items: items.clone(),
+                events: events.clone(),
+            },
+            _ => Source::Log,
+        },
         model,
         out: bahe.out.clone(),
         predictions: bahe.predictions.clone(),
@@ -207,6 +216,12 @@ fn tell(summary: &TrainSummary) {
     print(&format!(
         "{learned} rows learned from, {validated} validated on, {scored} scored alone"
     ));
+    let [without_row, other_schema] = summary.left_out;
+    if without_row + other_schema > 0 {
+        print(&format!(
+            "left out: {without_row} labelled items without a row in the feature log, {other_schema} requests that were scored under other tasks or settings"
+        ));
+    }
     if summary.distinct_texts > 0 {
         print(&format!(
             "{} texts, {} distinct: each is met {:.1} times; {} encoded in {:.1} s",

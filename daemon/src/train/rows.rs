@@ -65,16 +65,30 @@ impl Texts {
 }
 
 /// A row as it is met.
-struct Met {
-    names: [Box<str>; 3],
-    user: u32,
-    time: i64,
-    item: u32,
-    features: Vec<f32>,
-    base: Vec<f32>,
-    labels: Vec<f32>,
-    weights: Vec<f32>,
-    request: usize,
+pub(super) struct Met {
+    /// Request, item and scenario.
+    pub(super) names: [Box<str>; 3],
+    /// The first of the user's histories.
+    pub(super) user: u32,
+    pub(super) time: i64,
+    /// The item's text.
+    pub(super) item: u32,
+    pub(super) features: Vec<f32>,
+    pub(super) base: Vec<f32>,
+    pub(super) labels: Vec<f32>,
+    pub(super) weights: Vec<f32>,
+    /// Which request it is of, counted in their order.
+    pub(super) request: usize,
+}
+
+/// All rows, with what they speak of.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) rows: Vec<Met>,
+    pub(super) histories: Vec<History>,
+    pub(super) texts: Vec<String>,
+    pub(super) texts_asked: u64,
+    pub(super) requests: usize,
 }
 
 struct Reader<'a> {
@@ -157,7 +171,84 @@ impl Recorded {
         reader.take_rows(&mut engine)?;
         bar.finish();
         let schema = engine.schema().clone();
-        Ok(reader.finish(shares, schema))
+        let gathered = Gathered {
+            rows: reader.rows,
+            histories: reader.histories,
+            texts: reader.texts.all,
+            texts_asked: reader.texts.asked,
+            requests: reader.requests,
+        };
+        Ok(Self::of(config, gathered, shares, schema))
+    }
+
+    /// Rows of a user behind each other, in each part.
+    pub(super) fn of(
+        config: &Config,
+        gathered: Gathered,
+        [learned, validated]: [f64; 2],
+        schema: FeatureSchema,
+    ) -> Self {
+        let Gathered {
+            mut rows,
+            histories,
+            texts,
+            texts_asked,
+            requests,
+        } = gathered;
+        // Requests that were not scored (expired, too large) have no rows.
+        rows.retain(|row| !row.base.is_empty());
+        let first = (requests as f64 * learned).round() as usize;
+        let second = (requests as f64 * (learned + validated)).round() as usize;
+        let part =
+            |row: &Met| usize::from(row.request >= first) + usize::from(row.request >= second);
+        rows.sort_by_key(|row| (part(row), row.user, row.time, row.request));
+        let mut sizes = [0; 3];
+        for row in &rows {
+            sizes[part(row)] += 1;
+        }
+        let features = rows.first().map_or(0, |row| row.features.len());
+        let moments = moments(&rows[..sizes[0]], features);
+        let sequences = config.sequences.len();
+        let mut columns = Rows::default();
+        let mut names = Vec::with_capacity(rows.len());
+        for row in rows {
+            columns.user.push(row.user);
+            for sequence in 0..sequences {
+                let times = &histories[row.user as usize + sequence].times;
+                columns
+                    .counts
+                    .push(times.partition_point(|time| *time < row.time) as u32);
+            }
+            columns.item.push(row.item);
+            let numbers = row.features.iter().zip(&moments);
+            columns
+                .features
+                .extend(numbers.map(|(value, [mean, spread])| (value - mean) / spread));
+            columns.base.extend(row.base);
+            columns.labels.extend(row.labels);
+            columns.weights.extend(row.weights);
+            names.push(row.names);
+        }
+        let scenarios = config.tasks.iter();
+        Self {
+            corpus: Corpus {
+                vectors: tensor(vec![0.0], (1, 1)).expect("invariant: one value in one row"),
+                histories,
+                sequences,
+                features,
+                tasks: config.tasks.keys().cloned().collect(),
+                rows: columns,
+            },
+            texts,
+            texts_asked,
+            names,
+            scenarios: scenarios
+                .map(|(name, task)| (name.clone(), task.scenarios.clone()))
+                .collect(),
+            sizes,
+            moments,
+            schema,
+        }
     }
 
     pub(super) fn split_sizes(&self) -> [usize; 3] {
@@ -401,72 +492,6 @@ impl Reader<'_> {
                 reason: format!("a row of item `{item}` that nobody asked for"),
             })
         })
-    }
-
-    /// Rows of a user behind each other, in each part.
-    fn finish(self, [learned, validated]: [f64; 2], schema: FeatureSchema) -> Recorded {
-        let Self {
-            config,
-            texts,
-            histories,
-            mut rows,
-            requests,
-            ..
-        } = self;
-        // Requests that were not scored (expired, too large) have no rows.
-        rows.retain(|row| !row.base.is_empty());
-        let first = (requests as f64 * learned).round() as usize;
-        let second = (requests as f64 * (learned + validated)).round() as usize;
-        let part =
-            |row: &Met| usize::from(row.request >= first) + usize::from(row.request >= second);
-        rows.sort_by_key(|row| (part(row), row.user, row.time, row.request));
-        let mut sizes = [0; 3];
-        for row in &rows {
-            sizes[part(row)] += 1;
-        }
-        let features = rows.first().map_or(0, |row| row.features.len());
-        let moments = moments(&rows[..sizes[0]], features);
-        let sequences = config.sequences.len();
-        let mut columns = Rows::default();
-        let mut names = Vec::with_capacity(rows.len());
-        for row in rows {
-            columns.user.push(row.user);
-            for sequence in 0..sequences {
-                let times = &histories[row.user as usize + sequence].times;
-                columns
-                    .counts
-                    .push(times.partition_point(|time| *time < row.time) as u32);
-            }
-            columns.item.push(row.item);
-            let numbers = row.features.iter().zip(&moments);
-            columns
-                .features
-                .extend(numbers.map(|(value, [mean, spread])| (value - mean) / spread));
-            columns.base.extend(row.base);
-            columns.labels.extend(row.labels);
-            columns.weights.extend(row.weights);
-            names.push(row.names);
-        }
-        let scenarios = config.tasks.iter();
-        Recorded {
-            corpus: Corpus {
-                vectors: tensor(vec![0.0], (1, 1)).expect("invariant: one value in one row"),
-                histories,
-                sequences,
-                features,
-                tasks: config.tasks.keys().cloned().collect(),
-                rows: columns,
-            },
-            texts: texts.all,
-            texts_asked: texts.asked,
-            names,
-            scenarios: scenarios
-                .map(|(name, task)| (name.clone(), task.scenarios.clone()))
-                .collect(),
-            sizes,
-            moments,
-            schema,
-        }
     }
 }
 
