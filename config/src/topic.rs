@@ -36,6 +36,8 @@ pub enum Topic {
     Texts,
     /// Their vectors, keyed by encoder and text hash; compacted.
     Embeddings,
+    /// Trained models, and which of them is the champion; compacted.
+    Models,
 }
 
 /// What the brokers do with old records of a topic.
@@ -65,7 +67,7 @@ impl fmt::Display for Topic {
 
 impl Topic {
     /// Every topic, in a fixed order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Behaviors,
         Self::Items,
         Self::ScoreRequests,
@@ -81,6 +83,7 @@ impl Topic {
         Self::Repartition,
         Self::Texts,
         Self::Embeddings,
+        Self::Models,
     ];
 
     /// The key under `[topics]` that names this topic.
@@ -101,6 +104,7 @@ impl Topic {
             Self::Repartition => "repartition",
             Self::Texts => "texts",
             Self::Embeddings => "embeddings",
+            Self::Models => "models",
         }
     }
 
@@ -113,7 +117,8 @@ impl Topic {
             | Self::ItemState
             | Self::Fleet
             | Self::Texts
-            | Self::Embeddings => Cleanup::Compact,
+            | Self::Embeddings
+            | Self::Models => Cleanup::Compact,
             Self::Behaviors
             | Self::ScoreRequests
             | Self::Scores
@@ -139,7 +144,9 @@ impl Topic {
             | Self::ItemState
             | Self::Texts
             | Self::Embeddings => Partitioning::Aligned,
-            Self::Items | Self::Fleet | Self::DeadLetters | Self::Repartition => Partitioning::Free,
+            Self::Items | Self::Fleet | Self::DeadLetters | Self::Repartition | Self::Models => {
+                Partitioning::Free
+            }
         }
     }
 }

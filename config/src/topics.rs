@@ -40,6 +40,8 @@ pub struct TopicsConfig {
     pub texts: String,
     /// Their vectors.
     pub embeddings: String,
+    /// Trained models, and which of them is the champion.
+    pub models: String,
     /// Partitions of every topic that is partitioned by user or item. 1 to 10,000.
     pub partitions: i32,
     /// Copies of every partition on the brokers. 1 to 32.
@@ -67,6 +69,7 @@ impl TopicsConfig {
             Topic::Repartition => &self.repartition,
             Topic::Texts => &self.texts,
             Topic::Embeddings => &self.embeddings,
+            Topic::Models => &self.models,
         }
     }
 }

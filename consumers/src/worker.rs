@@ -251,6 +251,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Who makes rows and has them scored: between two turns another model may take over.
+    pub fn assembler(&mut self) -> &mut crate::assemble::Assembler {
+        self.pipeline.assembler()
+    }
+
     /// What is to be told of it.
     pub fn status(&self) -> Status {
         Status {

@@ -180,7 +180,8 @@ fn take_in(
         | Topic::DeadLetters
         | Topic::Repartition
         | Topic::Texts
-        | Topic::Embeddings => (engine.item(record), &mut summary.items),
+        | Topic::Embeddings
+        | Topic::Models => (engine.item(record), &mut summary.items),
     };
     match taken {
         Ok(()) => {

@@ -12,6 +12,7 @@ use headwater::{Exit, StartError, StopError};
 use headwater_config::{Config, LoadError, Loaded, Sources};
 
 mod backtest;
+mod champion;
 mod config;
 mod demo;
 mod dlq;
@@ -68,6 +69,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backtest(backtest::Arguments),
+    Champion(champion::Arguments),
     Config(config::Arguments),
     Demo(demo::Arguments),
     Dlq(dlq::Arguments),
@@ -99,6 +101,7 @@ pub(crate) fn main() -> ExitCode {
     let global = &line.global;
     let done = match line.command {
         Command::Backtest(arguments) => backtest::run(&arguments, global),
+        Command::Champion(arguments) => champion::run(&arguments, global),
         Command::Config(arguments) => config::run(&arguments, global),
         Command::Demo(arguments) => demo::run(&arguments, global),
         Command::Dlq(arguments) => dlq::run(&arguments, global),

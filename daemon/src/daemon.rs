@@ -25,6 +25,7 @@ use crate::topics::Found;
 use crate::world::unix_ms;
 
 mod back_off;
+mod champion;
 mod error;
 mod fleet_task;
 mod items;
@@ -74,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) stores: Arc<dyn Stores>,
     texts: Option<texts::Texts>,
     trained: Option<trained::Trained>,
+    /// The champion of the topic of models, where `scoring.model` names none.
+    pub(crate) champion: Arc<crate::champion::Held>,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) fast: headwater_consumers::Metrics,
@@ -126,6 +129,8 @@ impl Daemon {
         } else {
             None
         };
+        let champion = Arc::default();
+        let follower = champion::begin(&config, &*log, &champion)?;
         let listener = config.admin.address.map(listen).transpose()?;
         let address = listener
             .as_ref()
@@ -141,6 +146,7 @@ impl Daemon {
             stores,
             texts,
             trained,
+            champion,
             registry,
             metrics,
             fast,
@@ -163,7 +169,7 @@ impl Daemon {
         let handle = Handle {
             inner: Arc::clone(&inner),
         };
-        spawn(&inner, asked, listener, source).map_err(StartError::Thread)?;
+        spawn(&inner, asked, listener, (source, follower)).map_err(StartError::Thread)?;
         tracing::info!(
             version = crate::VERSION,
             instance = inner.identity.instance,
@@ -286,7 +292,8 @@ impl Inner {
             model: self
                 .trained
                 .as_ref()
-                .map(|trained| trained.status(self.texts.as_ref().map(|texts| &*texts.table))),
+                .map(|trained| trained.status(self.texts.as_ref().map(|texts| &*texts.table)))
+                .or_else(|| champion::status(&self.champion)),
             workers: self.board.workers(),
             stopping: (self.supervisor.phase() > Phase::Running).then(|| Stopped {
                 failure: self.supervisor.why(),
@@ -383,7 +390,7 @@ fn spawn(
     inner: &Arc<Inner>,
     asked: Vec<std::sync::mpsc::Receiver<Question>>,
     listener: Option<TcpListener>,
-    source: Option<Arc<dyn Log>>,
+    (source, follower): (Option<Arc<dyn Log>>, Option<crate::champion::Follower>),
 ) -> std::io::Result<()> {
     let items: SharedItems = Arc::default();
     let supervisor = &inner.supervisor;
@@ -429,6 +436,7 @@ fn spawn(
     let fast = repartition::of_fast_loop(&inner.config);
     texts::spawn(inner, &fast)?;
     trained::spawn(inner)?;
+    champion::spawn(inner, follower)?;
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,

@@ -415,7 +415,8 @@ impl Engine {
                 | Topic::Fleet
                 | Topic::Repartition
                 | Topic::Texts
-                | Topic::Embeddings => {}
+                | Topic::Embeddings
+                | Topic::Models => {}
             }
         }
         for (number, _) in &self.output.changed {

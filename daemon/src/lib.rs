@@ -24,6 +24,7 @@
 
 mod admin;
 pub mod backtest;
+pub mod champion;
 pub mod daemon;
 pub mod dead_letters;
 pub mod demo;

@@ -59,6 +59,9 @@ pub struct ModelStatus {
     pub encoder_is_current: bool,
     /// Runs and items that wait for its deep layers.
     pub waiting: usize,
+    /// Why the announced champion does not score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// A store that did not open.

@@ -26,6 +26,8 @@ pub enum TaskKind {
     Fleet,
     /// Texts to vectors, and vectors to the own table.
     Texts,
+    /// Which model scores.
+    Champion,
     /// HTTP.
     Admin,
 }
@@ -50,7 +52,8 @@ impl TaskKind {
             // What can heal they wait out themselves; what comes out of them needs a person.
             Self::Worker | Self::Items => OnFailure::Stop,
             // Without the one, who owns what is told late; without the other nobody sees the daemon. Nothing is scored wrong.
-            Self::Fleet | Self::Admin => OnFailure::Restart(20),
+            // The same of a champion that is not followed: who scored before goes on.
+            Self::Fleet | Self::Admin | Self::Champion => OnFailure::Restart(20),
             // Scores go on without new vectors; what fails so often needs a person.
             Self::Texts => OnFailure::Restart(5),
         }
@@ -59,7 +62,9 @@ impl TaskKind {
     /// When it is told to end: HTTP answers until everything else has ended.
     const fn ends_at(self) -> Phase {
         match self {
-            Self::Worker | Self::Items | Self::Texts | Self::Fleet => Phase::Draining,
+            Self::Worker | Self::Items | Self::Texts | Self::Fleet | Self::Champion => {
+                Phase::Draining
+            }
             Self::Admin => Phase::Ended,
         }
     }

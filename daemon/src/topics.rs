@@ -69,6 +69,7 @@ pub fn is_used(config: &Config, topic: Topic) -> bool {
         | Topic::ItemDeltas
         | Topic::ItemState
         | Topic::Fleet
+        | Topic::Models
         | Topic::DeadLetters => true,
     }
 }
@@ -82,7 +83,8 @@ pub fn specs(config: &Config) -> impl Iterator<Item = TopicSpec> {
             topic,
             partitions: match topic {
                 // A few hundred bytes an instance, read by all of them.
-                Topic::Fleet => 1,
+                // What is read in the order in which it was written, and hundreds of KB.
+                Topic::Fleet | Topic::Models => 1,
                 Topic::Behaviors
                 | Topic::Items
                 | Topic::ScoreRequests

@@ -99,14 +99,19 @@ impl TrainedError {
 /// # Errors
 /// A model that is not there, not whole, or not of this configuration.
 pub(crate) fn open(config: &Config) -> Result<Option<BaheModel>, TrainedError> {
-    let Some(folder) = &config.scoring.model else {
-        return Ok(None);
-    };
-    let folder = Path::new(folder);
+    let folder = config.scoring.model.as_ref().map(Path::new);
+    folder.map(|folder| open_folder(config, folder)).transpose()
+}
+
+/// Opens the model of a folder.
+///
+/// # Errors
+/// A model that is not there, not whole, or not of this configuration.
+pub(crate) fn open_folder(config: &Config, folder: &Path) -> Result<BaheModel, TrainedError> {
     let path = || folder.join(MANIFEST);
     let model = BaheModel::open(folder, Assembler::new(config)?.schema())?;
     let Some(encoder) = model.encoder() else {
-        return Ok(Some(model));
+        return Ok(model);
     };
     if config.texts.encoder.is_none() {
         return Err(TrainedError::NoEncoder {
@@ -138,7 +143,7 @@ pub(crate) fn open(config: &Config) -> Result<Option<BaheModel>, TrainedError> {
             sequence_max: config.texts.sequence_max,
         });
     }
-    Ok(Some(model))
+    Ok(model)
 }
 
 /// Holds a model against the encoder that this instance makes vectors with.

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod champion;
 mod kills;
 mod onlooker;
 mod platform;

@@ -336,7 +336,7 @@ fn topics_are_made_and_found_right() {
     let topics = ran.json();
     assert_eq!(
         topics.as_array().unwrap().len(),
-        12,
+        13,
         "all but those of repartitioning and of texts, which are off"
     );
     assert!(

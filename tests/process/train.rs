@@ -8,7 +8,7 @@ use headwater_consumers::log::{Log as _, Outgoing, TopicPartition};
 use headwater_consumers::partitioner::partition_of;
 use serde_json::json;
 
-use crate::log::open;
+use crate::log::{open, send};
 use crate::program::{Place, Ran, until};
 use headwater_tests::tiny_model::{write_model, write_recordings};
 
@@ -309,6 +309,7 @@ fn what_a_daemon_logged_is_learned_from() {
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["kind"], "bahe");
 
+    promoted(&place, &folder, &recordings);
     let of_texts = [
         "train",
         "bahe",
@@ -349,4 +350,83 @@ fn what_a_daemon_logged_is_learned_from() {
         ran.beside.contains("headwater.labels-1 at offset"),
         "{ran:?}"
     );
+}
+
+/// Goal: a promoted model scores, its scores can be computed again to the bit (`MODEL-1`), and going back goes back. Method: the model that was learned from the log,
+/// promoted while no daemon has the log; a request before, after, and after going back; one that looks at texts, which is refused.
+fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
+    let live = folder.join("live").display().to_string();
+    let config = place.config();
+    let ask = |id: &str| {
+        let record = json!({"request_id": id, "user_id": "u3", "scenario": "home", "time": 1_700_001_420_000_i64, "candidates": ["ia", "ib"]});
+        send(
+            &open(&config),
+            Topic::ScoreRequests,
+            "u3",
+            record.to_string().as_bytes(),
+        );
+        let daemon = place.start(&[]);
+        until("an answer", || {
+            (daemon.metric("headwater_consumers_requests_total") > 0).then_some(())
+        });
+        let model = daemon.json("/status")["model"]["name"].clone();
+        daemon.stop();
+        let scores = crate::log::records(&open(&config), Topic::Scores);
+        let answer = scores
+            .into_iter()
+            .rfind(|answer| answer["request_id"] == id);
+        (answer.unwrap(), model)
+    };
+    let (before, named) = ask("before");
+    assert_eq!(
+        (&before["model"], named),
+        (&json!("baseline-1"), serde_json::Value::Null)
+    );
+    let ran = place.run(&["champion", "show"]);
+    assert!(
+        ran.answer.contains("no champion was ever announced"),
+        "{ran:?}"
+    );
+    let ran = place.run(&["champion", "promote", &live, "--format", "json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let name = ran.json()["champion"]["name"].clone();
+    let (after, named) = ask("after");
+    assert_eq!((&after["model"], &named), (&name, &name));
+    assert_ne!(after["items"][0]["score"], before["items"][0]["score"]);
+    let explained = place.run(&["explain", "after", "--format", "json"]);
+    assert_eq!(explained.code, Some(0), "{explained:?}");
+    let explained: serde_json::Value = explained.json();
+    for row in explained["logged"][0]["rows"]["rows"].as_array().unwrap() {
+        assert_eq!(row["scores"][0]["same"], true, "{row}");
+    }
+    let ran = place.run(&["champion", "rollback"]);
+    assert!(
+        ran.answer.starts_with("champion: the baseline since "),
+        "{ran:?}"
+    );
+    let (back, _) = ask("back");
+    assert_eq!(back["model"], "baseline-1");
+    assert_eq!(back["items"], before["items"]);
+
+    write_model(&folder.join("language"), None);
+    let from = folder.join("language").display().to_string();
+    let texts = folder.join("of-texts");
+    let more = [
+        "--model", &from, "--texts", "mean", "--passes", "1", "--layers", "1",
+    ];
+    let ran = train(place, recordings, &texts, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let texts = texts.display().to_string();
+    let encoder = format!("texts.encoder={from}");
+    let with = [
+        "--set",
+        &encoder,
+        "--set",
+        "texts.cut=1",
+        "--set",
+        "texts.sequence_max=8",
+    ];
+    let ran = place.run(&[&["champion", "promote", &texts][..], &with].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.beside.contains("looks at texts"), "{ran:?}");
 }

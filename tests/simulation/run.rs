@@ -117,7 +117,7 @@ impl World {
         for topic in Topic::ALL {
             let partitions = match topic {
                 Topic::DeadLetters => plan.dead_letter_partitions,
-                Topic::Items | Topic::Fleet => 1,
+                Topic::Items | Topic::Fleet | Topic::Models => 1,
                 _ => plan.partitions,
             };
             let spec = TopicSpec {

@@ -27,6 +27,11 @@ impl Assembler {
         Ok(())
     }
 
+    /// Scores by the baseline alone.
+    pub fn score_by_baseline(&mut self) {
+        self.trained = None;
+    }
+
     /// A user's sequences have grown by a behavior.
     pub fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
         if let Some(trained) = &self.trained {

@@ -72,7 +72,8 @@ impl Inputs {
             | Topic::DeadLetters
             | Topic::Repartition
             | Topic::Texts
-            | Topic::Embeddings => None,
+            | Topic::Embeddings
+ | Topic::Models => None,
         }
     }
 

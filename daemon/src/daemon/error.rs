@@ -153,6 +153,9 @@ pub enum StopError {
     /// The fleet topic cannot be read or written.
     #[error("fleet topic")]
     Fleet(#[source] LogError),
+    /// The topic of models cannot be followed.
+    #[error("following the champion")]
+    Champion(#[source] LogError),
     /// HTTP ended.
     #[error("http")]
     Runtime {
@@ -182,7 +185,7 @@ impl StopError {
             | Self::Deep(source) => Exit::of_consumers(source),
             Self::Replaced { .. } => Exit::Format,
             Self::PartitionsChanged { .. } => Exit::Configuration,
-            Self::Fleet(error) => Exit::of_log(error),
+            Self::Fleet(error) | Self::Champion(error) => Exit::of_log(error),
             Self::Runtime { .. } => Exit::TryAgain,
             Self::Panic { .. } => Exit::Bug,
         }

@@ -64,6 +64,7 @@ impl Trained {
             name: format!("{}-{}", BaheModel::NAME, self.model.version()),
             encoder_is_current: ours.is_none() || current.map(|current| current.id.0) == ours,
             waiting: self.deep.as_ref().map_or(0, |(_, asked)| asked.len()),
+            trouble: None,
         }
     }
 

@@ -122,7 +122,9 @@ impl Working {
         let mut pauses = BackOff::new();
         let mut told: Option<Instant> = None;
         let mut checked: Vec<i32> = Vec::new();
+        let mut champion = 0;
         while !stopping.is_set() {
+            self.follow_champion(&mut worker, &mut champion)?;
             worker.turn()?;
             // Before the next turn makes a step of them.
             if !worker.partitions().eq(checked.iter().copied()) {
@@ -202,6 +204,19 @@ impl Working {
             Arc::clone(&self.items),
             Box::new(SystemWorld),
         )
+    }
+
+    /// Has the worker score with the champion, where another was announced since: between two turns, so that no step sees two.
+    fn follow_champion(&self, worker: &mut Worker, number: &mut u64) -> Result<(), Failure> {
+        let Some((now, model)) = self.inner.champion.other_than(*number) else {
+            return Ok(());
+        };
+        match model {
+            Some(model) => (worker.assembler()).score_with(model, None, &self.metrics)?,
+            None => worker.assembler().score_by_baseline(),
+        }
+        *number = now;
+        Ok(())
     }
 
     /// State that was made for another number of partitions must not be folded into.

@@ -120,19 +120,23 @@ pub struct Selection {
 #[derive(Debug)]
 pub(crate) struct Reader {
     assembler: Assembler,
-    /// None where there is none, or it cannot be opened: then what it scored is not computed again.
-    model: Option<BaheModel>,
+    /// The configured one, and the champions that this instance has copies of: what others scored is not computed again.
+    models: Vec<BaheModel>,
 }
 
 impl Reader {
     pub(crate) fn new(config: &Config) -> Result<Self, headwater_model::FeatureSchemaError> {
         Ok(Self {
             assembler: Assembler::new(config)?,
-            model: crate::trained::open(config).unwrap_or_else(|error| {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "scores of the model are not computed again");
-                None
-            }),
+            models: match crate::trained::open(config) {
+                Ok(Some(model)) => vec![model],
+                Ok(None) => crate::champion::copied(config),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "scores of the model are not computed again");
+                    Vec::new()
+                }
+            },
         })
     }
 
@@ -232,8 +236,8 @@ impl Reader {
         if logged.model != BaheModel::NAME {
             return Some(scores);
         }
-        let model = self.model.as_ref();
-        let model = model.filter(|model| model.version() == logged.version)?;
+        let mut models = self.models.iter();
+        let model = models.find(|model| model.version() == logged.version)?;
         let head = model.scorer().config();
         let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
         let item = &*candidate.vector;

@@ -164,7 +164,8 @@ impl Sender {
             | Topic::DeadLetters
             | Topic::Repartition
             | Topic::Texts
-            | Topic::Embeddings => unreachable!("invariant: recordings hold records of inputs"),
+            | Topic::Embeddings
+            | Topic::Models => unreachable!("invariant: recordings hold records of inputs"),
         };
         let count = self.partitions[&topic];
         reading.to.partition = match &reading.key {

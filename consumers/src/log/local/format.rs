@@ -62,6 +62,7 @@ pub(super) const fn code(topic: Topic) -> u8 {
         Topic::Texts => 13,
         Topic::Embeddings => 14,
         Topic::Labels => 15,
+        Topic::Models => 16,
     }
 }
 

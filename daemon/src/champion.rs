@@ -1,0 +1,337 @@
+//! The champion: the trained model that a fleet scores with, announced on the compacted topic `models` and carried by it.
+//!
+//! Before it stands training, which wrote a folder; after it every instance loads the same bytes and scores with them from its next step on, without a
+//! restart. A champion is announced only behind its last byte, and loaded only when all of it is there and has the hashes that it must have: half of one is
+//! none, and the one before goes on.
+//!
+//! Models that look at texts are not carried so far: their vectors must be made before they can score (`scoring.model`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use headwater_config::{Config, Topic};
+use headwater_consumers::log::{Log, LogError, Outgoing, Producer, Record, TopicPartition};
+use headwater_model::bahe::{BaheModel, Layers, MANIFEST, VALUES};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Exit;
+use crate::scan;
+use crate::trained::TrainedError;
+use crate::world::unix_ms;
+
+mod follower;
+
+pub(crate) use follower::{Follower, Held};
+
+/// The form of announcements that this build writes and reads.
+const FORMAT: u32 = 1;
+/// The key of the announcement.
+const CHAMPION: &[u8] = b"champion";
+/// What the keys of a model's bytes begin with; its id and the number of the part follow.
+const ARTIFACT: &str = "artifact/";
+/// Bytes of a part: a record of a topic with its default settings takes 1 MB.
+const PART_BYTES: usize = 512 * 1024;
+/// Bytes of a model's values at most: every instance reads them from the topic.
+const VALUES_MAX: usize = 64 << 20;
+
+/// A model as the topic names it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// Its id, in hexadecimal: a hash of manifest and values.
+    pub id: String,
+    /// Its name and version, as answers have it.
+    pub name: String,
+    /// Parts of its bytes: the manifest, and its values cut into pieces.
+    parts: u32,
+}
+
+/// Who is champion since when.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Announced {
+    format: u32,
+    /// The champion; none: the baseline scores alone.
+    pub champion: Option<Named>,
+    /// Who was it before.
+    pub former: Option<Named>,
+    /// Since when, Unix milliseconds.
+    pub time: i64,
+}
+
+/// Why a champion cannot be announced or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ChampionError {
+    /// The model cannot be used under this configuration.
+    #[error(transparent)]
+    Trained(#[from] TrainedError),
+    /// Its files cannot be read, or written.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It looks at texts.
+    #[error(
+        "the model looks at texts, and its vectors must be made before it can score: name it by scoring.model, and restart"
+    )]
+    Texts,
+    /// It is larger than the topic carries.
+    #[error("its values have {bytes} bytes, at most {VALUES_MAX} are carried by the topic")]
+    Large {
+        /// How large it is.
+        bytes: usize,
+    },
+    /// There is nobody to go back to.
+    #[error("no champion was ever announced: there is none to go back to")]
+    NoFormer,
+    /// A build that is newer than this one announced it.
+    #[error("the announcement has form {found}, this build reads form {FORMAT}")]
+    Format {
+        /// The form found.
+        found: u32,
+    },
+    /// The announcement is none.
+    #[error("the announcement cannot be read")]
+    Form(#[source] serde_json::Error),
+    /// Bytes of it are not in the topic.
+    #[error("{name} was announced, and part {part} of {parts} of its bytes is not in the topic")]
+    Parts {
+        /// Which model.
+        name: String,
+        /// The first that is missing.
+        part: u32,
+        /// How many there are.
+        parts: u32,
+    },
+    /// The bytes are another model's.
+    #[error("{name} was announced, and the bytes in the topic are those of {found}")]
+    Other {
+        /// Which model.
+        name: String,
+        /// The id of the bytes.
+        found: String,
+    },
+    /// The log's.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl ChampionError {
+    /// How the process ends for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Trained(error) => error.exit(),
+            Self::File { .. } | Self::Texts | Self::Large { .. } | Self::NoFormer => {
+                Exit::Configuration
+            }
+            Self::Format { .. } | Self::Form(_) | Self::Parts { .. } | Self::Other { .. } => {
+                Exit::Format
+            }
+            Self::Log(error) => Exit::of_log(error),
+        }
+    }
+}
+
+fn hex(id: [u8; 16]) -> String {
+    use std::fmt::Write as _;
+    id.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("invariant: writing to a String does not fail");
+        text
+    })
+}
+
+fn named(model: &BaheModel, parts: u32) -> Named {
+    Named {
+        id: hex(model.id()),
+        name: format!("{}-{}", BaheModel::NAME, model.version()),
+        parts,
+    }
+}
+
+/// What the topic holds.
+#[derive(Debug, Default)]
+struct Registry {
+    champion: Option<Vec<u8>>,
+    /// Bytes by their keys.
+    parts: BTreeMap<String, Vec<u8>>,
+}
+
+impl Registry {
+    /// Reads the topic to its end as of now.
+    fn read(config: &Config, log: &dyn Log) -> Result<Self, LogError> {
+        let whole = scan::whole(log, Topic::Models, &config.topic_name(Topic::Models))?;
+        let mut registry = Self::default();
+        scan::read(log, &whole, &mut |record| {
+            registry.take(record);
+        })?;
+        Ok(registry)
+    }
+
+    /// Takes a record; gives whether it is an announcement.
+    fn take(&mut self, record: &Record<'_>) -> bool {
+        let key = record.key.unwrap_or_default();
+        if key == CHAMPION {
+            self.champion = record.value.map(<[u8]>::to_vec);
+            return true;
+        }
+        if let Ok(key) = std::str::from_utf8(key)
+            && key.starts_with(ARTIFACT)
+        {
+            match record.value {
+                Some(value) => drop(self.parts.insert(key.to_owned(), value.to_vec())),
+                None => drop(self.parts.remove(key)),
+            }
+        }
+        false
+    }
+
+    fn announced(&self) -> Result<Option<Announced>, ChampionError> {
+        #[derive(Deserialize)]
+        struct Form {
+            format: u32,
+        }
+        let Some(value) = &self.champion else {
+            return Ok(None);
+        };
+        let form: Form = serde_json::from_slice(value).map_err(ChampionError::Form)?;
+        if form.format != FORMAT {
+            return Err(ChampionError::Format { found: form.format });
+        }
+        serde_json::from_slice(value)
+            .map(Some)
+            .map_err(ChampionError::Form)
+    }
+
+    /// Manifest and values of a model.
+    fn bytes_of(&self, model: &Named) -> Result<(&[u8], Vec<u8>), ChampionError> {
+        let part = |part: u32| {
+            let key = format!("{ARTIFACT}{}/{part}", model.id);
+            self.parts.get(&key).ok_or_else(|| ChampionError::Parts {
+                name: model.name.clone(),
+                part,
+                parts: model.parts,
+            })
+        };
+        let mut values = Vec::new();
+        for number in 1..model.parts {
+            values.extend_from_slice(part(number)?);
+        }
+        Ok((part(0)?, values))
+    }
+}
+
+/// Who is champion, as it was announced last.
+///
+/// # Errors
+/// The log's, or that the announcement cannot be read.
+pub fn announced(config: &Config, log: &dyn Log) -> Result<Option<Announced>, ChampionError> {
+    Registry::read(config, log)?.announced()
+}
+
+/// Makes the model of a folder champion: its bytes go to the topic, then the announcement. Bytes of models that are neither champion nor former any more
+/// are deleted.
+///
+/// # Errors
+/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is announced then.
+pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announced, ChampionError> {
+    let model = crate::trained::open_folder(config, folder)?;
+    if model.manifest().layers != Layers::None {
+        return Err(ChampionError::Texts);
+    }
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|source| ChampionError::File { path, source })
+    };
+    let (manifest, values) = (read(MANIFEST)?, read(VALUES)?);
+    if values.len() > VALUES_MAX {
+        return Err(ChampionError::Large {
+            bytes: values.len(),
+        });
+    }
+    let registry = Registry::read(config, log)?;
+    let before = match registry.announced() {
+        // What nobody can read is nobody's champion: this is how it is mended.
+        Err(ChampionError::Form(_)) => None,
+        read => read?.and_then(|before| before.champion),
+    };
+    let mut parts = vec![&manifest[..]];
+    parts.extend(values.chunks(PART_BYTES));
+    let champion = named(&model, parts.len() as u32);
+    let mut producer = log.producer()?;
+    for (number, part) in parts.into_iter().enumerate() {
+        let key = format!("{ARTIFACT}{}/{number}", champion.id);
+        send(&mut *producer, key.as_bytes(), Some(part))?;
+    }
+    // What is announced must be there.
+    producer.flush()?;
+    let former = before.filter(|before| before.id != champion.id);
+    let announced = announce(&mut *producer, Some(champion), former)?;
+    let kept = [&announced.champion, &announced.former].map(|model| {
+        let id = model.as_ref().map_or("", |model| &*model.id);
+        format!("{ARTIFACT}{id}/")
+    });
+    for key in registry.parts.keys() {
+        if !kept.iter().any(|kept| key.starts_with(kept)) {
+            send(&mut *producer, key.as_bytes(), None)?;
+        }
+    }
+    producer.flush()?;
+    Ok(announced)
+}
+
+/// Goes back to the former champion; the baseline, where there was none. What is champion now is the former then.
+///
+/// # Errors
+/// That none was ever announced, or the log's.
+pub fn roll_back(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError> {
+    let before = Registry::read(config, log)?.announced()?;
+    let before = before.ok_or(ChampionError::NoFormer)?;
+    announce(&mut *log.producer()?, before.former, before.champion)
+}
+
+fn announce(
+    producer: &mut dyn Producer,
+    champion: Option<Named>,
+    former: Option<Named>,
+) -> Result<Announced, ChampionError> {
+    let announced = Announced {
+        format: FORMAT,
+        champion,
+        former,
+        time: unix_ms(),
+    };
+    let value = serde_json::to_vec(&announced).expect("invariant: an announcement is plain JSON");
+    send(producer, CHAMPION, Some(&value))?;
+    producer.flush()?;
+    Ok(announced)
+}
+
+fn send(producer: &mut dyn Producer, key: &[u8], value: Option<&[u8]>) -> Result<(), LogError> {
+    producer.send(Outgoing {
+        // One partition: its order is that of announcements and bytes.
+        to: TopicPartition::new(Topic::Models, 0),
+        key: Some(key),
+        value,
+        headers: &[],
+    })
+}
+
+/// The folder of an instance's copies of champions.
+fn copies(config: &Config) -> PathBuf {
+    config.state.path.join("champions")
+}
+
+/// The copies of champions that this instance has, for those who ask what scored an older row.
+pub(crate) fn copied(config: &Config) -> Vec<BaheModel> {
+    let folders = std::fs::read_dir(copies(config)).into_iter().flatten();
+    let paths = folders.flatten().map(|entry| entry.path());
+    paths
+        .filter_map(|path| crate::trained::open_folder(config, &path).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

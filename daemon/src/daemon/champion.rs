@@ -1,0 +1,104 @@
+//! The thread that follows the champion. Before the first row is scored, the topic was read to its end once.
+
+use std::sync::Arc;
+
+use headwater_config::Config;
+use headwater_consumers::log::{Log, LogError};
+use headwater_model::bahe::BaheModel;
+
+use super::Inner;
+use super::back_off::BackOff;
+use super::error::{StartError, StopError};
+use crate::champion::{Follower, Held};
+use crate::status::ModelStatus;
+use crate::supervisor::{Stopping, TaskKind};
+
+/// Reads the topic to its end, where this instance scores with the champion.
+///
+/// # Errors
+/// The log's.
+pub(super) fn begin(
+    config: &Config,
+    log: &dyn Log,
+    held: &Arc<Held>,
+) -> Result<Option<Follower>, StartError> {
+    if config.instance.workers == 0 || config.scoring.model.is_some() {
+        return Ok(None);
+    }
+    let mut follower = Follower::new(config, log, Arc::clone(held))?;
+    while !follower.turn()? {}
+    Ok(Some(follower))
+}
+
+/// Who scores, if it is not the baseline by itself.
+pub(super) fn status(held: &Held) -> Option<ModelStatus> {
+    let (model, trouble) = held.status();
+    if model.is_none() && trouble.is_none() {
+        return None;
+    }
+    let name = model.map_or_else(
+        || "baseline".to_owned(),
+        |model| format!("{}-{}", BaheModel::NAME, model.version()),
+    );
+    Some(ModelStatus {
+        name,
+        encoder_is_current: true,
+        waiting: 0,
+        trouble,
+    })
+}
+
+/// Starts the thread that follows.
+///
+/// # Errors
+/// If the system gives none.
+pub(super) fn spawn(inner: &Arc<Inner>, follower: Option<Follower>) -> std::io::Result<()> {
+    let Some(follower) = follower else {
+        return Ok(());
+    };
+    let mut follower = Some(follower);
+    let following = Arc::clone(inner);
+    let supervisor = &inner.supervisor;
+    supervisor.spawn(TaskKind::Champion, "headwater-champion", move |stopping| {
+        run(&following, &mut follower, stopping)
+    })
+}
+
+/// Follows until it is told to end. Brokers that are away are waited for: the champion goes on.
+fn run(
+    inner: &Inner,
+    follower: &mut Option<Follower>,
+    stopping: &Stopping,
+) -> Result<(), StopError> {
+    let mut pauses = BackOff::new();
+    while !stopping.is_set() {
+        let turn = match follower {
+            Some(follower) => follower.turn().map(drop),
+            None => {
+                let held = Arc::clone(&inner.champion);
+                let made = Follower::new(&inner.config, &*inner.log, held);
+                made.map(|made| *follower = Some(made))
+            }
+        };
+        match turn {
+            Ok(()) => pauses.reset(),
+            Err(error @ (LogError::Unavailable { .. } | LogError::OutOfRange { .. })) => {
+                // A reader is made anew: what it held may be of a topic that is no more.
+                *follower = None;
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "topic of models not reached"
+                );
+                stopping.pause(pauses.next());
+            }
+            Err(
+                error @ (LogError::Fenced { .. }
+                | LogError::NoTopic { .. }
+                | LogError::Refused { .. }
+                | LogError::Io { .. }
+                | LogError::Damaged { .. }),
+            ) => return Err(StopError::Champion(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! From behavior to a model that scores, on Apache Kafka, without a restart: what daemons scored and what became of it is learned from, and the model takes over and
+//! gives back while requests come and daemons are killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use headwater_config::Topic;
+use headwater_tests::broker::Broker;
+use headwater_tests::program::{Daemon, Place, until};
+use rdkafka::Message as _;
+use rdkafka::producer::Producer as _;
+use serde_json::{Value, json};
+
+use crate::onlooker::{Onlooker, Sees, id};
+use crate::platform::{producer, send};
+use crate::{alone, progress};
+
+const PARTITIONS: i32 = 4;
+const USERS: usize = 40;
+/// Between two requests.
+const PACE: Duration = Duration::from_millis(8);
+/// How often the model takes over and gives back.
+const SWAPS: usize = 6;
+/// Requests while one scores.
+const BETWEEN: Duration = Duration::from_millis(1_500);
+
+/// Requests without an end; what they ask for is shown at once, and half of the users like the one item, half the other.
+struct Feed {
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Feed {
+    fn start(bootstrap: &str, behaviors: String, requests: String) -> Self {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stopping);
+        let producer = producer(bootstrap);
+        let thread = std::thread::spawn(move || {
+            let mut number = 0;
+            while !told.load(Ordering::Relaxed) {
+                let user = format!("u{}", number % USERS);
+                let request = json!({"request_id": format!("r{number}"), "user_id": user, "scenario": "feed", "time": headwater::now_ms(),
+                    "candidates": ["ia", "ib"]});
+                send(&producer, &requests, &user, &request);
+                // Of the request before that of this user: it has been answered by then.
+                if number >= USERS {
+                    let before = format!("r{}", number - USERS);
+                    let wanted = ["ia", "ib"][number % 2];
+                    for (item, kind) in
+                        [("ia", "impression"), ("ib", "impression"), (wanted, "like")]
+                    {
+                        let done = json!({"user_id": user, "item_id": item, "kind": kind, "scenario": "feed", "time": headwater::now_ms(),
+                            "request_id": before});
+                        send(&producer, &behaviors, &user, &done);
+                    }
+                }
+                number += 1;
+                std::thread::park_timeout(PACE);
+            }
+            producer.flush(Duration::from_secs(30)).unwrap();
+            number
+        });
+        Self { stopping, thread }
+    }
+
+    fn stop(self) -> usize {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Who scores in a daemon, by its status.
+fn scorer(daemon: &Daemon) -> Option<String> {
+    let (_, status) = daemon.get("/status")?;
+    let status: Value = serde_json::from_str(&status).ok()?;
+    let name = status["model"]["name"].as_str();
+    Some(name.unwrap_or("baseline").to_owned())
+}
+
+/// Goal: a model that was learned from live behavior takes over and gives back under load without one failed, missing or mixed answer, kill -9 in between (`MODEL-1`, `MODEL-2`,
+/// `PIPE-1`). Method: two daemons and steady requests; the model is trained on their log while they run, promoted and rolled back again and again, each
+/// time both follow; after each promotion one is killed and comes back with the champion. Then: every request has one answer, each answer and its logged row name
+/// the same model, both models answered, and scores of the trained one are computed again to the bit.
+#[test]
+fn a_model_takes_over_and_gives_back() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let place = |id: &str| {
+        let more = format!(
+            "instance.id = \"{id}\"\ninstance.prefix = \"champion.\"\ntopics.partitions = {PARTITIONS}\nscenarios.names = [\"feed\"]\n\
+             kafka.session_timeout = \"3s\"\nkafka.transaction_timeout = \"2s\"\nlabels.shown_within = \"2s\"\n\
+             tasks.liked = {{ positive = [\"like\"], trials = [\"impression\"], scenarios = [], window = \"1s\" }}"
+        );
+        Place::on_kafka(&broker.bootstrap(), &more)
+    };
+    let places = [place("a"), place("b")];
+    let made = places[0].run(&["topics", "create"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let mut daemons: Vec<Daemon> = places.iter().map(|place| place.start(&[])).collect();
+    let config = places[0].config();
+    let name = |topic| config.topic_name(topic);
+    let feed = Feed::start(
+        &broker.bootstrap(),
+        name(Topic::Behaviors),
+        name(Topic::ScoreRequests),
+    );
+    until("labels", || {
+        let published = |daemon: &Daemon| daemon.metric("headwater_consumers_label_examples_total");
+        (daemons.iter().map(published).sum::<u64>() > 1_500).then_some(())
+    });
+    let out = tempfile::tempdir().unwrap();
+    let folder = out.path().join("live").display().to_string();
+    let ran = places[0].run(&[
+        "train", "bahe", "--log", "--texts", "none", "--out", &folder, "--passes", "4", "--rate",
+        "0.003", "--format", "json",
+    ]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let losses: Vec<f64> = serde_json::from_value(ran.json()["validation_loss"].clone()).unwrap();
+    progress(&format!(
+        "learned from {}: loss {losses:?}",
+        ran.json()["rows"]
+    ));
+    let mut trained = String::new();
+    for swap in 0..SWAPS {
+        let takes_over = swap % 2 == 0;
+        let ran = if takes_over {
+            places[0].run(&["champion", "promote", &folder, "--format", "json"])
+        } else {
+            places[0].run(&["champion", "rollback", "--format", "json"])
+        };
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let champion = ran.json()["champion"]["name"].as_str().map(str::to_owned);
+        let champion = champion.unwrap_or_else(|| "baseline".to_owned());
+        if takes_over {
+            trained.clone_from(&champion);
+        }
+        until("both to follow", || {
+            let follows = |daemon: &Daemon| scorer(daemon).as_ref() == Some(&champion);
+            daemons.iter().all(follows).then_some(())
+        });
+        std::thread::park_timeout(BETWEEN);
+        if takes_over {
+            let victim = swap / 2 % 2;
+            drop(daemons.remove(victim).kill());
+            daemons.insert(victim, places[victim].start(&[]));
+            // From its first answer on: the topic was read before.
+            assert_eq!(scorer(&daemons[victim]).as_ref(), Some(&champion));
+            std::thread::park_timeout(BETWEEN);
+        }
+        progress(&format!("swap {swap}: {champion} scores"));
+    }
+    let asked = feed.stop();
+    let onlooker = Onlooker::new(&broker.bootstrap(), &config.group());
+    until("the last request to be answered", || {
+        let ends = onlooker.whole(&name(Topic::ScoreRequests));
+        let committed = onlooker.committed(&name(Topic::ScoreRequests));
+        let done = ends.iter().all(|of| {
+            committed
+                .get(&of.partition)
+                .is_some_and(|at| *at >= of.until)
+        });
+        done.then_some(())
+    });
+
+    let mut answers: BTreeMap<String, Value> = BTreeMap::new();
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&name(Topic::Scores)),
+        |message| {
+            let answer: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            assert_eq!(answer["status"], "ok", "{answer}");
+            let before = answers.insert(id(message), answer);
+            assert!(before.is_none(), "answered twice: {before:?}");
+        },
+    );
+    assert_eq!(answers.len(), asked, "every request has its answer");
+    let mut models: BTreeSet<&str> = BTreeSet::new();
+    for answer in answers.values() {
+        models.insert(answer["model"].as_str().unwrap());
+    }
+    assert_eq!(models, BTreeSet::from(["baseline-1", &*trained]));
+    let mut rows = 0;
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&name(Topic::FeatureLog)),
+        |message| {
+            let row: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            let id = id(message);
+            let answer = &answers[id.strip_suffix("-0").unwrap()];
+            let of_row = format!("{}-{}", row["model"].as_str().unwrap(), row["version"]);
+            assert_eq!(answer["model"], of_row.as_str(), "{id}");
+            for (scored, logged) in answer["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(row["candidates"].as_array().unwrap())
+            {
+                assert_eq!(scored["tasks"]["liked"], logged["scores"][0], "{id}");
+            }
+            rows += 1;
+        },
+    );
+    assert_eq!(rows, asked);
+    // Promoted again, so that a copy of it is here: what it scored is computed again.
+    let of_trained: Vec<&Value> = answers
+        .values()
+        .filter(|answer| answer["model"] == *trained)
+        .collect();
+    progress(&format!(
+        "{asked} requests answered once, {} by {trained}",
+        of_trained.len()
+    ));
+    for answer in of_trained.iter().step_by(of_trained.len() / 5 + 1) {
+        let request = answer["request_id"].as_str().unwrap();
+        let explained = places[0].run(&["explain", request, "--format", "json"]);
+        assert_eq!(explained.code, Some(0), "{explained:?}");
+        let explained: Value = explained.json();
+        for row in explained["logged"][0]["rows"]["rows"].as_array().unwrap() {
+            assert_eq!(row["scores"][0]["same"], true, "{row}");
+        }
+    }
+    daemons.into_iter().for_each(Daemon::stop);
+}
