@@ -205,6 +205,35 @@ impl Registry {
             .map_err(ChampionError::Form)
     }
 
+    /// Writes a model's bytes into a folder, and opens it: what is not the announced model, byte by byte, is none.
+    fn copy(
+        &self,
+        config: &Config,
+        model: &Named,
+        folder: &Path,
+    ) -> Result<BaheModel, ChampionError> {
+        let (manifest, values) = self.bytes_of(model)?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ChampionError::File { path, source }
+        };
+        drop(std::fs::remove_dir_all(folder));
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        for (name, bytes) in [(MANIFEST, manifest), (VALUES, &values)] {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).map_err(failed(&path))?;
+        }
+        let opened = crate::trained::open_folder(config, folder)?;
+        let found = hex(opened.id());
+        if found != model.id {
+            return Err(ChampionError::Other {
+                name: model.name.clone(),
+                found,
+            });
+        }
+        Ok(opened)
+    }
+
     /// Manifest and values of a model.
     fn bytes_of(&self, model: &Named) -> Result<(&[u8], Vec<u8>), ChampionError> {
         let part = |part: u32| {
@@ -317,6 +346,37 @@ fn send(producer: &mut dyn Producer, key: &[u8], value: Option<&[u8]>) -> Result
         value,
         headers: &[],
     })
+}
+
+/// The champion that instances of this configuration score with, read from the topic into a folder; none: the baseline.
+///
+/// # Errors
+/// The log's, or what keeps the announced one from being read. One of other rows is nobody's champion under this configuration.
+pub(crate) fn current(
+    config: &Config,
+    log: &dyn Log,
+    folder: &Path,
+) -> Result<Option<BaheModel>, ChampionError> {
+    let registry = Registry::read(config, log)?;
+    let Some(champion) = registry
+        .announced()?
+        .and_then(|announced| announced.champion)
+    else {
+        return Ok(None);
+    };
+    let folder = folder.join("champion");
+    match registry.copy(config, &champion, &folder) {
+        Ok(model) => Ok(Some(model)),
+        Err(ChampionError::Trained(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "the champion is not of this configuration's rows: the baseline is judged against"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The folder of an instance's copies of champions.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::Config;
-use headwater_consumers::log::LogError;
+use headwater_consumers::log::Log;
 use headwater_consumers::sequences::Sequences;
 use headwater_model::Tensor;
 use headwater_model::bahe::{
-    AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Objective,
-    Position, TrainSettings, Trainer,
+    AdamSettings, BaheModel, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers,
+    Objective, Position, TrainSettings, Trainer,
 };
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
@@ -25,17 +25,18 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::EngineError;
-use crate::exit::Exit;
-use crate::predictions::{Predictions, PredictionsError};
+use crate::predictions::Predictions;
 use crate::progress::Progress;
-use crate::recording::RecordingError;
 
 mod artifact;
+mod error;
 mod logged;
 mod rows;
 mod vectors;
 
-use artifact::{Artifact, ArtifactError, Course, Unfinished, hex};
+pub use error::TrainError;
+
+use artifact::{Artifact, Course, Unfinished, hex};
 use rows::Recorded;
 use vectors::TextVectors;
 
@@ -115,6 +116,8 @@ pub struct TrainBahe {
     pub seed: u64,
     /// What it lowers, where there are several tasks.
     pub objective: Objective,
+    /// Whether it is made champion if it is better than the one there is, on rows behind those that it was made from.
+    pub promote: bool,
     /// Steps of this run at most: the next run goes on from there. None: to the end.
     pub steps: Option<u64>,
     /// Whether to draw bars.
@@ -146,86 +149,26 @@ pub struct TrainSummary {
     pub positions: u64,
     /// Whether training has come to its end: if not, the next run goes on.
     pub finished: bool,
+    /// How it stands beside the champion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
 }
 
-/// Why training ended.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A recording cannot be read, or a line of it.
-    #[error(transparent)]
-    Recording(#[from] RecordingError),
-    /// The engine failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The language model, or what is computed by it.
-    #[error(transparent)]
-    Model(#[from] LanguageError),
-    /// The folder of the model.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    /// The predictions cannot be written.
-    #[error(transparent)]
-    Predictions(#[from] PredictionsError),
-    /// More rows to learn from and validate on than there are.
-    #[error("--train {learned} and --valid {validated} are more than all requests together")]
-    Shares {
-        /// Share to learn from.
-        learned: f64,
-        /// Share to validate on.
-        validated: f64,
-    },
-    /// Nothing says which pass is the best.
-    #[error(
-        "no row to validate on: --valid says of how many requests, behind those that are learned from"
-    )]
-    NoValidation,
-    /// The log failed, or cannot be opened.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The log cannot be opened.
-    #[error(transparent)]
-    Start(#[from] crate::StartError),
-    /// A record of rows or labels cannot be read.
-    #[error("{place}: {reason}")]
-    Logged {
-        /// Topic, partition and offset.
-        place: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The configured tasks make no schema.
-    #[error(transparent)]
-    Schema(headwater_model::FeatureSchemaError),
-    /// Rows of the log hold no texts.
-    #[error("--log learns from the rows' numbers alone: with --texts none")]
-    TextsOfLog,
-    /// There is nothing to learn from.
-    #[error(
-        "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
-    )]
-    NoLabels,
-}
-
-impl TrainError {
-    /// How the process ends for it.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::Log(error) => Exit::of_log(error),
-            Self::Start(error) => error.exit(),
-            Self::Logged { .. } => Exit::Format,
-            Self::Recording(_)
-            | Self::Schema(_)
-            | Self::TextsOfLog
-            | Self::Model(_)
-            | Self::Shares { .. }
-            | Self::NoValidation
-            | Self::NoLabels => Exit::Configuration,
-            Self::Engine(error) => error.exit(),
-            Self::Artifact(error) => error.exit(),
-            Self::Predictions(error) => error.exit(),
-        }
-    }
+/// A challenger beside the champion, on rows that it has not seen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Judged {
+    /// The champion's name and version.
+    pub champion: String,
+    /// Labelled rows that they were compared on, and how many users these are of.
+    pub rows: [usize; 2],
+    /// Mean log loss of champion and challenger.
+    pub losses: [f64; 2],
+    /// By how many errors the challenger is better.
+    pub z: f64,
+    /// Whether it wins.
+    pub wins: bool,
+    /// Whether it was made champion.
+    pub promoted: bool,
 }
 
 impl TrainBahe {
@@ -234,7 +177,15 @@ impl TrainBahe {
     /// # Errors
     /// The first line that cannot be used, a model that cannot, or whatever else keeps the result from being whole.
     pub fn run(&self, config: &Config) -> Result<TrainSummary, TrainError> {
+        if self.promote && config.scoring.model.is_some() {
+            return Err(TrainError::NobodyFollows);
+        }
         let config = &self.effective(config);
+        let log = match self.source {
+            Source::Recordings { .. } => None,
+            Source::Log if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
+            Source::Log => Some(crate::daemon::open_log(config)?),
+        };
         if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
             return Err(TrainError::Shares {
                 learned: self.shares[0],
@@ -252,7 +203,12 @@ impl TrainBahe {
             }
             None => None,
         };
-        let mut recorded = self.read(config, vectors.as_ref(), &mut summary)?;
+        let champion = match &log {
+            Some(log) => crate::champion::current(config, &**log, &self.out)?,
+            None => None,
+        };
+        let from_log = log.as_deref().map(|log| (log, champion.as_ref()));
+        let mut recorded = self.read(config, vectors.as_ref(), from_log, &mut summary)?;
         summary.rows = recorded.split_sizes();
         if !recorded.has_labels() {
             return Err(TrainError::NoLabels);
@@ -292,6 +248,10 @@ impl TrainBahe {
         }
         artifact.keep(&trainer.values()?, described, &recorded.schema)?;
         artifact.finished()?;
+        if let Some(log) = &log {
+            let champion = champion.as_ref();
+            summary.judged = Some(self.judge(config, (&**log, champion), &trainer, &recorded)?);
+        }
         if let Some(path) = &self.predictions {
             self.predict(&trainer, &recorded, config, path)?;
         }
@@ -303,20 +263,50 @@ impl TrainBahe {
         &self,
         config: &Config,
         vectors: Option<&Arc<Mutex<TextVectors>>>,
+        from_log: Option<(&dyn Log, Option<&BaheModel>)>,
         summary: &mut TrainSummary,
     ) -> Result<Recorded, TrainError> {
-        match &self.source {
-            Source::Recordings { items, events } => {
-                Recorded::read(config, (items, events), vectors, self.shares, self.progress)
-            }
-            Source::Log if self.texts != Texts::None => Err(TrainError::TextsOfLog),
-            Source::Log => {
-                let log = crate::daemon::open_log(config)?;
-                let (recorded, left_out) = logged::read(config, &*log, self.shares, self.progress)?;
-                summary.left_out = [left_out.without_row, left_out.other_schema];
-                Ok(recorded)
-            }
+        if let Some((log, champion)) = from_log {
+            let (recorded, left_out) =
+                logged::read((config, log), champion, self.shares, self.progress)?;
+            summary.left_out = [left_out.without_row, left_out.other_schema];
+            return Ok(recorded);
         }
+        let Source::Recordings { items, events } = &self.source else {
+            unreachable!("invariant: a log was opened for this source");
+        };
+        Recorded::read(config, (items, events), vectors, self.shares, self.progress)
+    }
+
+    /// Holds the model against the champion, on rows that are later than all that it was made from by the time that a label takes; and makes it champion, if it
+    /// is to be and wins.
+    fn judge(
+        &self,
+        config: &Config,
+        (log, champion): (&dyn Log, Option<&BaheModel>),
+        trainer: &Trainer,
+        recorded: &Recorded,
+    ) -> Result<Judged, TrainError> {
+        let [.., scored] = recorded.splits();
+        let scores = trainer.score(&recorded.corpus, scored, &mut |_| {})?;
+        let windows = config.tasks.values().map(|task| task.window.millis());
+        let apart_ms = config.labels.shown_within.millis() + windows.max().unwrap_or_default();
+        let judgement = headwater_model::judge(recorded.compared(&scores, apart_ms));
+        let wins = judgement.wins();
+        if self.promote && wins {
+            crate::champion::promote(config, log, &self.out)?;
+        }
+        Ok(Judged {
+            champion: champion.map_or_else(
+                || "baseline".to_owned(),
+                |model| format!("{}-{}", BaheModel::NAME, model.version()),
+            ),
+            rows: [judgement.rows, judgement.users],
+            losses: [judgement.champion, judgement.challenger],
+            z: judgement.z(),
+            wins,
+            promoted: self.promote && wins,
+        })
     }
 
     /// The shallow layers, where rows or what is trained look at texts.

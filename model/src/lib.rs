@@ -9,6 +9,7 @@ mod baseline;
 mod feature;
 mod feature_log;
 pub mod gradient;
+mod judge;
 mod labels;
 pub mod language;
 mod numbers;
@@ -26,4 +27,5 @@ pub use feature::{
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,
 };
+pub use judge::{Compared, Judgement, USERS_MIN, Z_MIN, judge};
 pub use labels::{LabelledRow, LabelsError, LoggedExample, Policy};

@@ -1,7 +1,6 @@
 //! Following the topic of models: what is announced is copied to the state folder, verified, loaded, and held for the workers.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::log::{
     Log, LogError, PollLimit, Reader, RecordBatch, Start, TopicPartition,
 };
-use headwater_model::bahe::{BaheModel, MANIFEST, VALUES};
+use headwater_model::bahe::BaheModel;
 use parking_lot::RwLock;
 
 use super::{ChampionError, Named, Registry, copies, hex};
@@ -157,28 +156,13 @@ impl Follower {
         {
             return Ok(model);
         }
-        let (manifest, values) = self.registry.bytes_of(champion)?;
         let partial = copies(&self.config).join("partial");
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ChampionError::File { path, source }
-        };
-        drop(fs::remove_dir_all(&partial));
-        fs::create_dir_all(&partial).map_err(failed(&partial))?;
-        for (name, bytes) in [(MANIFEST, manifest), (VALUES, &values)] {
-            let path = partial.join(name);
-            fs::write(&path, bytes).map_err(failed(&path))?;
-        }
-        let model = crate::trained::open_folder(&self.config, &partial)?;
-        let found = hex(model.id());
-        if found != champion.id {
-            return Err(ChampionError::Other {
-                name: champion.name.clone(),
-                found,
-            });
-        }
+        let model = self.registry.copy(&self.config, champion, &partial)?;
         drop(fs::remove_dir_all(&folder));
-        fs::rename(&partial, &folder).map_err(failed(&folder))?;
+        fs::rename(&partial, &folder).map_err(|source| ChampionError::File {
+            path: folder.clone(),
+            source,
+        })?;
         Ok(model)
     }
 }

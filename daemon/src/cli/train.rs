@@ -34,7 +34,7 @@ texts begins at once, and while training is not done a checkpoint: a run that is
 
 Examples:
   headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --out shop-bahe
-  headwater --config shop.toml train bahe --log --texts none --out shop-live
+  headwater --config shop.toml train bahe --log --texts none --out shop-live --promote
   headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
 struct Bahe {
     /// Item records, known from the start.
@@ -93,6 +93,9 @@ struct Bahe {
     /// pcgrad, mgda, cagrad, aligned-mtl.
     #[arg(long, value_enum, default_value = "labels")]
     objective: ObjectiveChoice,
+    /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
+    #[arg(long, requires = "log")]
+    promote: bool,
     /// Steps of this run at most; the same command goes on from there, as it does after a run that was killed.
     #[arg(long)]
     steps: Option<u64>,
@@ -198,6 +201,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
         objective: bahe.objective.objective(bahe.seed),
+        promote: bahe.promote,
         steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),
     };
@@ -246,4 +250,18 @@ fn tell(summary: &TrainSummary) {
         summary.kept,
         summary.train_seconds
     ));
+    if let Some(judged) = &summary.judged {
+        let [rows, users] = judged.rows;
+        let [champion, challenger] = judged.losses;
+        print(&format!(
+            "beside {} on {rows} later rows of {users} users: loss {challenger:.5}, the champion's {champion:.5}, {:+.1} errors better: {}",
+            judged.champion,
+            judged.z,
+            match (judged.wins, judged.promoted) {
+                (_, true) => "promoted",
+                (true, false) => "it would win (--promote)",
+                (false, false) => "not enough to take over",
+            }
+        ));
+    }
 }

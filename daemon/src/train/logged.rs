@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use headwater_config::{Config, Topic};
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, Record, TopicPartition};
-use headwater_model::bahe::{History, base_log_odds, squashed};
+use headwater_model::bahe::{BaheModel, History, base_log_odds, squashed};
 use headwater_model::{LabelledRow, LoggedRequest};
 
 use super::TrainError;
@@ -33,6 +33,8 @@ pub(super) struct LeftOut {
 
 struct Reader<'a> {
     config: &'a Config,
+    /// Who is to be judged against; none: the baseline.
+    champion: Option<&'a BaheModel>,
     assembler: Assembler,
     /// By row and item: what is not matched yet.
     labels: BTreeMap<String, BTreeMap<String, Labels>>,
@@ -43,13 +45,14 @@ struct Reader<'a> {
 
 /// Reads both topics to their ends as of now.
 pub(super) fn read(
-    config: &Config,
-    log: &dyn Log,
+    (config, log): (&Config, &dyn Log),
+    champion: Option<&BaheModel>,
     shares: [f64; 2],
     progress: bool,
 ) -> Result<(Recorded, LeftOut), TrainError> {
     let mut reader = Reader {
         config,
+        champion,
         assembler: Assembler::new(config).map_err(TrainError::Schema)?,
         labels: BTreeMap::new(),
         users: BTreeMap::new(),
@@ -145,10 +148,14 @@ impl Reader<'_> {
                 .or_insert(next as u32);
             let numbers = logged.shared.iter().chain(&*candidate.values);
             let baseline = self.assembler.baseline();
-            let base = (0..tasks).map(|task| {
-                let explained = baseline.explain(row_of_it, task);
-                base_log_odds(explained.probability)
-            });
+            let probability = |task| baseline.explain(row_of_it, task).probability;
+            let base: Vec<f32> = (0..tasks).map(probability).collect();
+            let mut scores = base.clone();
+            if let Some(champion) = self.champion {
+                (champion.scorer()).score_row(row_of_it, &[], &[], &mut scores);
+            }
+            let log_odds =
+                |scores: &[f32]| scores.iter().map(|score| base_log_odds(*score)).collect();
             let label = |label: &Option<(f32, f32)>| label.unwrap_or_default();
             let met = Met {
                 names: [
@@ -160,10 +167,11 @@ impl Reader<'_> {
                 time: logged.time,
                 item: 0,
                 features: numbers.map(|value| squashed(*value)).collect(),
-                base: base.collect(),
+                base: log_odds(&base),
                 labels: labels.iter().map(|of| label(of).0).collect(),
                 weights: labels.iter().map(|of| label(of).1).collect(),
                 request: 0,
+                champion: log_odds(&scores),
             };
             self.rows.push((row.to_owned(), met));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
-use headwater_model::{FeatureSchema, LoggedRequest};
+use headwater_model::{Compared, FeatureSchema, LoggedRequest};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -41,6 +41,10 @@ pub(super) struct Recorded {
     pub(super) moments: Vec<[f32; 2]>,
     /// What the rows are made of.
     pub(super) schema: FeatureSchema,
+    /// Times of the rows.
+    times: Vec<i64>,
+    /// The champion's log-odds, a row's tasks behind each other; empty where there is none to be judged against.
+    champion: Vec<f32>,
 }
 
 /// Texts, each once.
@@ -79,6 +83,8 @@ pub(super) struct Met {
     pub(super) weights: Vec<f32>,
     /// Which request it is of, counted in their order.
     pub(super) request: usize,
+    /// The champion's log-odds by task, where there is one to be judged against.
+    pub(super) champion: Vec<f32>,
 }
 
 /// All rows, with what they speak of.
@@ -211,6 +217,7 @@ impl Recorded {
         let sequences = config.sequences.len();
         let mut columns = Rows::default();
         let mut names = Vec::with_capacity(rows.len());
+        let (mut times, mut champion) = (Vec::new(), Vec::new());
         for row in rows {
             columns.user.push(row.user);
             for sequence in 0..sequences {
@@ -228,6 +235,8 @@ impl Recorded {
             columns.labels.extend(row.labels);
             columns.weights.extend(row.weights);
             names.push(row.names);
+            times.push(row.time);
+            champion.extend(row.champion);
         }
         let scenarios = config.tasks.iter();
         Self {
@@ -248,6 +257,8 @@ impl Recorded {
             sizes,
             moments,
             schema,
+            times,
+            champion,
         }
     }
 
@@ -280,6 +291,32 @@ impl Recorded {
     /// Whether a task is predicted for a row.
     pub(super) fn holds(&self, row: usize, task: &str) -> bool {
         holds(&self.scenarios[task], &self.names[row][2])
+    }
+
+    /// The rows that are scored alone, from the first on that is later than all others by more than `apart_ms`, with the champion beside these log-odds of a challenger.
+    pub(super) fn compared(&self, challenger: &[f32], apart_ms: i64) -> Vec<Compared> {
+        let [learned, validated, scored] = self.splits();
+        let tasks = self.corpus.tasks.len();
+        let seen = self.times[learned.start..validated.end].iter().max();
+        let from = seen.map_or(i64::MIN, |seen| seen.saturating_add(apart_ms));
+        let rows = &self.corpus.rows;
+        let mut compared = Vec::new();
+        for (row, of_row) in scored.zip(challenger.chunks(tasks)) {
+            if self.times[row] <= from {
+                continue;
+            }
+            for (task, log_odds) in of_row.iter().enumerate() {
+                let place = row * tasks + task;
+                compared.push(Compared {
+                    user: rows.user[row],
+                    weight: rows.weights[place].into(),
+                    positive: rows.labels[place] > 0.0,
+                    champion: self.champion[place].into(),
+                    challenger: (*log_odds).into(),
+                });
+            }
+        }
+        compared
     }
 
     /// Mean loss of rows whose log-odds are known, over all labels.
@@ -418,6 +455,7 @@ impl Reader<'_> {
                 labels: vec![0.0; tasks],
                 weights,
                 request: self.requests - 1,
+                champion: Vec::new(),
             });
         }
         Ok(())

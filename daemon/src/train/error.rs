@@ -1,0 +1,101 @@
+//! What can end a training.
+
+use headwater_consumers::log::LogError;
+use headwater_model::language::LanguageError;
+
+use super::artifact::ArtifactError;
+use crate::champion::ChampionError;
+use crate::engine::EngineError;
+use crate::exit::Exit;
+use crate::predictions::PredictionsError;
+use crate::recording::RecordingError;
+
+/// Why training ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A recording cannot be read, or a line of it.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The language model, or what is computed by it.
+    #[error(transparent)]
+    Model(#[from] LanguageError),
+    /// The folder of the model.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The predictions cannot be written.
+    #[error(transparent)]
+    Predictions(#[from] PredictionsError),
+    /// More rows to learn from and validate on than there are.
+    #[error("--train {learned} and --valid {validated} are more than all requests together")]
+    Shares {
+        /// Share to learn from.
+        learned: f64,
+        /// Share to validate on.
+        validated: f64,
+    },
+    /// Nothing says which pass is the best.
+    #[error(
+        "no row to validate on: --valid says of how many requests, behind those that are learned from"
+    )]
+    NoValidation,
+    /// The log failed, or cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Start(#[from] crate::StartError),
+    /// A record of rows or labels cannot be read.
+    #[error("{place}: {reason}")]
+    Logged {
+        /// Topic, partition and offset.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The configured tasks make no schema.
+    #[error(transparent)]
+    Schema(headwater_model::FeatureSchemaError),
+    /// The champion cannot be read, or the model not be made one.
+    #[error(transparent)]
+    Champion(#[from] ChampionError),
+    /// It would be promoted to nobody.
+    #[error(
+        "--promote: scoring.model names a model, and instances that have one follow no champion"
+    )]
+    NobodyFollows,
+    /// Rows of the log hold no texts.
+    #[error("--log learns from the rows' numbers alone: with --texts none")]
+    TextsOfLog,
+    /// There is nothing to learn from.
+    #[error(
+        "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
+    )]
+    NoLabels,
+}
+
+impl TrainError {
+    /// How the process ends for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Log(error) => Exit::of_log(error),
+            Self::Champion(error) => error.exit(),
+            Self::Start(error) => error.exit(),
+            Self::Logged { .. } => Exit::Format,
+            Self::Recording(_)
+            | Self::Schema(_)
+            | Self::TextsOfLog
+            | Self::NobodyFollows
+            | Self::Model(_)
+            | Self::Shares { .. }
+            | Self::NoValidation
+            | Self::NoLabels => Exit::Configuration,
+            Self::Engine(error) => error.exit(),
+            Self::Artifact(error) => error.exit(),
+            Self::Predictions(error) => error.exit(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Whether a challenger is better than a champion, by what both say of the same labelled rows.
+//!
+//! Compared is the log loss of each labelled row, champion's less challenger's. Rows of one user are not independent: a user who dislikes everything speaks once, not
+//! a hundred times. So the error of the mean difference is that over users (Liang and Zeger 1986, the cluster-robust variance with its small-sample factor
+//! G / (G − 1)), and the challenger wins if the difference is above 0 by [`Z_MIN`] of it: of challengers that are no better, one in twenty does.
+//!
+//! That holds for one look at rows that the challenger has not learned from. Who looks again and again at growing rows, and takes the first win, takes
+//! more than one in twenty.
+
+use std::collections::BTreeMap;
+
+/// Of the standard normal distribution, above which one in twenty lies.
+pub const Z_MIN: f64 = 1.645;
+/// With fewer users the error is not to be trusted.
+pub const USERS_MIN: usize = 30;
+
+/// What a comparison says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    /// Labelled rows.
+    pub rows: usize,
+    /// Users that they are of.
+    pub users: usize,
+    /// Mean log loss of the champion.
+    pub champion: f64,
+    /// Mean log loss of the challenger.
+    pub challenger: f64,
+    /// The error of their difference, over users.
+    pub error: f64,
+}
+
+impl Judgement {
+    /// By how many errors the challenger is better; 0 where nothing can be said.
+    pub fn z(&self) -> f64 {
+        if self.error > 0.0 {
+            (self.champion - self.challenger) / self.error
+        } else {
+            0.0
+        }
+    }
+
+    /// Whether the challenger is to take over.
+    pub fn wins(&self) -> bool {
+        self.users >= USERS_MIN && self.z() >= Z_MIN
+    }
+}
+
+/// What two models say of a labelled row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Compared {
+    /// The row's user.
+    pub user: u32,
+    /// For how many rows it stands.
+    pub weight: f64,
+    /// Whether it was a positive.
+    pub positive: bool,
+    /// The champion's log-odds.
+    pub champion: f64,
+    /// The challenger's.
+    pub challenger: f64,
+}
+
+/// Log loss of log-odds: finite, however sure they are.
+fn loss(log_odds: f64, positive: bool) -> f64 {
+    let toward = if positive { -log_odds } else { log_odds };
+    toward.max(0.0) + (-toward.abs()).exp().ln_1p()
+}
+
+/// Compares two models on rows that neither has learned from.
+pub fn judge(rows: impl IntoIterator<Item = Compared>) -> Judgement {
+    let (mut count, mut weights, mut sums) = (0, 0.0, [0.0; 2]);
+    // Of each user: the sum of differences, and of weights.
+    let mut users: BTreeMap<u32, [f64; 2]> = BTreeMap::new();
+    for row in rows.into_iter().filter(|row| row.weight > 0.0) {
+        let losses = [row.champion, row.challenger].map(|log_odds| loss(log_odds, row.positive));
+        count += 1;
+        weights += row.weight;
+        sums[0] += row.weight * losses[0];
+        sums[1] += row.weight * losses[1];
+        let user = users.entry(row.user).or_default();
+        user[0] += row.weight * (losses[0] - losses[1]);
+        user[1] += row.weight;
+    }
+    let [champion, challenger] = sums.map(|sum| sum / f64::max(weights, f64::MIN_POSITIVE));
+    let mean = champion - challenger;
+    let groups = users.len() as f64;
+    let squares: f64 = users
+        .values()
+        .map(|[difference, weight]| (difference - mean * weight).powi(2))
+        .sum();
+    let variance = squares * groups / f64::max(groups - 1.0, 1.0);
+    Judgement {
+        rows: count,
+        users: users.len(),
+        champion,
+        challenger,
+        error: variance.sqrt() / f64::max(weights, f64::MIN_POSITIVE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from 0 to 1 that look random: splitmix64 (Steele, Lea and Flood 2014).
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> f64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        }
+
+        /// About normal: the sum of twelve, less six.
+        fn normal(&mut self) -> f64 {
+            (0..12).map(|_| self.next()).sum::<f64>() - 6.0
+        }
+    }
+
+    /// Rows of users whose rows are alike: a model's error is the same for all rows of a user, but for little. Some users have many.
+    fn rows(random: &mut Random, users: u32, errors: [f64; 2]) -> Vec<Compared> {
+        let mut rows = Vec::new();
+        for user in 0..users {
+            let truth = random.normal() - 1.0;
+            let of_user = errors.map(|error| error * random.normal());
+            let many = if random.next() < 0.1 { 40 } else { 4 };
+            for _ in 0..many {
+                let [champion, challenger] = of_user.map(|of| truth + of + 0.05 * random.normal());
+                rows.push(Compared {
+                    user,
+                    weight: 1.0,
+                    positive: random.next() < 1.0 / (1.0 + (-truth).exp()),
+                    champion,
+                    challenger,
+                });
+            }
+        }
+        rows
+    }
+
+    fn won(trials: usize, errors: [f64; 2], users: impl Fn(&Compared) -> u32) -> usize {
+        let mut random = Random(7);
+        let wins = (0..trials).filter(|_| {
+            let mut rows = rows(&mut random, 400, errors);
+            let of: Vec<u32> = rows.iter().map(&users).collect();
+            for (number, (row, of)) in rows.iter_mut().zip(of).enumerate() {
+                row.user = if of == u32::MAX { number as u32 } else { of };
+            }
+            judge(rows).wins()
+        });
+        wins.count()
+    }
+
+    /// Goal: promotion is honest: challengers that are no better win once in twenty, better ones almost always, worse ones never; and it is the users that make it so.
+    /// Method: 1,000 pairs of models that err alike, 400 of which one errs less, or more; then the first again with each row taken for a user of its own.
+    #[test]
+    fn who_is_no_better_wins_once_in_twenty() {
+        let by_user = |row: &Compared| row.user;
+        let alike = won(1_000, [0.7, 0.7], by_user);
+        // 50 are expected: three standard deviations are 21.
+        assert!(alike <= 71, "{alike} of 1000");
+        assert!(
+            alike >= 20,
+            "{alike} of 1000: it would take the test for cautious"
+        );
+        let better = won(400, [0.7, 0.4], by_user);
+        assert!(better >= 360, "{better} of 400");
+        assert_eq!(won(400, [0.4, 0.7], by_user), 0);
+        let by_row = won(1_000, [0.7, 0.7], |_| u32::MAX);
+        assert!(by_row > 100, "{by_row} of 1000: rows are not independent");
+    }
+
+    /// Goal: the numbers are what they are called. Method: three rows of two users by hand, one of which stands for two; a model against itself; nothing.
+    #[test]
+    fn the_numbers_are_right() {
+        let row = |user, weight, positive, champion, challenger| Compared {
+            user,
+            weight,
+            positive,
+            champion,
+            challenger,
+        };
+        let rows = [
+            row(1, 1.0, true, 0.0, 1.0),
+            row(1, 2.0, false, 0.0, 1.0),
+            row(2, 1.0, true, 0.0, 800.0),
+        ];
+        let judged = judge(rows);
+        let ln2 = std::f64::consts::LN_2;
+        let losses = [(-1.0_f64).exp().ln_1p(), 1.0_f64.exp().ln_1p(), 0.0];
+        let challenger = (losses[0] + 2.0 * losses[1] + losses[2]) / 4.0;
+        assert!((judged.champion - ln2).abs() < 1e-12);
+        assert!((judged.challenger - challenger).abs() < 1e-12);
+        let mean = ln2 - challenger;
+        let first = (ln2 - losses[0]) + 2.0 * (ln2 - losses[1]) - 3.0 * mean;
+        let second = ln2 - mean;
+        let error = (2.0 * (first * first + second * second)).sqrt() / 4.0;
+        assert!((judged.error - error).abs() < 1e-12, "{judged:?} {error}");
+        assert_eq!((judged.rows, judged.users, judged.wins()), (3, 2, false));
+        let same = judge((0..100).map(|user| row(user, 1.0, user % 3 == 0, 0.5, 0.5)));
+        assert_eq!((same.z(), same.wins()), (0.0, false));
+        let nothing = judge([]);
+        assert_eq!((nothing.rows, nothing.z(), nothing.wins()), (0, 0.0, false));
+    }
+}
