@@ -54,6 +54,7 @@ mod text;
 mod texts;
 mod topic;
 mod topics;
+mod train;
 mod tree;
 mod validate;
 
@@ -87,6 +88,7 @@ pub use telemetry::{Level, LogFormat, TelemetryConfig};
 pub use texts::{Field, Template, TextsConfig};
 pub use topic::{Cleanup, Partitioning, Topic};
 pub use topics::TopicsConfig;
+pub use train::TrainConfig;
 pub use tree::Origin;
 
 /// The compiled-in defaults, with their comments: the reference of every key.
@@ -112,6 +114,8 @@ pub struct Config {
     pub tasks: BTreeMap<String, TaskConfig>,
     /// Which rows become examples.
     pub labels: LabelsConfig,
+    /// Whether this instance learns from what the fleet scored.
+    pub train: TrainConfig,
     /// Scenarios known by name.
     pub scenarios: ScenariosConfig,
     /// What of items is read.

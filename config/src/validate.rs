@@ -9,6 +9,7 @@ mod source;
 use std::fmt::Display;
 
 use crate::kafka::owner_of;
+use crate::labels::Examples;
 use crate::log::LogKind;
 use crate::quantity::{Bytes, Span};
 use crate::texts::TextsConfig;
@@ -116,6 +117,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     step(&mut rules, config);
     scoring(&mut rules, config);
     labels(&mut rules, config);
+    train(&mut rules, config);
     names::list(
         &mut rules,
         "items.attributes",
@@ -143,9 +145,10 @@ fn instance(rules: &mut Rules, config: &Config) {
     }
     rules.range("instance.workers", instance.workers, (0, 256));
     let else_to_do = (config.texts.encoder.is_some() && config.texts.encode)
-        || config.source.behaviors.repartition;
+        || config.source.behaviors.repartition
+        || !config.train.every.is_zero();
     rules.require(instance.workers > 0 || else_to_do, &["instance.workers"], || {
-        "0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor source.behaviors.repartition is set"
+        "0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor train.every nor source.behaviors.repartition is set"
             .to_owned()
     });
     let prefix = &instance.prefix;
@@ -386,6 +389,40 @@ fn labels(rules: &mut Rules, config: &Config) {
     for (name, task) in &config.tasks {
         rules.positive(&format!("tasks.{name}.window"), task.window);
     }
+}
+
+fn train(rules: &mut Rules, config: &Config) {
+    let train = &config.train;
+    rules.range("train.rows_min", train.rows_min, (100, 1_000_000_000));
+    rules.range("train.passes", train.passes, (1, 100));
+    rules.require(
+        train.rate > 0.0 && train.rate <= 1.0,
+        &["train.rate"],
+        || format!("{} is not above 0 and at most 1", train.rate),
+    );
+    rules.require(
+        train.rows_max >= train.rows_min,
+        &["train.rows_max", "train.rows_min"],
+        || {
+            format!(
+                "rows_max ({}) is less than rows_min ({}): there would never be enough",
+                train.rows_max, train.rows_min
+            )
+        },
+    );
+    if train.every.is_zero() {
+        return;
+    }
+    rules.require(
+        config.labels.examples != Examples::Off && config.scoring.feature_log,
+        &["train.every", "labels.examples", "scoring.feature_log"],
+        || "there are no labelled rows to learn from: labels.examples is off, or scoring.feature_log".to_owned(),
+    );
+    rules.require(
+        config.scoring.model.is_none(),
+        &["train.every", "scoring.model"],
+        || "instances that have a scoring.model follow no champion: what is learned would never score".to_owned(),
+    );
 }
 
 fn texts(rules: &mut Rules, config: &Config) {

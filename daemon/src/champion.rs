@@ -321,6 +321,18 @@ pub fn roll_back(config: &Config, log: &dyn Log) -> Result<Announced, ChampionEr
     announce(&mut *log.producer()?, before.former, before.champion)
 }
 
+/// Lets the baseline score alone. Who is champion now is the former then.
+///
+/// # Errors
+/// The log's.
+pub fn retire(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError> {
+    let before = match Registry::read(config, log)?.announced() {
+        Err(ChampionError::Form(_)) => None,
+        read => read?.and_then(|before| before.champion),
+    };
+    announce(&mut *log.producer()?, None, before)
+}
+
 fn announce(
     producer: &mut dyn Producer,
     champion: Option<Named>,

@@ -32,6 +32,7 @@ mod items;
 mod open;
 mod repartition;
 mod texts;
+mod train;
 mod trained;
 mod worker;
 
@@ -437,6 +438,7 @@ fn spawn(
     texts::spawn(inner, &fast)?;
     trained::spawn(inner)?;
     champion::spawn(inner, follower)?;
+    train::spawn(inner)?;
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use headwater_config::{Config, LoadError, Topic};
+use headwater_config::{Config, LoadError, Span, Topic};
 use headwater_consumers::log::{
     LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
 };
@@ -35,6 +35,8 @@ const CUT: usize = 8;
 const NEW_ITEMS: usize = 5;
 /// Requests on their way at most: at the limit the platform waits.
 const IN_FLIGHT_MAX: usize = 1000;
+/// Between two trainings. Labels take five seconds here, and what a platform brings in an hour comes in half a minute.
+const TRAIN_EVERY: Span = Span::from_secs(15);
 /// One request in five is shown in random order.
 const RANDOM_SHARE: u64 = 5;
 
@@ -98,6 +100,9 @@ pub struct Second {
     pub lift: Option<f64>,
     /// Half the width of the lift's 95 % interval.
     pub lift_error: Option<f64>,
+    /// The trained model that scores, once one was promoted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub champion: Option<String>,
     /// How far texts are, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<TextsSecond>,
@@ -212,8 +217,13 @@ impl Demo {
     ) -> Result<(), DemoError> {
         let mut config = Config::from_toml(
             "[log]\nkind = \"embedded\"\nretention = \"256MiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
-             [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n",
+             [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\nwindow = \"3s\"\n\
+             [labels]\nshown_within = \"2s\"\n",
         )?;
+        // Rows with texts are learned from elsewhere: their model would have to be opened for each training.
+        if self.encoder.is_none() {
+            config.train.every = TRAIN_EVERY;
+        }
         config.state.path = folder.to_owned();
         if let Some(encoder) = &self.encoder {
             config.texts.encoder = Some(encoder.display().to_string());
@@ -262,7 +272,7 @@ impl Demo {
             if self.duration.is_some_and(|duration| elapsed >= duration) {
                 // The last second, or what there was of it.
                 show.now.freshness_ms = freshness(daemon, &mut fresh);
-                show.look_at_texts(daemon);
+                show.look_at(daemon);
                 each(&show.second(elapsed.as_secs().max(told + 1)));
                 break;
             }
@@ -277,7 +287,7 @@ impl Demo {
             if elapsed.as_secs() > told {
                 told = elapsed.as_secs();
                 show.now.freshness_ms = freshness(daemon, &mut fresh);
-                show.look_at_texts(daemon);
+                show.look_at(daemon);
                 each(&show.second(told));
                 show.add_items()?;
             }
@@ -373,8 +383,10 @@ impl Show {
         self.producer.flush()
     }
 
-    fn look_at_texts(&mut self, daemon: &Handle) {
-        let Some(status) = daemon.status().texts else {
+    fn look_at(&mut self, daemon: &Handle) {
+        let status = daemon.status();
+        self.now.champion = status.model.map(|model| model.name);
+        let Some(status) = status.texts else {
             return;
         };
         let families = daemon.registry().gather();

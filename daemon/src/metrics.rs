@@ -1,6 +1,6 @@
 //! The daemon's own metrics. `docs/metrics.md` lists them with those of all crates, and a test holds the page against the registry.
 
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Handles to every metric of this crate.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Metrics {
     pub fleet: IntGauge,
     /// Bytes of the stores on disk.
     pub store_bytes: IntGauge,
+    /// Trainings by outcome: promoted, kept, `too_few`, failed, stopped.
+    pub trainings: IntCounterVec,
 }
 
 impl Metrics {
@@ -41,6 +43,14 @@ impl Metrics {
         )?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[crate::VERSION]).set(1);
+        let trainings = IntCounterVec::new(
+            Opts::new(
+                "headwater_daemon_trainings_total",
+                "Trainings on what was scored.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(trainings.clone()))?;
         Ok(Self {
             ready: gauge(
                 "headwater_daemon_ready",
@@ -66,6 +76,7 @@ impl Metrics {
                 "headwater_state_store_bytes",
                 "Bytes of the stores on disk.",
             )?,
+            trainings,
         })
     }
 }

@@ -28,6 +28,8 @@ pub enum TaskKind {
     Texts,
     /// Which model scores.
     Champion,
+    /// Learning from what was scored.
+    Train,
     /// HTTP.
     Admin,
 }
@@ -55,16 +57,19 @@ impl TaskKind {
             // The same of a champion that is not followed: who scored before goes on.
             Self::Fleet | Self::Admin | Self::Champion => OnFailure::Restart(20),
             // Scores go on without new vectors; what fails so often needs a person.
-            Self::Texts => OnFailure::Restart(5),
+            Self::Texts | Self::Train => OnFailure::Restart(5),
         }
     }
 
     /// When it is told to end: HTTP answers until everything else has ended.
     const fn ends_at(self) -> Phase {
         match self {
-            Self::Worker | Self::Items | Self::Texts | Self::Fleet | Self::Champion => {
-                Phase::Draining
-            }
+            Self::Worker
+            | Self::Items
+            | Self::Texts
+            | Self::Fleet
+            | Self::Champion
+            | Self::Train => Phase::Draining,
             Self::Admin => Phase::Ended,
         }
     }

@@ -79,8 +79,8 @@ pub enum Source {
         /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
         events: PathBuf,
     },
-    /// The feature log and the labels of the configured log: rows as they were scored. Numbers alone are learned from.
-    Log,
+    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from.
+    Log(Arc<dyn Log>),
 }
 
 /// What is trained, and on what.
@@ -116,6 +116,8 @@ pub struct TrainBahe {
     pub seed: u64,
     /// What it lowers, where there are several tasks.
     pub objective: Objective,
+    /// Labelled rows of a log that there must be, and how many of them, the newest, are taken.
+    pub log_rows: [usize; 2],
     /// Whether it is made champion if it is better than the one there is, on rows behind those that it was made from.
     pub promote: bool,
     /// Steps of this run at most: the next run goes on from there. None: to the end.
@@ -177,14 +179,26 @@ impl TrainBahe {
     /// # Errors
     /// The first line that cannot be used, a model that cannot, or whatever else keeps the result from being whole.
     pub fn run(&self, config: &Config) -> Result<TrainSummary, TrainError> {
+        self.run_until(config, &|| false)
+    }
+
+    /// Runs it until it is done or `stop` says so: then the same goes on from where it was.
+    ///
+    /// # Errors
+    /// As [`TrainBahe::run`].
+    pub fn run_until(
+        &self,
+        config: &Config,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<TrainSummary, TrainError> {
         if self.promote && config.scoring.model.is_some() {
             return Err(TrainError::NobodyFollows);
         }
         let config = &self.effective(config);
-        let log = match self.source {
+        let log = match &self.source {
             Source::Recordings { .. } => None,
-            Source::Log if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
-            Source::Log => Some(crate::daemon::open_log(config)?),
+            Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
+            Source::Log(log) => Some(log),
         };
         if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
             return Err(TrainError::Shares {
@@ -203,11 +217,11 @@ impl TrainBahe {
             }
             None => None,
         };
-        let champion = match &log {
+        let champion = match log {
             Some(log) => crate::champion::current(config, &**log, &self.out)?,
             None => None,
         };
-        let from_log = log.as_deref().map(|log| (log, champion.as_ref()));
+        let from_log = log.map(|log| (&**log, champion.as_ref()));
         let mut recorded = self.read(config, vectors.as_ref(), from_log, &mut summary)?;
         summary.rows = recorded.split_sizes();
         if !recorded.has_labels() {
@@ -242,13 +256,13 @@ impl TrainBahe {
         let described = self.described(config, &recorded, encoder, (&head, &depth.0));
         let mut trainer = self.trainer(&head, depth)?;
         let of = self.identity(&recorded, encoder);
-        self.learn(&mut trainer, &recorded, &artifact, of, &mut summary)?;
+        self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok(summary);
         }
         artifact.keep(&trainer.values()?, described, &recorded.schema)?;
         artifact.finished()?;
-        if let Some(log) = &log {
+        if let Some(log) = log {
             let champion = champion.as_ref();
             summary.judged = Some(self.judge(config, (&**log, champion), &trainer, &recorded)?);
         }
@@ -267,8 +281,12 @@ impl TrainBahe {
         summary: &mut TrainSummary,
     ) -> Result<Recorded, TrainError> {
         if let Some((log, champion)) = from_log {
-            let (recorded, left_out) =
-                logged::read((config, log), champion, self.shares, self.progress)?;
+            let (recorded, left_out) = logged::read(
+                (config, log),
+                champion,
+                (self.shares, self.log_rows),
+                self.progress,
+            )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
             return Ok(recorded);
         }
@@ -469,7 +487,7 @@ impl TrainBahe {
         trainer: &mut Trainer,
         recorded: &Recorded,
         artifact: &Artifact,
-        of: String,
+        (of, stop): (String, &dyn Fn() -> bool),
         summary: &mut TrainSummary,
     ) -> Result<(), TrainError> {
         let corpus = &recorded.corpus;
@@ -500,7 +518,7 @@ impl TrainBahe {
         };
         let mut left = self.steps;
         let mut rises = course.kept + 1 < course.validation_loss.len();
-        while course.position.0 < self.passes && !rises && left != Some(0) {
+        while course.position.0 < self.passes && !rises && left != Some(0) && !stop() {
             let began = Instant::now();
             let bar = Progress::new(Some(learned.len() as u64), self.progress);
             let (mut done, mut positions) = (0, 0);
@@ -515,7 +533,7 @@ impl TrainBahe {
                 }
                 bar.at(done, done);
                 left = left.map(|left| left - 1);
-                left != Some(0) && began.elapsed() < CHECKPOINT_EVERY
+                left != Some(0) && began.elapsed() < CHECKPOINT_EVERY && !stop()
             })?;
             bar.finish();
             if !conflicts.is_empty() {

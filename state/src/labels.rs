@@ -16,7 +16,7 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use attribution::corrections;
+pub(crate) use attribution::Released;
 pub use attribution::{Example, Label, Labelled};
 use kept::{Impression, ItemId, Kept};
 pub use kept::{OpenRow, Positive};
@@ -74,12 +74,16 @@ pub(crate) struct Changed {
     pub(crate) places: Vec<u32>,
     /// Rows that were given up before their labels were final, because there were too many.
     pub(crate) forgotten: u64,
+    /// Bytes of memory that came with it, about.
+    pub(crate) grown: usize,
 }
 
 /// A user's open rows, in numbered places: the place is the key on the changelog. A newcomer's is the one behind the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     kept: Vec<(u32, Kept)>,
+    /// What is kept counts for so much against [`LabelRules::open_max`].
+    count: usize,
 }
 
 impl Labels {
@@ -145,19 +149,26 @@ impl Labels {
             .map_or(Some(0), |(last, _)| last.checked_add(1));
         let place = behind.unwrap_or_else(|| self.hole());
         let at = self.find(place).unwrap_or_else(|at| at);
+        self.count += kept.count();
+        changed.grown += kept.bytes();
         self.kept.insert(at, (place, kept));
         changed.places.push(place);
     }
 
-    /// Opens a row.
-    pub(crate) fn open(&mut self, row: OpenRow, rules: &LabelRules) -> Changed {
+    /// Opens a row; gives when something is to be done about it, if nothing of it is shown until then.
+    pub(crate) fn open(
+        &mut self,
+        row: OpenRow,
+        rules: &LabelRules,
+    ) -> (Option<Timestamp>, Changed) {
         let mut changed = Changed::default();
         if rules.windows(row.scenario).is_empty() {
-            return changed;
+            return (None, changed);
         }
+        let due = Self::row_due(&row, !row.shown.is_empty(), rules);
         self.push(Kept::Row(row), &mut changed);
         self.make_room(rules, &mut changed);
-        changed
+        (Some(due), changed)
     }
 
     /// The items of a row that is to be opened, and shown whole, that there are positives of already.
@@ -230,8 +241,7 @@ impl Labels {
 
     /// Gives rows up while too much is kept: of those that nothing was shown of the oldest, else the oldest.
     fn make_room(&mut self, rules: &LabelRules, changed: &mut Changed) {
-        let mut count: usize = self.kept.iter().map(|(_, kept)| kept.count()).sum();
-        while count > rules.open_max {
+        while self.count > rules.open_max {
             let shown = self.shown_rows();
             let oldest = self
                 .rows()
@@ -241,7 +251,6 @@ impl Labels {
             };
             self.close(&[oldest], changed);
             changed.forgotten += 1;
-            count = self.kept.iter().map(|(_, kept)| kept.count()).sum();
         }
     }
 
@@ -282,6 +291,7 @@ impl Labels {
             }
             stays
         });
+        self.count = self.kept.iter().map(|(_, kept)| kept.count()).sum();
     }
 
     /// When something is to be done about a row next: labels released (once the watermark is past it), or the row closed.
@@ -327,6 +337,7 @@ impl Labels {
         let mut due: Vec<(Timestamp, u32)> =
             self.rows().map(|(place, row)| (row.time, place)).collect();
         due.sort_unstable();
+        let mut final_rows = Vec::new();
         for (_, place) in due {
             let row = self.row(place).expect("invariant: listed just now");
             let is_shown = shown.contains(&place);
@@ -336,7 +347,7 @@ impl Labels {
                 is_shown && **window > before && rules.closes(row, **window) < watermark
             });
             if let Some(&window) = final_ones.next_back() {
-                released.push(self.labelled(place, (before, window), rules, |_| true));
+                final_rows.push((place, (before, window)));
                 if let Ok(at) = self.find(place)
                     && let Kept::Row(row) = &mut self.kept[at].1
                 {
@@ -349,6 +360,13 @@ impl Labels {
             if !rest && Self::row_due(row, is_shown, rules) < watermark {
                 over.push(place);
             }
+        }
+        if !final_rows.is_empty() {
+            let credits = self.credits(None);
+            let labelled = final_rows.into_iter();
+            let labelled = labelled
+                .map(|(place, windows)| self.labelled(place, windows, rules, None, &credits));
+            released.extend(labelled);
         }
         self.close(&over, &mut changed);
         changed.places.sort_unstable();
@@ -381,11 +399,14 @@ impl Labels {
             Some(Kept::Impression(impression)) => Some(impression.row),
             Some(Kept::Positive(_)) | None => None,
         };
-        match (self.find(place), kept) {
-            (Ok(at), Some(kept)) => self.kept[at].1 = kept,
-            (Ok(at), None) => drop(self.kept.remove(at)),
-            (Err(at), Some(kept)) => self.kept.insert(at, (place, kept)),
-            (Err(_), None) => {}
+        let found = self.find(place);
+        if let Ok(at) = found {
+            self.count -= self.kept.remove(at).1.count();
+        }
+        if let Some(kept) = kept {
+            let at = found.unwrap_or_else(|at| at);
+            self.count += kept.count();
+            self.kept.insert(at, (place, kept));
         }
         Ok(row)
     }
@@ -403,16 +424,18 @@ impl Labels {
     }
 
     pub(crate) fn read(mut take: Take<'_>) -> Result<Self, Damage> {
-        let mut kept: Vec<(u32, Kept)> = Vec::new();
+        let (mut kept, mut count): (Vec<(u32, Kept)>, usize) = (Vec::new(), 0);
         while !take.is_empty() {
             let place = take.u32()?;
             if kept.last().is_some_and(|(before, _)| *before >= place) {
                 return Err(Damage::Contradiction);
             }
             let length = take.u32()? as usize;
-            kept.push((place, Kept::read(Take(take.bytes(length)?))?));
+            let read = Kept::read(Take(take.bytes(length)?))?;
+            count += read.count();
+            kept.push((place, read));
         }
-        Ok(Self { kept })
+        Ok(Self { kept, count })
     }
 
     /// Bytes in memory, about.

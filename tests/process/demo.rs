@@ -1,5 +1,8 @@
 //! The main job, as a person and as a script see it.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use crate::program::Place;
@@ -65,4 +68,26 @@ fn the_demo_with_texts_keeps_up() {
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
     let nowhere = place.run(&["demo", "--text", "nowhere", "--for", "1s"]);
     assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
+}
+
+/// Goal: the demo learns from what its users do, and promotes a model that is better, within two minutes on two cores, by the gate that everybody has. Method: its lines are
+/// read until one names a trained model.
+#[test]
+fn the_demo_promotes_what_it_learned() {
+    let place = Place::new("");
+    let mut child = place
+        .command(&["demo", "--for", "170s", "--format", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut seconds = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let promoted = seconds.find(|second| second["champion"].is_string());
+    let second = promoted.expect("nothing was promoted in 170 s");
+    assert!(
+        second["champion"].as_str().unwrap().starts_with("bahe-"),
+        "{second}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

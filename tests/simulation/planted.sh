@@ -61,8 +61,8 @@ plant labels-too-early state/src/labels.rs 'row.time.plus(self.shown_within_ms).
 plant labels-not-written-back state/src/partition/labels.rs 'resident.user.labels_dirty = true;' 'resident.user.labels_dirty |= resident.weight == 0;'
 plant label-timers-not-restored state/src/partition/restore.rs 'self.expect_labels(place, row);' 'let _ = row;'
 plant label-timers-not-read state/src/partition/labels.rs 'timers.set(user, due);' 'timers.set(user, due.filter(|_| user.is_empty()));'
-plant labels-counted-by-arrival state/src/labels/attribution.rs 'let (shown, _, place) = before.max()?;' 'let (shown, _, place) = before.last()?;'
-plant labels-not-corrected state/src/labels/attribution.rs 'same.is_none_or(|(_, other)| other.examples != of.examples)' 'same.is_none() && !of.examples.is_empty()'
+plant labels-counted-by-arrival state/src/labels/attribution.rs 'by_item.sort_unstable();' ''
+plant labels-not-corrected state/src/labels/attribution.rs '.is_none_or(|(_, other)| other != labels)' '.is_none()'
 plant labels-released-again state/src/labels.rs 'row.released_ms = window;' 'row.released_ms = window.min(row.released_ms.max(0));'
 plant impression-of-the-first-row state/src/labels.rs 'let (row, _) = rows.max_by_key(|(place, row)| (row.time, *place))?;' 'let (row, _) = rows.min_by_key(|(place, row)| (row.time, *place))?;'
 exit $((missed > 0))

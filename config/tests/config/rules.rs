@@ -52,7 +52,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "[instance]\nworkers = 0\n",
-        "instance.workers (line 2): 0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor source.behaviors.repartition is set",
+        "instance.workers (line 2): 0 scores nothing, and there is nothing else to do: neither texts.encoder with texts.encode nor train.every nor source.behaviors.repartition is set",
     ),
     (
         "[instance]\nprefix = \"ä\"\n[topics]\n",
@@ -169,6 +169,23 @@ const BROKEN: &[(&str, &str)] = &[
     (
         "[kinds]\nnames = [\"impression\", \"click\", \"like\"]\n",
         "kinds.names (line 2): kind \"purchase\" is not in kinds.names",
+    ),
+    (
+        "[labels]\nnegatives = 0.0\nopen_max = 0\n",
+        "labels.negatives (line 2): 0 would keep no row without a positive, and no weight makes up for that\n\
+          labels.open_max (line 3): 0 is not between 1 and 100000",
+    ),
+    (
+        "[train]\nrows_min = 99\nrows_max = 50\npasses = 0\nrate = 0.0\n",
+        "train.passes (line 4): 0 is not between 1 and 100\n\
+          train.rate (line 5): 0 is not above 0 and at most 1\n\
+          train.rows_max (line 3): rows_max (50) is less than rows_min (99): there would never be enough\n\
+          train.rows_min (line 2): 99 is not between 100 and 1000000000",
+    ),
+    (
+        "train.every = \"1h\"\nscoring.feature_log = false\nscoring.model = \"m\"\n",
+        "train.every (line 1): there are no labelled rows to learn from: labels.examples is off, or scoring.feature_log\n\
+          train.every (line 1): instances that have a scoring.model follow no champion: what is learned would never score",
     ),
     (
         "[scenarios]\nnames = [\"other\"]\n",

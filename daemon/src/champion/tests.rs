@@ -117,6 +117,19 @@ fn a_fleet_agrees_on_its_champion() {
     while !follower.turn().unwrap() {}
     assert_eq!(id(&held).as_ref(), Some(&ids[2]));
     assert_eq!(held.other_than(number).unwrap().0, number + 2);
+    let kept: Vec<String> = copied(&config)
+        .iter()
+        .map(|model| hex(model.id()))
+        .collect();
+    assert_eq!(kept.len(), 2, "champion and former");
+    assert!(kept.contains(&ids[1]) && kept.contains(&ids[2]));
+    // The baseline alone, and back.
+    retire(&config, &log).unwrap();
+    while !follower.turn().unwrap() {}
+    assert_eq!(id(&held), None);
+    roll_back(&config, &log).unwrap();
+    while !follower.turn().unwrap() {}
+    assert_eq!(id(&held).as_ref(), Some(&ids[2]));
     // Whoever comes with an empty folder.
     let elsewhere = tempfile::tempdir().unwrap();
     let other = self::config(elsewhere.path());
@@ -131,8 +144,7 @@ fn a_fleet_agrees_on_its_champion() {
         .iter()
         .map(|model| hex(model.id()))
         .collect();
-    assert_eq!(copies.len(), 2, "champion and former");
-    assert!(copies.contains(&ids[1]) && copies.contains(&ids[2]));
+    assert_eq!(copies, [ids[2].clone()], "before it was the baseline");
 }
 
 /// Goal: `MODEL-2`: what is not whole, not right or not ours is never loaded, whoever scored before goes on, and the status says why. Method: a champion; then

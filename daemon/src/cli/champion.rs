@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use headwater::champion::{Announced, ChampionError, announced, promote, roll_back};
+use headwater::champion::{Announced, ChampionError, announced, promote, retire, roll_back};
 use serde_json::json;
 
 use super::table::moment;
@@ -42,6 +42,8 @@ enum Command {
     },
     /// Go back to the former champion, or to the baseline where there was none.
     Rollback,
+    /// Let the baseline score alone.
+    Retire,
 }
 
 impl From<ChampionError> for Failure {
@@ -59,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         Command::Show => announced(&config, &*log)?,
         Command::Promote { folder } => Some(promote(&config, &*log, folder)?),
         Command::Rollback => Some(roll_back(&config, &*log)?),
+        Command::Retire => Some(retire(&config, &*log)?),
     };
     match arguments.format {
         Format::Text => tell(found.as_ref()),

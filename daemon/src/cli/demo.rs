@@ -130,7 +130,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
         _ => "not known yet".to_owned(),
     };
     let Latency { p50, p95, p99 } = second.latency_ms;
-    let texts = second.texts.map(|texts| {
+    let texts = second.texts.as_ref().map(|texts| {
         format!(
             "{} embedded ({} items and what is done with them), {} wait ({:.1} s), {:.1} % of lookups hit",
             texts.embedded,
@@ -140,10 +140,14 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
             texts.hits * 100.0
         )
     });
+    let scorer = match &second.champion {
+        Some(model) => format!(", scored by {model}: learned here"),
+        None => String::new(),
+    };
     if !redraw {
         return format!(
             "{:>4} s  {:>6} behaviors/s  {:>6} scores/s  latency p50 {p50:.1} p95 {p95:.1} p99 {p99:.1} ms  freshness {:.1} ms  clicks: \
-             ranked {:.1} %, random {:.1} %, lift {lift}{}",
+             ranked {:.1} %, random {:.1} %, lift {lift}{scorer}{}",
             second.second,
             second.behaviors,
             second.scores,
@@ -174,7 +178,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
          latency     p50 {p50:.1}  p95 {p95:.1}  p99 {p99:.1} ms      freshness {:.1} ms\n\
          ranked      {:>5.1} % clicked  {}\n\
          random      {:>5.1} % clicked  {}\n\
-         lift        {lift}\n\
+         lift        {lift}{scorer}\n\
          click rate  {line}{texts}",
         second.second,
         second.behaviors,

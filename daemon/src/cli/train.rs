@@ -180,7 +180,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
                 items: items.clone(),
                 events: events.clone(),
             },
-            _ => Source::Log,
+            _ => {
+                let log = headwater::daemon::open_log(&config);
+                Source::Log(log.map_err(|error| Failure::of(error.exit(), &error))?)
+            }
         },
         model,
         out: bahe.out.clone(),
@@ -201,6 +204,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
         objective: bahe.objective.objective(bahe.seed),
+        log_rows: [0, usize::MAX],
         promote: bahe.promote,
         steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),

@@ -41,12 +41,9 @@ pub enum TrainError {
         "no row to validate on: --valid says of how many requests, behind those that are learned from"
     )]
     NoValidation,
-    /// The log failed, or cannot be opened.
+    /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log cannot be opened.
-    #[error(transparent)]
-    Start(#[from] crate::StartError),
     /// A record of rows or labels cannot be read.
     #[error("{place}: {reason}")]
     Logged {
@@ -66,6 +63,14 @@ pub enum TrainError {
         "--promote: scoring.model names a model, and instances that have one follow no champion"
     )]
     NobodyFollows,
+    /// There are not enough labelled rows so far.
+    #[error("{found} labelled rows, and {wanted} are wanted")]
+    TooFew {
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        wanted: usize,
+    },
     /// Rows of the log hold no texts.
     #[error("--log learns from the rows' numbers alone: with --texts none")]
     TextsOfLog,
@@ -83,12 +88,12 @@ impl TrainError {
         match self {
             Self::Log(error) => Exit::of_log(error),
             Self::Champion(error) => error.exit(),
-            Self::Start(error) => error.exit(),
             Self::Logged { .. } => Exit::Format,
             Self::Recording(_)
             | Self::Schema(_)
             | Self::TextsOfLog
             | Self::NobodyFollows
+            | Self::TooFew { .. }
             | Self::Model(_)
             | Self::Shares { .. }
             | Self::NoValidation

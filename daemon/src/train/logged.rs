@@ -22,6 +22,14 @@ const PROGRESS_RECORDS: u64 = 256;
 /// A label and its weight, by task; none: it has none.
 type Labels = Vec<Option<(f32, f32)>>;
 
+/// What became of a row.
+#[derive(Default)]
+struct OfRow {
+    time: i64,
+    /// By item.
+    items: BTreeMap<String, Labels>,
+}
+
 /// What could not be learned from.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LeftOut {
@@ -37,7 +45,7 @@ struct Reader<'a> {
     champion: Option<&'a BaheModel>,
     assembler: Assembler,
     /// By row and item: what is not matched yet.
-    labels: BTreeMap<String, BTreeMap<String, Labels>>,
+    labels: BTreeMap<String, OfRow>,
     users: BTreeMap<String, u32>,
     rows: Vec<(String, Met)>,
     other_schema: u64,
@@ -47,7 +55,7 @@ struct Reader<'a> {
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
     champion: Option<&BaheModel>,
-    shares: [f64; 2],
+    (shares, [rows_min, rows_max]): ([f64; 2], [usize; 2]),
     progress: bool,
 ) -> Result<(Recorded, LeftOut), TrainError> {
     let mut reader = Reader {
@@ -83,8 +91,16 @@ pub(super) fn read(
         }
     };
     each(Topic::Labels, &mut |record| reader.labelled(record))?;
+    let found: usize = reader.labels.values().map(|of| of.items.len()).sum();
+    if found < rows_min {
+        return Err(TrainError::TooFew {
+            found,
+            wanted: rows_min,
+        });
+    }
+    reader.keep_newest(rows_max);
     each(Topic::FeatureLog, &mut |record| reader.row(record))?;
-    let left: usize = reader.labels.values().map(BTreeMap::len).sum();
+    let left: usize = reader.labels.values().map(|of| of.items.len()).sum();
     let left_out = LeftOut {
         without_row: left as u64,
         other_schema: reader.other_schema,
@@ -106,8 +122,9 @@ impl Reader<'_> {
         let labelled = LabelledRow::read(record.value.unwrap_or_default());
         let labelled = labelled.map_err(|error| words(&error))?;
         let of_row = self.labels.entry(labelled.row.into_owned()).or_default();
+        of_row.time = labelled.time;
         for example in labelled.items {
-            let of_item = of_row.entry(example.item_id.into_owned());
+            let of_item = of_row.items.entry(example.item_id.into_owned());
             let of_item = of_item.or_insert_with(|| vec![None; self.config.tasks.len()]);
             for (held, name) in of_item.iter_mut().zip(self.config.tasks.keys()) {
                 if let Some(label) = example.labels.get(name.as_str()) {
@@ -117,6 +134,24 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Leaves the labels of the oldest rows out, until there are so many items at most.
+    fn keep_newest(&mut self, rows_max: usize) {
+        let mut rows: Vec<(i64, usize)> = self
+            .labels
+            .values()
+            .map(|of| (of.time, of.items.len()))
+            .collect();
+        rows.sort_unstable_by(|one, other| other.cmp(one));
+        let mut kept = 0;
+        let beyond = rows.into_iter().find(|(_, items)| {
+            kept += items;
+            kept > rows_max
+        });
+        if let Some((time, _)) = beyond {
+            self.labels.retain(|_, of| of.time > time);
+        }
     }
 
     /// Takes the labelled candidates of a logged request, each once.
@@ -139,7 +174,7 @@ impl Reader<'_> {
         let (tasks, sequences) = (self.config.tasks.len(), self.config.sequences.len());
         let next = self.users.len() * sequences;
         for (candidate, row_of_it) in logged.candidates.iter().zip(rows) {
-            let Some(labels) = of_row.remove(&*candidate.item_id) else {
+            let Some(labels) = of_row.items.remove(&*candidate.item_id) else {
                 continue;
             };
             let user = *self
@@ -175,7 +210,7 @@ impl Reader<'_> {
             };
             self.rows.push((row.to_owned(), met));
         }
-        if of_row.is_empty() {
+        if of_row.items.is_empty() {
             self.labels.remove(row);
         }
         Ok(())

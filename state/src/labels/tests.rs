@@ -207,7 +207,7 @@ fn too_many_rows_are_given_up_unseen_ones_first() {
         .show(("a", "i"), (Timestamp(1), None), &rules)
         .unwrap();
     assert_eq!(kept(&mut labels, changed).1, 0);
-    let changed = labels.open(row("d", "d", FEED, 2), &rules);
+    let (_, changed) = labels.open(row("d", "d", FEED, 2), &rules);
     let left = ["a", "c", "d"].map(str::to_owned).to_vec();
     assert_eq!(kept(&mut labels, changed), (left, 1));
     let items = ["1", "2", "3", "4"];
@@ -217,7 +217,7 @@ fn too_many_rows_are_given_up_unseen_ones_first() {
         (4, false),
         items.into_iter(),
     );
-    let changed = labels.open(whole, &rules);
+    let (_, changed) = labels.open(whole, &rules);
     let (left, forgotten) = kept(&mut labels, changed);
     assert!(
         left.is_empty(),
@@ -343,7 +343,7 @@ proptest! {
                 let named = event.named.then_some(REQUESTS[event.request]);
                 labels.act(positive(event.time, kind, item, named), &rules);
             }
-            publish(&mut published, &corrections(&before, labels.released_of(item, &rules)));
+            publish(&mut published, &labels.corrections(&before, item, &rules));
             watermark = watermark.max(event.watermark);
             publish(&mut published, &labels.release(Timestamp(watermark), &rules).0);
             let mut bytes = Vec::new();

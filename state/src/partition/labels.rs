@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Damage, Error, Partition, Place, STORE_VERSION, Timestamp, Touched, changelog, format,
 };
-use crate::labels::{Changed, LabelRules, Labelled, Labels, OpenRow, Positive, corrections};
+use crate::labels::{Changed, LabelRules, Labelled, Labels, OpenRow, Positive, Released};
 
 /// Bytes of a timer beside its user's id: its places in the set and in the map, and what the allocator adds.
 const PLACE_BYTES: usize = 128;
@@ -79,11 +79,10 @@ impl Partition {
             .as_mut()
             .expect("invariant: places hold within a step");
         resident.user.labels_dirty = true;
-        let bytes = resident.user.bytes() + resident.id.len();
-        let grown = bytes.saturating_sub(resident.weight);
         let touched = changed.places.iter().map(|place| Touched::Label(*place));
         self.touched.extend(touched);
-        self.grow(place.0, grown);
+        // What was given back is measured at the next write-back.
+        self.grow(place.0, changed.grown);
         self.note(place.0);
     }
 
@@ -97,17 +96,20 @@ impl Partition {
         };
         let labels = self.labels_mut(place);
         let contested = labels.contested_by(&row);
-        let released = |labels: &Labels| -> Vec<_> {
-            let of = |item: &String| labels.released_of(item, &rules);
-            contested.iter().map(of).collect()
-        };
-        let before = released(labels);
-        let changed = labels.open(row, &rules);
-        let now = released(labels);
-        let corrected = before.iter().zip(now);
-        let corrections = corrected.flat_map(|(before, now)| corrections(before, now));
-        let corrections = corrections.collect();
-        self.expect_all(place);
+        let before = contested
+            .iter()
+            .map(|item| labels.released_of(item, &rules));
+        let before: Vec<Released> = before.collect();
+        let (due, changed) = labels.open(row, &rules);
+        let corrected = contested.iter().zip(&before);
+        let corrections = corrected
+            .flat_map(|(item, before)| labels.corrections(before, item, &rules))
+            .collect();
+        if let Some(due) = due {
+            let id = self.residents[place.0 as usize].as_ref();
+            let id = &id.expect("invariant: places hold within a step").id;
+            self.label_timers.set_no_later(id, due);
+        }
         self.changed(place, &changed);
         Noted {
             corrections,
@@ -134,11 +136,11 @@ impl Partition {
         let Some((row, changed)) = labels.show((request, item), (time, position), &rules) else {
             return Noted::default();
         };
-        let now = labels.released_of(item, &rules);
+        let corrections = labels.corrections(&before, item, &rules);
         self.expect_labels(place.0, row);
         self.changed(place, &changed);
         Noted {
-            corrections: corrections(&before, now),
+            corrections,
             forgotten: changed.forgotten,
             matched: true,
         }
@@ -158,10 +160,10 @@ impl Partition {
         }
         let before = labels.released_of(item, &rules);
         let changed = labels.act(positive, &rules);
-        let now = labels.released_of(item, &rules);
+        let corrections = labels.corrections(&before, item, &rules);
         self.changed(place, &changed);
         Noted {
-            corrections: corrections(&before, now),
+            corrections,
             forgotten: changed.forgotten,
             matched: !changed.places.is_empty(),
         }
@@ -210,16 +212,6 @@ impl Partition {
         if let Some(due) = due {
             self.label_timers.set_no_later(&resident.id, due);
         }
-    }
-
-    /// Has a user looked at when it is time for any of the open rows.
-    fn expect_all(&mut self, place: Place) {
-        let resident = self.residents[place.0 as usize]
-            .as_ref()
-            .expect("invariant: places hold within a step");
-        let rules = self.settings.labels.as_ref();
-        let due = rules.and_then(|rules| resident.user.labels.due(rules));
-        self.label_timers.set(&resident.id, due);
     }
 
     /// The timers of the open rows of the store.

@@ -1,0 +1,23 @@
+//! `[train]`: whether this instance learns from what the fleet scored.
+//!
+//! Before it, `decode`; after it, `daemon` trains, judges and promotes by it.
+
+use serde::Deserialize;
+
+use crate::quantity::Span;
+
+/// Whether this instance learns from what the fleet scored, and how often.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Between the end of one training and the beginning of the next; zero: never.
+    pub every: Span,
+    /// Labelled rows that there must be. At least 100.
+    pub rows_min: usize,
+    /// Labelled rows that are learned from at most: the newest. At least `rows_min`.
+    pub rows_max: usize,
+    /// Passes over them at most. 1 to 100.
+    pub passes: u64,
+    /// Learning rate. More than 0, at most 1.
+    pub rate: f64,
+}
