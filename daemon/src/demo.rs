@@ -15,6 +15,7 @@ use headwater_consumers::log::{
 use headwater_consumers::partitioner::partition_of;
 use headwater_model::language::{Shape, Weights};
 use headwater_state::pinned_hash;
+use prometheus::proto::{LabelPair, MetricFamily};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -100,6 +101,8 @@ pub struct Second {
     pub lift: Option<f64>,
     /// Half the width of the lift's 95 % interval.
     pub lift_error: Option<f64>,
+    /// How often a model was made from what users did, and judged beside what scores.
+    pub judged: u64,
     /// The trained model that scores, once one was promoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub champion: Option<String>,
@@ -386,6 +389,17 @@ impl Show {
     fn look_at(&mut self, daemon: &Handle) {
         let status = daemon.status();
         self.now.champion = status.model.map(|model| model.name);
+        let families = daemon.registry().gather();
+        let trainings = families
+            .iter()
+            .filter(|family| family.name() == "headwater_daemon_trainings_total")
+            .flat_map(MetricFamily::get_metric);
+        let judged = trainings.filter(|metric| {
+            let outcome = metric.get_label().first().map(LabelPair::value);
+            outcome.is_some_and(|outcome| ["promoted", "kept"].contains(&outcome))
+        });
+        let judged = judged.map(|metric| metric.get_counter().get_value() as u64);
+        self.now.judged = judged.sum();
         let Some(status) = status.texts else {
             return;
         };

@@ -140,9 +140,10 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
             texts.hits * 100.0
         )
     });
-    let scorer = match &second.champion {
-        Some(model) => format!(", scored by {model}: learned here"),
-        None => String::new(),
+    let scorer = match (&second.champion, second.judged) {
+        (Some(model), judged) => format!(", scored by {model}, the best of {judged} learned here"),
+        (None, 0) => String::new(),
+        (None, judged) => format!(", {judged} learned here, none better than the baseline yet"),
     };
     if !redraw {
         return format!(
