@@ -281,14 +281,22 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
         });
     }
     let registry = Registry::read(config, log)?;
-    let before = match registry.announced() {
+    let held = match registry.announced() {
         // What nobody can read is nobody's champion: this is how it is mended.
         Err(ChampionError::Form(_)) => None,
-        read => read?.and_then(|before| before.champion),
+        read => read?,
     };
     let mut parts = vec![&manifest[..]];
     parts.extend(values.chunks(PART_BYTES));
     let champion = named(&model, parts.len() as u32);
+    let is_champion = |held: &Announced| held.champion.as_ref() == Some(&champion);
+    if let Some(held) = held.as_ref().filter(|held| is_champion(held))
+        && registry.bytes_of(&champion).is_ok()
+    {
+        // Who asks again must not lose the former.
+        return Ok(held.clone());
+    }
+    let (before, former) = held.map_or((None, None), |held| (held.champion, held.former));
     let mut producer = log.producer()?;
     for (number, part) in parts.into_iter().enumerate() {
         let key = format!("{ARTIFACT}{}/{number}", champion.id);
@@ -296,7 +304,11 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
     }
     // What is announced must be there.
     producer.flush()?;
-    let former = before.filter(|before| before.id != champion.id);
+    // Of the same model, whose bytes were damaged, the former stays.
+    let former = match before {
+        Some(before) if before.id == champion.id => former,
+        before => before,
+    };
     let announced = announce(&mut *producer, Some(champion), former)?;
     let kept = [&announced.champion, &announced.former].map(|model| {
         let id = model.as_ref().map_or("", |model| &*model.id);
@@ -326,11 +338,19 @@ pub fn roll_back(config: &Config, log: &dyn Log) -> Result<Announced, ChampionEr
 /// # Errors
 /// The log's.
 pub fn retire(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError> {
-    let before = match Registry::read(config, log)?.announced() {
+    let held = match Registry::read(config, log)?.announced() {
         Err(ChampionError::Form(_)) => None,
-        read => read?.and_then(|before| before.champion),
+        read => read?,
     };
-    announce(&mut *log.producer()?, None, before)
+    match held {
+        // Who asks again must not lose the former.
+        Some(held) if held.champion.is_none() => Ok(held),
+        held => announce(
+            &mut *log.producer()?,
+            None,
+            held.and_then(|held| held.champion),
+        ),
+    }
 }
 
 fn announce(

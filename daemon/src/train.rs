@@ -30,11 +30,14 @@ use crate::progress::Progress;
 
 mod artifact;
 mod error;
+mod judged;
 mod logged;
+mod moments;
 mod rows;
 mod vectors;
 
 pub use error::TrainError;
+pub use judged::Judged;
 
 use artifact::{Artifact, Course, Unfinished, hex};
 use rows::Recorded;
@@ -118,6 +121,8 @@ pub struct TrainBahe {
     pub objective: Objective,
     /// Labelled rows of a log that there must be, and how many of them, the newest, are taken.
     pub log_rows: [usize; 2],
+    /// The newest of them must be later than this, Unix milliseconds: what was learned from before is not learned from again.
+    pub later_than: i64,
     /// Whether it is made champion if it is better than the one there is, on rows behind those that it was made from.
     pub promote: bool,
     /// Steps of this run at most: the next run goes on from there. None: to the end.
@@ -151,26 +156,12 @@ pub struct TrainSummary {
     pub positions: u64,
     /// Whether training has come to its end: if not, the next run goes on.
     pub finished: bool,
+    /// Time of the newest row, Unix milliseconds.
+    #[serde(skip)]
+    pub newest: i64,
     /// How it stands beside the champion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
-}
-
-/// A challenger beside the champion, on rows that it has not seen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Judged {
-    /// The champion's name and version.
-    pub champion: String,
-    /// Labelled rows that they were compared on, and how many users these are of.
-    pub rows: [usize; 2],
-    /// Mean log loss of champion and challenger.
-    pub losses: [f64; 2],
-    /// By how many errors the challenger is better.
-    pub z: f64,
-    /// Whether it wins.
-    pub wins: bool,
-    /// Whether it was made champion.
-    pub promoted: bool,
 }
 
 impl TrainBahe {
@@ -224,6 +215,13 @@ impl TrainBahe {
         let from_log = log.map(|log| (&**log, champion.as_ref()));
         let mut recorded = self.read(config, vectors.as_ref(), from_log, &mut summary)?;
         summary.rows = recorded.split_sizes();
+        if !recorded.has_labels() && log.is_some() {
+            let [without_row, other_schema] = summary.left_out;
+            return Err(TrainError::NoRows {
+                without_row,
+                other_schema,
+            });
+        }
         if !recorded.has_labels() {
             return Err(TrainError::NoLabels);
         }
@@ -284,47 +282,17 @@ impl TrainBahe {
             let (recorded, left_out) = logged::read(
                 (config, log),
                 champion,
-                (self.shares, self.log_rows),
+                (self.shares, self.log_rows, self.later_than),
                 self.progress,
             )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
+            summary.newest = recorded.newest();
             return Ok(recorded);
         }
         let Source::Recordings { items, events } = &self.source else {
             unreachable!("invariant: a log was opened for this source");
         };
         Recorded::read(config, (items, events), vectors, self.shares, self.progress)
-    }
-
-    /// Holds the model against the champion, on rows that are later than all that it was made from by the time that a label takes; and makes it champion, if it
-    /// is to be and wins.
-    fn judge(
-        &self,
-        config: &Config,
-        (log, champion): (&dyn Log, Option<&BaheModel>),
-        trainer: &Trainer,
-        recorded: &Recorded,
-    ) -> Result<Judged, TrainError> {
-        let [.., scored] = recorded.splits();
-        let scores = trainer.score(&recorded.corpus, scored, &mut |_| {})?;
-        let windows = config.tasks.values().map(|task| task.window.millis());
-        let apart_ms = config.labels.shown_within.millis() + windows.max().unwrap_or_default();
-        let judgement = headwater_model::judge(recorded.compared(&scores, apart_ms));
-        let wins = judgement.wins();
-        if self.promote && wins {
-            crate::champion::promote(config, log, &self.out)?;
-        }
-        Ok(Judged {
-            champion: champion.map_or_else(
-                || "baseline".to_owned(),
-                |model| format!("{}-{}", BaheModel::NAME, model.version()),
-            ),
-            rows: [judgement.rows, judgement.users],
-            losses: [judgement.champion, judgement.challenger],
-            z: judgement.z(),
-            wins,
-            promoted: self.promote && wins,
-        })
     }
 
     /// The shallow layers, where rows or what is trained look at texts.

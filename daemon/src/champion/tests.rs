@@ -96,11 +96,13 @@ fn a_fleet_agrees_on_its_champion() {
         let from = folder.path().join(format!("model-{seed}"));
         write(&config, &from, seed);
         let announced = promote(&config, &log, &from).unwrap();
-        ids.push(announced.champion.unwrap().id);
+        ids.push(announced.champion.clone().unwrap().id);
         assert_eq!(
-            announced.former.map(|former| former.id),
+            announced.former.clone().map(|former| former.id),
             ids.iter().rev().nth(1).cloned()
         );
+        // Who asks again loses nothing.
+        assert_eq!(promote(&config, &log, &from).unwrap(), announced);
         std::fs::remove_dir_all(&from).unwrap();
         let number = held.other_than(u64::MAX).unwrap().0;
         while !follower.turn().unwrap() {}
@@ -123,8 +125,9 @@ fn a_fleet_agrees_on_its_champion() {
         .collect();
     assert_eq!(kept.len(), 2, "champion and former");
     assert!(kept.contains(&ids[1]) && kept.contains(&ids[2]));
-    // The baseline alone, and back.
-    retire(&config, &log).unwrap();
+    // The baseline alone, twice, and back.
+    let retired = retire(&config, &log).unwrap();
+    assert_eq!(retire(&config, &log).unwrap(), retired);
     while !follower.turn().unwrap() {}
     assert_eq!(id(&held), None);
     roll_back(&config, &log).unwrap();

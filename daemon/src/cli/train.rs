@@ -7,6 +7,7 @@ use headwater::Exit;
 use headwater::train::{Source, Texts, TrainBahe, TrainSummary};
 use headwater_model::bahe::Objective;
 use headwater_model::gradient::{GradientRule, Scope};
+use headwater_model::{USERS_MIN, Z_MIN};
 
 use super::{Failure, Format, Global, print};
 
@@ -205,6 +206,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         seed: bahe.seed,
         objective: bahe.objective.objective(bahe.seed),
         log_rows: [0, usize::MAX],
+        later_than: i64::MIN,
         promote: bahe.promote,
         steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),
@@ -257,15 +259,23 @@ fn tell(summary: &TrainSummary) {
     if let Some(judged) = &summary.judged {
         let [rows, users] = judged.rows;
         let [champion, challenger] = judged.losses;
-        print(&format!(
-            "beside {} on {rows} later rows of {users} users: loss {challenger:.5}, the champion's {champion:.5}, {:+.1} errors better: {}",
-            judged.champion,
-            judged.z,
-            match (judged.wins, judged.promoted) {
-                (_, true) => "promoted",
-                (true, false) => "it would win (--promote)",
-                (false, false) => "not enough to take over",
+        let outcome = match (judged.wins, judged.promoted) {
+            (_, true) => "promoted".to_owned(),
+            (true, false) => "it would win (--promote)".to_owned(),
+            (false, false) if users < USERS_MIN => {
+                format!("too few users to judge by, {USERS_MIN} are needed")
             }
-        ));
+            (false, false) => format!("not enough to take over, {Z_MIN} errors are needed"),
+        };
+        if rows == 0 {
+            print(
+                "nothing is later than what it was made from by the time that a label takes: not judged",
+            );
+        } else {
+            print(&format!(
+                "beside {} on {rows} later rows of {users} users: loss {challenger:.5} against {champion:.5}, {:+.1} errors better: {outcome}",
+                judged.champion, judged.z
+            ));
+        }
     }
 }

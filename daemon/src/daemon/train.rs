@@ -50,6 +50,7 @@ fn run(inner: &Inner, stopping: &Stopping) {
         seed: 0,
         objective: Objective::Labels,
         log_rows: [settings.rows_min, settings.rows_max],
+        later_than: i64::MIN,
         promote: true,
         steps: None,
         progress: false,
@@ -58,10 +59,15 @@ fn run(inner: &Inner, stopping: &Stopping) {
     while !stopping.pause(pause) {
         let told = training.run_until(&inner.config, &|| stopping.is_set());
         let outcome = tell(&told);
+        if let Ok(summary) = &told
+            && summary.finished
+        {
+            training.later_than = summary.newest;
+        }
         inner.metrics.trainings.with_label_values(&[outcome]).inc();
         // Rows come by themselves, and until then a look costs little.
         pause = match told {
-            Err(TrainError::TooFew { .. }) => every.min(LOOK_EVERY),
+            Err(TrainError::TooFew { .. } | TrainError::NoRows { .. }) => every.min(LOOK_EVERY),
             Ok(_) | Err(_) => every,
         };
         // Another beginning: who was no better may be unlucky.
@@ -89,7 +95,7 @@ fn tell(told: &Result<TrainSummary, TrainError>) -> &'static str {
             );
             if judged.promoted { "promoted" } else { "kept" }
         }
-        Err(error @ TrainError::TooFew { .. }) => {
+        Err(error @ (TrainError::TooFew { .. } | TrainError::NoRows { .. })) => {
             tracing::debug!(error = error as &dyn std::error::Error, "not trained");
             "too_few"
         }

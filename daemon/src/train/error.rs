@@ -63,6 +63,16 @@ pub enum TrainError {
         "--promote: scoring.model names a model, and instances that have one follow no champion"
     )]
     NobodyFollows,
+    /// Nothing of a log can be learned from.
+    #[error(
+        "no labelled row to learn from: {without_row} labelled items have no row in the feature log, {other_schema} requests were scored under other tasks or settings; labels come when their windows have closed (labels.examples)"
+    )]
+    NoRows {
+        /// Labelled items without a row.
+        without_row: u64,
+        /// Requests of another schema.
+        other_schema: u64,
+    },
     /// There are not enough labelled rows so far.
     #[error("{found} labelled rows, and {wanted} are wanted")]
     TooFew {
@@ -94,6 +104,7 @@ impl TrainError {
             | Self::TextsOfLog
             | Self::NobodyFollows
             | Self::TooFew { .. }
+            | Self::NoRows { .. }
             | Self::Model(_)
             | Self::Shares { .. }
             | Self::NoValidation

@@ -55,7 +55,7 @@ struct Reader<'a> {
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
     champion: Option<&BaheModel>,
-    (shares, [rows_min, rows_max]): ([f64; 2], [usize; 2]),
+    (shares, [rows_min, rows_max], later_than): ([f64; 2], [usize; 2], i64),
     progress: bool,
 ) -> Result<(Recorded, LeftOut), TrainError> {
     let mut reader = Reader {
@@ -92,7 +92,8 @@ pub(super) fn read(
     };
     each(Topic::Labels, &mut |record| reader.labelled(record))?;
     let found: usize = reader.labels.values().map(|of| of.items.len()).sum();
-    if found < rows_min {
+    let newest = reader.labels.values().map(|of| of.time).max();
+    if found < rows_min || newest.is_some_and(|newest| newest <= later_than) {
         return Err(TrainError::TooFew {
             found,
             wanted: rows_min,

@@ -18,6 +18,7 @@ use crate::progress::Progress;
 use crate::recording::{Recording, envelope};
 
 use super::TrainError;
+use super::moments::moments;
 use super::vectors::{Shared, TextVectors, tensor};
 
 /// Events between two looks at the clock.
@@ -260,6 +261,11 @@ impl Recorded {
             times,
             champion,
         }
+    }
+
+    /// Time of the newest row.
+    pub(super) fn newest(&self) -> i64 {
+        self.times.iter().copied().max().unwrap_or(i64::MIN)
     }
 
     pub(super) fn split_sizes(&self) -> [usize; 3] {
@@ -543,56 +549,5 @@ fn label(task: &TaskConfig, kind: &str, scenario: &str, label: &mut f32, weight:
         (*label, *weight) = (1.0, 1.0);
     } else if is(&task.trials) {
         *weight = 1.0;
-    }
-}
-
-/// The spread of a number that never moved: nothing was learned of it, and whatever it is one day, the model is not to be moved by weights that are still what
-/// chance made them. (Statistics of items are 0 in a platform's first minute.)
-const UNMOVED: f32 = 1e30;
-
-/// Mean and spread of each number.
-fn moments(rows: &[Met], features: usize) -> Vec<[f32; 2]> {
-    let count = rows.len().max(1) as f64;
-    (0..features)
-        .map(|place| {
-            let of = |row: &Met| f64::from(row.features[place]);
-            let mean = rows.iter().map(of).sum::<f64>() / count;
-            let square = rows.iter().map(|row| (of(row) - mean).powi(2)).sum::<f64>() / count;
-            let spread = square.sqrt();
-            let moved = spread > 1e-6;
-            [mean as f32, if moved { spread as f32 } else { UNMOVED }]
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn met(features: [f32; 2]) -> Met {
-        Met {
-            names: ["", "", ""].map(Into::into),
-            user: 0,
-            time: 0,
-            item: 0,
-            features: features.into(),
-            base: Vec::new(),
-            labels: Vec::new(),
-            weights: Vec::new(),
-            request: 0,
-            champion: Vec::new(),
-        }
-    }
-
-    /// Goal: a number that never moved while a model learned moves no score later. Method: one that moves and one that does not; what the head sees of another value.
-    #[test]
-    fn what_never_moved_is_not_looked_at() {
-        let [moves, rests] = moments(&[met([1.0, 0.3]), met([3.0, 0.3])], 2)[..] else {
-            panic!("two numbers");
-        };
-        assert_eq!(moves, [2.0, 1.0]);
-        let seen = |[mean, spread]: [f32; 2], value: f32| (value - mean) / spread;
-        assert_eq!(seen(moves, 9.0), 7.0);
-        assert!(seen(rests, 1e6).abs() < 1e-20);
     }
 }
