@@ -73,7 +73,7 @@ impl Inputs {
             | Topic::Repartition
             | Topic::Texts
             | Topic::Embeddings
- | Topic::Models => None,
+            | Topic::Models => None,
         }
     }
 

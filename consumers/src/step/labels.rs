@@ -19,6 +19,8 @@ use crate::explore::{propensity, share_of};
 const EXAMPLE_BYTES: usize = 160;
 /// Bytes of the examples in one record, at most.
 const RECORD_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of the ids of a row that is shown whole, at most: they are one record of the changelog.
+const SHOWN_BYTES_MAX: usize = 512 * 1024;
 
 /// Whether rows become examples by this configuration.
 #[must_use]
@@ -147,6 +149,10 @@ impl Pipeline {
         } else {
             &[]
         };
+        if shown.iter().map(|item| item.len()).sum::<usize>() > SHOWN_BYTES_MAX {
+            self.metrics.labels.forgotten(1);
+            return Ok(());
+        }
         let row = OpenRow::new(
             (id, request.request_id, request.scenario_name),
             (request.scenario, request.time),
@@ -185,7 +191,7 @@ impl Pipeline {
         let Some(labels) = &self.settings.labels else {
             return;
         };
-        let mut noted = Vec::new();
+        let (mut impression, mut positive) = (None, None);
         if self.settings.impressions.contains(&decoded.kind) && !labels.shows_all {
             let shown = decoded.request.as_deref().map(|request| {
                 let at = (decoded.time, decoded.position);
@@ -199,11 +205,11 @@ impl Pipeline {
             };
             let impressions = &self.metrics.labels.impressions;
             impressions.with_label_values(&[outcome]).inc();
-            noted.push(shown);
+            impression = Some(shown);
         }
         if labels.positive.contains(&decoded.kind) {
             let request = decoded.request.as_deref();
-            let positive = Positive {
+            let acted = Positive {
                 time: decoded.time,
                 kind: decoded.kind,
                 item: pinned_hash(item.as_bytes()),
@@ -214,10 +220,10 @@ impl Pipeline {
                     index: decoded.index,
                 },
             };
-            noted.push(owned.users.act(place, item, positive));
+            positive = Some(owned.users.act(place, item, acted));
         }
         let mut number = 0;
-        for noted in noted {
+        for noted in [impression, positive].into_iter().flatten() {
             self.metrics.labels.forgotten(noted.forgotten);
             for correction in noted.corrections {
                 let cause = self.cause(record);

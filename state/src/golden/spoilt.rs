@@ -54,8 +54,7 @@ fn work(stores: &MemoryStores, partition: &mut Partition) -> Result<(), Error> {
         }
         if let Some(place) = partition.place(id)? {
             open_rows(partition, id);
-            let shown = partition.show(place, ("r\0", "i3"), (Timestamp(NOW), Some(1)));
-            assert!(shown.corrections.len() < 100);
+            partition.show(place, ("r\0", "i3"), (Timestamp(NOW), Some(1)));
         }
         partition.release(id)?;
         partition.set_due(id, "r1", Some(Timestamp(NOW)))?;

@@ -354,3 +354,31 @@ fn a_random_order_says_so() {
         assert_eq!(not["policy"], serde_json::Value::Null, "{not}");
     }
 }
+
+/// Goal: a row that is shown whole never makes a record that the changelog cannot take. Method: as many candidates with ids of 256 bytes as stay below the
+/// bound, and one more.
+#[test]
+fn a_row_that_is_shown_whole_fits_into_the_changelog() {
+    let mut bench = bench("labels.examples = \"all-scored\"\nlabels.open_max = 100000\n");
+    let ids: Vec<String> = (0..2049).map(|item| format!("{item:0>256}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let rows_opened = |bench: &Bench| {
+        bench
+            .pipeline
+            .metrics()
+            .labels
+            .rows
+            .with_label_values(&["opened"])
+            .get()
+    };
+    for (request, (shown, opened)) in [("fits", (2048, 1)), ("too many", (2049, 1))] {
+        let asked = bench.ask(request, START, &ids[..shown]);
+        let largest = of(&asked, Topic::Changelog);
+        let largest = largest
+            .iter()
+            .filter_map(|record| record.value)
+            .map(<[u8]>::len);
+        assert!(largest.max().unwrap() < 600 * 1024, "{request}");
+        assert_eq!(rows_opened(&bench), opened, "{request}");
+    }
+}
