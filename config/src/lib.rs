@@ -34,6 +34,7 @@ mod error;
 mod instance;
 mod items;
 mod kafka;
+mod key_vectors;
 mod kinds;
 mod labels;
 mod load;
@@ -68,6 +69,7 @@ pub use error::{LoadError, Problem};
 pub use instance::InstanceConfig;
 pub use items::ItemsConfig;
 pub use kafka::{Delivery, KafkaClient, KafkaConfig, Property};
+pub use key_vectors::KeyVectorsConfig;
 pub use kinds::KindsConfig;
 pub use labels::{Examples, LabelsConfig};
 pub use load::{Loaded, Origins, Sources};
@@ -112,6 +114,8 @@ pub struct Config {
     pub kinds: KindsConfig,
     /// What is predicted, by name.
     pub tasks: BTreeMap<String, TaskConfig>,
+    /// What rows see of all that their users did.
+    pub key_vectors: KeyVectorsConfig,
     /// Which rows become examples.
     pub labels: LabelsConfig,
     /// Whether this instance learns from what the fleet scored.

@@ -37,6 +37,8 @@ const SEQUENCES_MAX: usize = 8;
 const SEQUENCE_MAX: (usize, usize) = (2, 4_096);
 /// Layers of an encoder at most: more than any that is known.
 const CUT_MAX: usize = 1_000;
+/// Kinds that key-vectors tell apart at most: each has a byte.
+const KEYED_KINDS_MAX: usize = 255;
 /// Rows, shown items and positives of a user that wait for their labels: each is some 100 bytes.
 const OPEN_MAX: (usize, usize) = (1, 100_000);
 /// Times before a row that are told apart, at most.
@@ -117,6 +119,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     step(&mut rules, config);
     scoring(&mut rules, config);
     labels(&mut rules, config);
+    key_vectors(&mut rules, config);
     train(&mut rules, config);
     names::list(
         &mut rules,
@@ -380,6 +383,27 @@ fn tasks(rules: &mut Rules, config: &Config) {
     }
 }
 
+/// Edges of stretches of time.
+fn ascend(rules: &mut Rules, key: &str, edges: &[Span]) {
+    let edges: Vec<i64> = edges.iter().map(|edge| edge.millis()).collect();
+    let ascending = edges.is_sorted_by(|one, next| one < next);
+    rules.require(
+        ascending && edges.first().is_none_or(|first| *first > 0) && edges.len() < BUCKETS_MAX,
+        &[key],
+        || format!("edges must ascend from above 0, and be fewer than {BUCKETS_MAX}"),
+    );
+}
+
+fn key_vectors(rules: &mut Rules, config: &Config) {
+    ascend(rules, "key_vectors.buckets", &config.key_vectors.buckets);
+    let kinds = config.kinds.names.len();
+    rules.require(
+        !config.key_vectors.logged || kinds <= KEYED_KINDS_MAX,
+        &["key_vectors.logged", "kinds.names"],
+        || format!("key-vectors tell {KEYED_KINDS_MAX} kinds apart, and there are {kinds}"),
+    );
+}
+
 fn labels(rules: &mut Rules, config: &Config) {
     let labels = &config.labels;
     rules.require(labels.negatives.get() > 0.0, &["labels.negatives"], || {
@@ -459,13 +483,7 @@ fn texts(rules: &mut Rules, config: &Config) {
             )
         },
     );
-    let edges: Vec<i64> = texts.buckets.iter().map(|edge| edge.millis()).collect();
-    let ascending = edges.is_sorted_by(|one, next| one < next);
-    rules.require(
-        ascending && edges.first().is_none_or(|first| *first > 0) && edges.len() < BUCKETS_MAX,
-        &["texts.buckets"],
-        || format!("edges must ascend from above 0, and be fewer than {BUCKETS_MAX}"),
-    );
+    ascend(rules, "texts.buckets", &texts.buckets);
     for (name, template) in &config.texts.behaviors {
         let key = format!("texts.behaviors.{name}");
         for attribute in template.attributes() {

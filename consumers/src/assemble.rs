@@ -7,6 +7,7 @@
 //! A row costs one pass over the user's recent behaviors and entries, whatever the number of events behind them, and a few look-ups a
 //! candidate. Decayed counts of an entity are kept for the minute, and the rate that an item's trials were expected to have for the hour.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use headwater_config::{Config, Span};
@@ -30,6 +31,7 @@ use crate::sequences::Sequences;
 
 mod deep;
 mod entries;
+mod key_vectors;
 mod likings;
 mod look;
 mod memo;
@@ -37,6 +39,7 @@ mod model;
 
 use deep::Trained;
 use entries::{Entries, Groups};
+use key_vectors::Keyed;
 use likings::Likings;
 use look::TextLook;
 use memo::{Memo, Plan};
@@ -98,6 +101,8 @@ pub struct Assembler {
     sequences: Arc<Sequences>,
     /// What is told of texts; none: nothing, likenesses stay 0.
     texts: Option<(TextLook, Likings)>,
+    /// What users did with each item; none: rows have nothing of it.
+    keyed: Option<Keyed>,
     /// A model that was trained; none: the baseline scores alone.
     trained: Option<Trained>,
 }
@@ -216,7 +221,8 @@ impl Assembler {
                 user,
             })
             .collect();
-        let schema = FeatureSchema::with_likeness(specs, likings::spec(config))?;
+        let keyed = key_vectors::spec(config);
+        let schema = FeatureSchema::with(specs, likings::spec(config), keyed.clone())?;
         let mut roles: Vec<(KindId, Vec<Role>)> = Vec::new();
         for kind in &config.kinds.names {
             let of_tasks: Vec<Role> = config
@@ -259,6 +265,7 @@ impl Assembler {
             item_state: 0,
             sequences: Arc::new(Sequences::new(config)),
             texts: None,
+            keyed: keyed.map(Keyed::new),
             schema,
         })
     }
@@ -297,6 +304,11 @@ impl Assembler {
         if let Some((look, _)) = &mut self.texts {
             look.forget_missing();
         }
+    }
+
+    /// How many items were left out of key-vectors since this was asked last: a record of the log holds no more.
+    pub fn take_left_out(&mut self) -> u64 {
+        self.keyed.as_mut().map_or(0, Keyed::take_left_out)
     }
 
     /// Whose vectors the last rows saw.
@@ -339,7 +351,7 @@ impl Assembler {
         if let Some(trained) = &mut self.trained {
             let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
             trained.fill(row, items, encoder);
-            trained.score(&self.batch, scores);
+            trained.score((row, items), (&self.batch, self.keyed.as_ref()), scores);
         }
     }
 
@@ -372,6 +384,9 @@ impl Assembler {
         }
         for (place, candidate) in row.candidates.iter().enumerate() {
             self.candidate(place, candidate, row, items);
+        }
+        if let Some(keyed) = &mut self.keyed {
+            keyed.fill(row, items);
         }
         if let Some((look, likings)) = &mut self.texts {
             // Of behaviors since the last row.
@@ -526,6 +541,7 @@ impl Assembler {
     pub fn log<'a>(
         &'a self,
         request: &RowRequest<'a>,
+        items: &'a ItemTable,
         pseudonym: &'a str,
         scores: &'a Scores,
     ) -> LoggedRequest<'a> {
@@ -545,8 +561,15 @@ impl Assembler {
                 .as_ref()
                 .and_then(|(look, _)| look.encoder_name()),
         };
-        let items = request.candidates.iter().copied();
-        let mut logged = LoggedRequest::of(head, &self.schema, items, &self.batch, scores);
+        let candidates = request.candidates.iter().copied();
+        let mut logged = LoggedRequest::of(head, &self.schema, candidates, &self.batch, scores);
+        if let Some(keyed) = &self.keyed {
+            logged.key_vectors = Some(keyed.key_vectors().clone());
+            for candidate in &mut logged.candidates {
+                let groups = Keyed::groups_of(&candidate.item_id, items);
+                candidate.groups = groups.map(Cow::Borrowed).collect();
+            }
+        }
         if let Some(trained) = scorer {
             logged.vectors = trained.log();
             for (place, candidate) in logged.candidates.iter_mut().enumerate() {

@@ -17,6 +17,7 @@ use headwater_model::bahe::{
     AdamSettings, BaheModel, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers,
     Objective, Position, TrainSettings, Trainer,
 };
+use headwater_model::dinmp::Learning;
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
@@ -30,6 +31,7 @@ use crate::progress::Progress;
 
 mod artifact;
 mod error;
+mod ids;
 mod judged;
 mod logged;
 mod moments;
@@ -37,6 +39,7 @@ mod rows;
 mod vectors;
 
 pub use error::TrainError;
+pub use ids::Ids;
 pub use judged::Judged;
 
 use artifact::{Artifact, Course, Unfinished, hex};
@@ -99,6 +102,10 @@ pub struct TrainBahe {
     pub predictions: Option<PathBuf>,
     /// What becomes of texts.
     pub texts: Texts,
+    /// Whether it weighs all that users did, by key-vectors.
+    pub key_vectors: bool,
+    /// How rows of ids learn, where it does.
+    pub ids: Ids,
     /// Shallow layers: those below the cut.
     pub cut: usize,
     /// Deep layers.
@@ -242,6 +249,10 @@ impl TrainBahe {
         }
         drop(vectors);
         let encoder = encoder.as_deref();
+        let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
+        let interest = spec
+            .map(|spec| self.ids.learning(spec, self.seed))
+            .transpose()?;
         let head = HeadConfig {
             width,
             sequences: config.sequences.len(),
@@ -249,10 +260,11 @@ impl TrainBahe {
             tasks: recorded.corpus.tasks.len(),
             projected: 64,
             inner: [128, 64],
+            interest: interest.as_ref().map_or(0, Learning::outputs),
         };
         let depth = self.depth(config, encoder)?;
         let described = self.described(config, &recorded, encoder, (&head, &depth.0));
-        let mut trainer = self.trainer(&head, depth)?;
+        let mut trainer = self.trainer(&head, depth, interest)?;
         let of = self.identity(&recorded, encoder);
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
@@ -318,6 +330,7 @@ impl TrainBahe {
             config.texts.cut = self.cut;
         }
         config.texts.sequence_max = self.limit;
+        config.key_vectors.logged |= self.key_vectors;
         config
     }
 
@@ -357,6 +370,11 @@ impl TrainBahe {
             sequences: config.sequences.keys().cloned().collect(),
             head: head.clone(),
             features: recorded.moments.clone(),
+            key_vectors: recorded
+                .schema
+                .key_vectors()
+                .filter(|_| self.key_vectors)
+                .cloned(),
             objective: self.objective,
             texts: Sequences::new(config).description(),
             rows: recorded.split_sizes(),
@@ -368,9 +386,13 @@ impl TrainBahe {
         &self,
         head: &HeadConfig,
         (depth, deep): (Depth, BTreeMap<String, Tensor>),
+        interest: Option<Learning>,
     ) -> Result<Trainer, TrainError> {
         let mut values = Head::random(head, self.seed)?;
         values.extend(deep);
+        if let Some(interest) = &interest {
+            values.extend(interest.random(self.seed)?);
+        }
         let settings = TrainSettings {
             adam: AdamSettings {
                 rate: self.rate,
@@ -385,7 +407,10 @@ impl TrainBahe {
             longest: 1.0,
             seed: self.seed,
             objective: self.objective,
+            // Rows of ids are soon learned by heart: the last steps are to be small ones.
+            falling: self.key_vectors.then_some(self.passes),
         };
+        let settings = (interest, settings);
         Ok(Trainer::new(depth, head, &values, &self.model, settings)?)
     }
 
@@ -443,6 +468,10 @@ impl TrainBahe {
         // Nothing of what was always so: what was cut off before there was a choice goes on.
         if self.objective != Objective::Labels {
             hash.update(serde_json::to_vec(&self.objective).unwrap_or_default());
+        }
+        if self.key_vectors {
+            let of = (&self.ids, self.passes);
+            hash.update(serde_json::to_vec(&of).unwrap_or_default());
         }
         hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
         recorded.digest(&mut hash);

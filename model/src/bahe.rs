@@ -10,7 +10,7 @@
 mod adam;
 mod corpus;
 mod deep;
-mod gap;
+
 mod head;
 mod model;
 mod pass;
@@ -22,10 +22,10 @@ mod trainer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::gap::{GAPS, gap_of};
 pub use adam::{Adam, AdamSettings};
 pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
-pub use gap::{GAPS, gap_of};
 pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
 pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES, first_difference};
 pub use pass::Pass;

@@ -52,18 +52,23 @@
 //! the row: the cosine of the candidate's vector and the sum of those of the items that the user met, each of length 1 and weighted by how often; and
 //! the greatest cosine with one of the sequence's newest behaviors. What has no vector (yet) is left out.
 //!
+//! **Key-vectors** ([`KeyVectorSpec`]) are no numbers of a fixed place but a list: for each item that the user had to do with, what they did, by kind and stretch of
+//! time ([`crate::dinmp::Seen`]). They are beside the batch, of all items and however long ago.
+//!
 //! In one pass over the user's entries, before any candidate, the assembler sums `User`, a map category → counts and
 //! a map attribute → counts; a candidate then costs one look-up a category and one an attribute. A cap on the entries
 //! of a very long user is sound as long as it keeps those with positives: on MovieLens the newest 128 give the same
 //! AUC as all of them.
 
 mod batch;
+mod key_vectors;
 mod likeness;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{FeatureBatch, FeatureRow};
+pub use key_vectors::{KeyVectorSpec, KeyVectors};
 pub use likeness::{Against, LikenessSpec};
 pub use schema::{Feature, FeatureSchema, FeatureSchemaError, HalfLives, Meaning, TaskSpec};
 

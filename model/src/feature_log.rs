@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::baseline::Scores;
-use crate::feature::{FeatureBatch, FeatureRow, FeatureSchema};
+use crate::feature::{FeatureBatch, FeatureRow, FeatureSchema, KeyVectors};
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +50,9 @@ pub struct LoggedRequest<'a> {
     /// What the model saw of the user's sequences, where it looks at them.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<LoggedVectors<'a>>,
+    /// What the user did with each item, where rows have that.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub key_vectors: Option<KeyVectors<'a>>,
     /// The numbers that all candidates share.
     pub shared: Cow<'a, [f32]>,
     /// The candidates, in the request's order.
@@ -100,6 +103,9 @@ pub struct LoggedCandidate<'a> {
     /// What the head saw of its vector: the projection; empty where it had none, and has the baseline's scores.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub vector: Cow<'a, [f32]>,
+    /// Its categories and attributes, where rows have key-vectors.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Cow<'a, str>>,
     /// Its probabilities, one a task in the schema's order.
     pub scores: Cow<'a, [f32]>,
 }
@@ -188,6 +194,7 @@ impl<'a> LoggedRequest<'a> {
                 item_id: item_id.into(),
                 values: row.own.into(),
                 vector: Cow::default(),
+                groups: Vec::new(),
                 scores: scores.candidate(place).into(),
             })
             .collect();
@@ -208,6 +215,7 @@ impl<'a> LoggedRequest<'a> {
             item_state: head.item_state,
             embeddings: head.embeddings.map(Cow::Borrowed),
             vectors: None,
+            key_vectors: None,
             shared: batch.shared().into(),
             candidates,
         }

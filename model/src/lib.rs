@@ -6,8 +6,10 @@
 
 pub mod bahe;
 mod baseline;
+pub mod dinmp;
 mod feature;
 mod feature_log;
+mod gap;
 pub mod gradient;
 mod judge;
 mod labels;
@@ -22,7 +24,7 @@ pub use baseline::{
 };
 pub use feature::{
     Against, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError,
-    HalfLives, Level, LikenessSpec, Meaning, Quantity, TaskSpec,
+    HalfLives, KeyVectorSpec, KeyVectors, Level, LikenessSpec, Meaning, Quantity, TaskSpec,
 };
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,

@@ -20,6 +20,7 @@ mod learning;
 mod page;
 mod rows;
 mod settings;
+mod tensors;
 mod training;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use learning::{Dropout, Gathered, Stepped};
 pub use page::{ROWS_IN_PAGE, ROWS_IN_PAGE_MAX};
 pub use rows::Snapshot;
 pub use settings::{Adagrad, Admission, TableSettings};
+pub use tensors::is_of_table;
 pub use training::{Met, Table};
 
 /// What can be wrong with a table, what is fed to it, or its files.

@@ -23,9 +23,13 @@ struct Trained {
     predicted: Vec<(String, f32)>,
 }
 
-/// A model of the recordings, with or without texts.
+/// A model of the recordings, with or without texts; "keys": of key-vectors.
 fn trained(texts: &str) -> Trained {
-    let place = Place::new(CONFIG);
+    let place = Place::new(&if texts == "keys" {
+        format!("{CONFIG}\nkey_vectors.logged = true")
+    } else {
+        CONFIG.to_owned()
+    });
     let folder = place.file().parent().unwrap().to_owned();
     let recordings = write_recordings(&folder);
     write_model(&folder.join("language"), None);
@@ -34,7 +38,11 @@ fn trained(texts: &str) -> Trained {
     assert_eq!(fetched.code, Some(0), "{fetched:?}");
     let out = folder.join("model");
     // The rest is what the configuration says.
-    let more = ["--texts", texts, "--passes", "6", "--layers", "1"];
+    let texts = match texts {
+        "keys" => ["--texts", "none", "--key-vectors"].as_slice(),
+        texts => &["--texts", texts],
+    };
+    let more = [texts, &["--passes", "6", "--layers", "1"]].concat();
     let ran = train(&place, &recordings, &out, &more);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let predicted = predictions(&fs::read_to_string(folder.join("model.tsv")).unwrap());
@@ -86,7 +94,7 @@ impl Trained {
 /// rows of the recordings, by each sort of model, against the trainer's own predictions; the same bytes with steps of one record and memory for no run.
 #[test]
 fn a_backtest_says_what_training_said() {
-    for texts in ["none", "mean", "deep"] {
+    for texts in ["none", "keys", "mean", "deep"] {
         let trained = trained(texts);
         let set = trained.setting();
         let (ran, table) = trained.backtest(&["--set", &set]);
@@ -342,4 +350,57 @@ fn a_model_of_something_else_is_refused() {
     let bytes = fs::read(&values).unwrap();
     fs::write(&values, &bytes[..bytes.len() / 2]).unwrap();
     refused(&[], "it was cut off or changed");
+}
+
+/// Goal: a model of key-vectors scores in the stream by all that its user did, and its scores are computed again to the bit from the logged row (`MODEL-1`); other edges
+/// of time are another schema, which the model is refused for. Method: behaviors and a request in the log, one daemon, `explain`; the same model under other edges.
+#[test]
+fn key_vectors_score_in_the_stream_and_are_explained() {
+    let trained = trained("keys");
+    let (set, place) = (trained.setting(), &trained.place);
+    let text = fs::read_to_string(&trained.recordings[1]).unwrap();
+    let mut last = 0;
+    {
+        let log = open(&place.config());
+        for line in text.lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            if event["topic"] == "behaviors" {
+                let record = &event["record"];
+                last = record["time"].as_i64().unwrap().max(last);
+                let user = record["user_id"].as_str().unwrap();
+                send(&log, Topic::Behaviors, user, record.to_string().as_bytes());
+            }
+        }
+        let asked = json!({"request_id": "r", "user_id": "u7", "scenario": "home", "time": last + 1, "candidates": ["ia", "ib"]});
+        let asked = asked.to_string();
+        send(&log, Topic::ScoreRequests, "u7", asked.as_bytes());
+    }
+    let daemon = place.start(&["--set", &set]);
+    daemon.wait_ready();
+    until("the answer", || {
+        (daemon.metric("headwater_consumers_requests_total") >= 1).then_some(())
+    });
+    daemon.stop();
+    let found = answer(place, "r").unwrap();
+    assert!(
+        found["model"].as_str().unwrap().starts_with("bahe-"),
+        "{found}"
+    );
+    let logged = records(&open(&place.config()), Topic::FeatureLog);
+    let keyed = &logged.last().unwrap()["key_vectors"];
+    assert!(!keyed["items"].as_array().unwrap().is_empty(), "{keyed}");
+    let explain = |more: &[&str]| {
+        let fixed = ["explain", "r", "--format", "json", "--set", &set];
+        place.run(&[&fixed[..], more].concat())
+    };
+    let explained = explain(&[]);
+    assert_eq!(explained.code, Some(0), "{explained:?}");
+    let rows = explained.json()["logged"][0]["rows"].clone();
+    for row in rows["rows"].as_array().unwrap() {
+        assert_eq!(row["scores"][0]["same"], true, "{row}");
+        assert!(row["scores"][0]["model_adds"].is_number(), "{row}");
+    }
+    let (ran, _) = trained.backtest(&["--set", &set, "--set", "key_vectors.buckets=[\"2h\"]"]);
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.beside.contains("key vectors"), "{ran:?}");
 }

@@ -10,7 +10,9 @@ use headwater_consumers::deepen::{Asked, DeepVectors, Deepen};
 use headwater_model::bahe::{
     BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers, Objective,
 };
-use headwater_model::language::{DecoderConfig, Family};
+use headwater_model::dinmp::{Asked as Row, ItemKeys, Learning, RowSettings, Seen};
+use headwater_model::language::{DecoderConfig, Family, LanguageError};
+use headwater_model::{Device, Tensor};
 use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
 
 use crate::cluster::Ground;
@@ -46,6 +48,26 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         tied: true,
     };
     let sequences: Vec<String> = config.sequences.keys().cloned().collect();
+    let interest = schema.key_vectors().map(|spec| {
+        let settings = RowSettings {
+            rate: 0.1,
+            dropout: 0.0,
+            spread: 0.5,
+            memory: 1 << 20,
+            seed,
+        };
+        let mut interest = Learning::new(spec.clone(), settings)?;
+        // Of some of the items: others read the unknown row.
+        let (mut seen, mut rows) = (Seen::default(), Vec::new());
+        let request = seen.end_request();
+        for number in 0..8 {
+            let item = seen.item(ItemKeys::of(&format!("i{number}"), ["c0", "c1"]));
+            rows.push(Row { request, item });
+        }
+        interest.meet(&seen, &rows)?;
+        Ok::<_, LanguageError>(interest)
+    });
+    let interest = interest.transpose().expect("invariant: small settings");
     let head = HeadConfig {
         width: WIDTH,
         sequences: sequences.len(),
@@ -53,6 +75,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         tasks: schema.tasks().len(),
         projected: 3,
         inner: [4, 3],
+        interest: interest.as_ref().map_or(0, Learning::outputs),
     };
     let deep = DeepConfig {
         blocks: blocks.clone(),
@@ -62,13 +85,22 @@ fn model(config: &Config, seed: u64) -> BaheModel {
     let encoder: String = ENCODER.id.to_string().repeat(2);
     let make = || {
         let mut values = Head::random(&head, 5)?;
+        // Of first values nothing comes out: here what the head sees is to be seen in scores.
+        let shape = (head.tasks, head.inner[1]);
+        let out = Tensor::full(0.7_f32, shape, &Device::Cpu).expect("invariant: a small tensor");
+        values.insert("head.out.weight".to_owned(), out);
         values.extend(Deep::random(&deep, seed)?);
+        if let Some(interest) = &interest {
+            values.extend(interest.random(seed)?);
+            values.extend(interest.tensors()?);
+        }
         let described = Described {
             layers: (Layers::Deep, Some(blocks)),
             encoder: (Some(encoder), 1),
             limit: config.texts.sequence_max,
             sequences,
             features: vec![[0.5, 2.0]; head.features],
+            key_vectors: schema.key_vectors().cloned(),
             head,
             objective: Objective::Labels,
             texts: Vec::new(),

@@ -128,6 +128,7 @@ impl Plan {
         config.step.answer_max = Bytes::new(*random.pick(&[300, 512 << 10]));
         // The same: most polls are taken in several steps.
         config.step.bytes_max = Bytes::new(*random.pick(&[1, 2_000, 16 << 20]));
+        config.key_vectors.logged = random.once_in(2);
         Self {
             config,
             partitions: random.within(2, 4) as i32,

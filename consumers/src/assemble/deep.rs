@@ -9,13 +9,15 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use headwater_model::bahe::segment::start_of;
 use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
+use headwater_model::dinmp::{Asked, ItemKeys, Seen};
 use headwater_model::{FeatureBatch, LoggedSequence, LoggedVectors, Scores};
 use headwater_state::{
     CurrentEncoder, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
 };
 
 use super::Row;
-use crate::deepen::{Asked, DeepVectors, Deepen, WantedRun};
+use super::key_vectors::Keyed;
+use crate::deepen::{Asked as AskedVectors, DeepVectors, Deepen, WantedRun};
 use crate::error::Error;
 use crate::metrics::DeepMetrics;
 
@@ -23,7 +25,7 @@ use crate::metrics::DeepMetrics;
 #[derive(Debug)]
 pub enum Source {
     /// They are asked for, and a later row has them.
-    Asked(Arc<Asked>),
+    Asked(Arc<AskedVectors>),
     /// They are made at once, in event time: for the engine and for backtests.
     AtOnce(Box<Deepen>),
 }
@@ -53,6 +55,9 @@ pub(super) struct Trained {
     deep: Option<(Arc<DeepVectors>, Source)>,
     metrics: DeepMetrics,
     row: RowVectors,
+    /// What a row sees of its user's past, where the model weighs it.
+    seen: Seen,
+    asked: Vec<Asked>,
     took: Vec<Took>,
     lacks: Vec<&'static str>,
     /// Whether the vectors of texts are of the encoder that the model was trained on.
@@ -90,6 +95,8 @@ impl Trained {
             deep,
             metrics,
             row: RowVectors::default(),
+            seen: Seen::default(),
+            asked: Vec::new(),
             lacks: Vec::new(),
             is_usable: false,
             scored: false,
@@ -305,11 +312,31 @@ impl Trained {
     }
 
     /// Puts the model's scores in the place of the baseline's, of all candidates whose vectors are there.
-    pub(super) fn score(&mut self, batch: &FeatureBatch, scores: &mut Scores) {
+    pub(super) fn score(
+        &mut self,
+        (row, items): (&Row<'_>, &ItemTable),
+        (batch, keyed): (&FeatureBatch, Option<&Keyed>),
+        scores: &mut Scores,
+    ) {
         self.scored = self.is_usable && self.row.known() > 0;
-        if self.scored {
-            self.model.scorer().score(batch, &self.row, scores);
+        if !self.scored {
+            return;
         }
+        let mut of = Vec::new();
+        if let (Some(interest), Some(keyed)) = (self.model.interest(), keyed) {
+            self.seen.clear();
+            self.asked.clear();
+            let told = self.seen.request(keyed.key_vectors(), interest.spec());
+            let request = told.expect("invariant: key-vectors are of the model's schema");
+            for candidate in row.candidates {
+                let groups = Keyed::groups_of(candidate, items);
+                let item = self.seen.item(ItemKeys::of(candidate, groups));
+                self.asked.push(Asked { request, item });
+            }
+            of = interest.forward(&self.seen, &self.asked);
+        }
+        let seen = (&self.row, &*of);
+        self.model.scorer().score(batch, seen, scores);
     }
 
     /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.

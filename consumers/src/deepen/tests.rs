@@ -52,6 +52,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         tasks: schema.tasks().len(),
         projected: 4,
         inner: [6, 5],
+        interest: 0,
     };
     let mut values = Head::random(&head, seed).unwrap();
     let deep = DeepConfig {
@@ -72,6 +73,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         limit: LIMIT,
         sequences: SEQUENCES.map(str::to_owned).to_vec(),
         features: vec![[0.0, 1.0]; head.features],
+        key_vectors: None,
         head,
         objective: Objective::Labels,
         texts: Vec::new(),

@@ -1,4 +1,4 @@
-//! The metrics of deep layers and their vectors.
+//! The metrics of what trained models look at: deep layers with their vectors, and key-vectors.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -23,6 +23,8 @@ pub struct DeepMetrics {
     pub dropped: IntCounter,
     /// Bytes in memory by part: runs, users, items.
     pub memory: IntGaugeVec,
+    /// Items left out of the key-vectors of rows, which a record of the feature log could not hold.
+    pub left_out: IntCounter,
 }
 
 const SECONDS: [f64; 12] = [
@@ -62,7 +64,12 @@ impl DeepMetrics {
             &["part"],
         )?;
         registry.register(Box::new(memory.clone()))?;
+        let left_out = counter(
+            "headwater_consumers_key_vectors_left_out_total",
+            "Items left out of the key-vectors of rows, which a record of the feature log could not hold.",
+        )?;
         Ok(Self {
+            left_out,
             users: counters(
                 "headwater_consumers_user_vector_lookups_total",
                 "Vectors of users looked up for rows.",

@@ -71,7 +71,7 @@ impl Pipeline {
                 Some(place) => owned.users.user(place).salt(),
                 None => owned.users.salt_of(request.user, salt)?,
             };
-            self.log_rows(request, cause, salt, output);
+            self.log_rows(request, cause, items, salt, output);
         }
         Ok(())
     }
@@ -215,6 +215,7 @@ impl Pipeline {
         &mut self,
         request: &RowRequest<'_>,
         cause: Cause<'_>,
+        items: &ItemTable,
         salt: [u8; 16],
         output: &mut StepOutput,
     ) {
@@ -227,12 +228,19 @@ impl Pipeline {
         } else {
             &mut output.transactional
         };
-        let mut logged = self.assembler.log(request, &pseudonym, &self.scores);
+        let left_out = self.assembler.take_left_out();
+        self.metrics.deep.left_out.inc_by(left_out);
+        let mut logged = (self.assembler).log(request, items, &pseudonym, &self.scores);
         let schema = self.assembler.schema_hash().as_bytes();
         let candidates = std::mem::take(&mut logged.candidates);
         let lengths = candidates.iter().map(|candidate| {
             let numbers = candidate.values.len() + candidate.vector.len() + candidate.scores.len();
-            64 + answer::json_length(&candidate.item_id) + NUMBER_BYTES * numbers
+            let groups = candidate
+                .groups
+                .iter()
+                .map(|name| 3 + answer::json_length(name));
+            let names = answer::json_length(&candidate.item_id) + groups.sum::<usize>();
+            64 + names + NUMBER_BYTES * numbers
         });
         let parts = answer::parts(lengths, LOGGED_BYTES_MAX).into_iter();
         for (part, range) in parts.enumerate() {

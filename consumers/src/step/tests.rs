@@ -8,6 +8,7 @@ use super::*;
 use crate::pseudonym::pseudonym;
 use crate::worker::settings_of;
 
+mod key_vectors;
 mod labels;
 mod odd;
 mod room;

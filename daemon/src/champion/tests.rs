@@ -39,6 +39,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         // Several parts.
         projected: 64,
         inner: [1_024, 256],
+        interest: 0,
     };
     let values = to_safetensors(&Head::random(&head, seed).unwrap()).unwrap();
     assert!(values.len() > 2 * PART_BYTES, "{}", values.len());
@@ -50,6 +51,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         texts: Vec::new(),
         head,
         features: vec![[0.0, 1.0]; features],
+        key_vectors: None,
         objective: Objective::Labels,
         rows: [1, 1, 0],
     };

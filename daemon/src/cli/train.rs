@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use headwater::Exit;
-use headwater::train::{Source, Texts, TrainBahe, TrainSummary};
+use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary};
 use headwater_model::bahe::Objective;
 use headwater_model::gradient::{GradientRule, Scope};
 use headwater_model::{USERS_MIN, Z_MIN};
@@ -60,6 +60,15 @@ struct Bahe {
     /// What becomes of texts: deep (layers that learn), frozen (layers that stay as they are), mean (no deep layers), none (no texts).
     #[arg(long, value_enum, default_value = "deep")]
     texts: TextsChoice,
+    /// Weigh all that users did, by key-vectors (DINMP). From a log, its rows must have them: `key_vectors.logged`.
+    #[arg(long)]
+    key_vectors: bool,
+    /// Learning rate of rows of ids, with --key-vectors.
+    #[arg(long, default_value_t = Ids::default().rate)]
+    id_rate: f32,
+    /// Part of the ids that read the row of unknown ones while it learns, with --key-vectors.
+    #[arg(long, default_value_t = Ids::default().dropout, value_parser = share)]
+    id_dropout: f64,
     /// Shallow layers; without it, texts.cut.
     #[arg(long, value_parser = layers)]
     cut: Option<usize>,
@@ -194,6 +203,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             TextsChoice::Mean => Texts::Mean,
             TextsChoice::Frozen => Texts::Frozen,
             TextsChoice::Deep => Texts::Deep,
+        },
+        key_vectors: bahe.key_vectors,
+        ids: Ids {
+            rate: bahe.id_rate,
+            dropout: bahe.id_dropout,
         },
         cut: bahe.cut.unwrap_or(config.texts.cut),
         layers: bahe.layers,

@@ -8,7 +8,7 @@ use headwater_model::bahe::Objective;
 
 use super::Inner;
 use crate::supervisor::{Stopping, TaskKind};
-use crate::train::{Source, Texts, TrainBahe, TrainError, TrainSummary};
+use crate::train::{Ids, Source, Texts, TrainBahe, TrainError, TrainSummary};
 
 /// Between two looks whether there are enough rows by now.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +39,8 @@ fn run(inner: &Inner, stopping: &Stopping) {
         out: inner.config.state.path.join("trained"),
         predictions: None,
         texts: Texts::None,
+        key_vectors: inner.config.key_vectors.logged,
+        ids: Ids::default(),
         cut: inner.config.texts.cut,
         layers: 1,
         limit: inner.config.texts.sequence_max,

@@ -6,6 +6,7 @@
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
 use headwater_model::bahe::{BaheModel, base_log_odds};
+use headwater_model::dinmp::{Asked, ItemKeys, Seen};
 use headwater_model::{FeatureLogError, FeatureRow, LoggedCandidate, LoggedRequest};
 use serde::{Deserialize, Serialize};
 
@@ -249,7 +250,17 @@ impl Reader {
         if users.len() != head.sequences * wide || item.len() != wide {
             return None;
         }
-        model.scorer().score_row(row, users, item, &mut scores);
+        let mut interest = Vec::new();
+        if let Some(of) = model.interest() {
+            let key_vectors = logged.key_vectors.as_ref()?;
+            let mut seen = Seen::default();
+            let request = seen.request(key_vectors, of.spec()).ok()?;
+            let groups = candidate.groups.iter().map(|name| &**name);
+            let item = seen.item(ItemKeys::of(&candidate.item_id, groups));
+            interest = of.forward(&seen, &[Asked { request, item }]);
+        }
+        let seen = (users, item, &*interest);
+        model.scorer().score_row(row, seen, &mut scores);
         Some(scores)
     }
 }

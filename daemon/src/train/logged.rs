@@ -9,10 +9,11 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, Record, TopicPartition};
 use headwater_model::bahe::{BaheModel, History, base_log_odds, squashed};
+use headwater_model::dinmp::Seen;
 use headwater_model::{LabelledRow, LoggedRequest};
 
 use super::TrainError;
-use super::rows::{Gathered, Met, Recorded};
+use super::rows::{Gathered, Met, Recorded, told};
 use crate::progress::Progress;
 use crate::scan;
 
@@ -48,6 +49,7 @@ struct Reader<'a> {
     labels: BTreeMap<String, OfRow>,
     users: BTreeMap<String, u32>,
     rows: Vec<(String, Met)>,
+    seen: Seen,
     other_schema: u64,
 }
 
@@ -65,6 +67,7 @@ pub(super) fn read(
         labels: BTreeMap::new(),
         users: BTreeMap::new(),
         rows: Vec::new(),
+        seen: Seen::default(),
         other_schema: 0,
     };
     let each = |topic: Topic, take: &mut dyn FnMut(&Record<'_>) -> Result<(), String>| {
@@ -174,7 +177,9 @@ impl Reader<'_> {
         let rows = rows.map_err(|error| words(&error))?;
         let (tasks, sequences) = (self.config.tasks.len(), self.config.sequences.len());
         let next = self.users.len() * sequences;
-        for (candidate, row_of_it) in logged.candidates.iter().zip(rows) {
+        let spec = self.assembler.schema().key_vectors();
+        let told = told(&logged, spec, &mut self.seen)?;
+        for (place, (candidate, row_of_it)) in logged.candidates.iter().zip(rows).enumerate() {
             let Some(labels) = of_row.items.remove(&*candidate.item_id) else {
                 continue;
             };
@@ -187,8 +192,12 @@ impl Reader<'_> {
             let probability = |task| baseline.explain(row_of_it, task).probability;
             let base: Vec<f32> = (0..tasks).map(probability).collect();
             let mut scores = base.clone();
+            let asked = told.get(place).copied().unwrap_or_default();
             if let Some(champion) = self.champion {
-                (champion.scorer()).score_row(row_of_it, &[], &[], &mut scores);
+                let interest = champion.interest();
+                let interest = interest.map(|of| of.forward_one(&self.seen, asked));
+                let seen = (&[][..], &[][..], &*interest.unwrap_or_default());
+                (champion.scorer()).score_row(row_of_it, seen, &mut scores);
             }
             let log_odds =
                 |scores: &[f32]| scores.iter().map(|score| base_log_odds(*score)).collect();
@@ -202,6 +211,7 @@ impl Reader<'_> {
                 user,
                 time: logged.time,
                 item: 0,
+                asked,
                 features: numbers.map(|value| squashed(*value)).collect(),
                 base: log_odds(&base),
                 labels: labels.iter().map(|of| label(of).0).collect(),
@@ -240,6 +250,7 @@ impl Reader<'_> {
         });
         let gathered = Gathered {
             rows: rows.collect(),
+            seen: self.seen,
             histories: vec![History::default(); self.users.len() * self.config.sequences.len()],
             requests,
             ..Gathered::default()

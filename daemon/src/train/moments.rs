@@ -27,6 +27,7 @@ mod tests {
 
     fn met(features: [f32; 2]) -> Met {
         Met {
+            asked: headwater_model::dinmp::Asked::default(),
             names: ["", "", ""].map(Into::into),
             user: 0,
             time: 0,

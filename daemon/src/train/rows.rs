@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
-use headwater_model::{Compared, FeatureSchema, LoggedRequest};
+use headwater_model::dinmp::{Asked, ItemKeys, Seen};
+use headwater_model::{Compared, FeatureSchema, KeyVectorSpec, LoggedRequest};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -78,6 +79,8 @@ pub(super) struct Met {
     pub(super) time: i64,
     /// The item's text.
     pub(super) item: u32,
+    /// What it sees of its user's past, where rows see that.
+    pub(super) asked: Asked,
     pub(super) features: Vec<f32>,
     pub(super) base: Vec<f32>,
     pub(super) labels: Vec<f32>,
@@ -93,6 +96,7 @@ pub(super) struct Met {
 pub(super) struct Gathered {
     pub(super) rows: Vec<Met>,
     pub(super) histories: Vec<History>,
+    pub(super) seen: Seen,
     pub(super) texts: Vec<String>,
     pub(super) texts_asked: u64,
     pub(super) requests: usize,
@@ -103,6 +107,7 @@ struct Reader<'a> {
     texts: Texts,
     users: BTreeMap<String, u32>,
     histories: Vec<History>,
+    seen: Seen,
     rows: Vec<Met>,
     /// Rows by request and item.
     by_name: BTreeMap<u64, usize>,
@@ -128,6 +133,7 @@ impl Recorded {
             texts: Texts::default(),
             users: BTreeMap::new(),
             histories: Vec::new(),
+            seen: Seen::default(),
             rows: Vec::new(),
             by_name: BTreeMap::new(),
             requests: 0,
@@ -181,6 +187,7 @@ impl Recorded {
         let gathered = Gathered {
             rows: reader.rows,
             histories: reader.histories,
+            seen: reader.seen,
             texts: reader.texts.all,
             texts_asked: reader.texts.asked,
             requests: reader.requests,
@@ -198,6 +205,7 @@ impl Recorded {
         let Gathered {
             mut rows,
             histories,
+            seen,
             texts,
             texts_asked,
             requests,
@@ -228,6 +236,7 @@ impl Recorded {
                     .push(times.partition_point(|time| *time < row.time) as u32);
             }
             columns.item.push(row.item);
+            columns.asked.push(row.asked);
             let numbers = row.features.iter().zip(&moments);
             columns
                 .features
@@ -247,6 +256,7 @@ impl Recorded {
                 sequences,
                 features,
                 tasks: config.tasks.keys().cloned().collect(),
+                seen,
                 rows: columns,
             },
             texts,
@@ -348,6 +358,18 @@ impl Recorded {
             counts
                 .iter()
                 .for_each(|count| hash.update(count.to_le_bytes()));
+        }
+        if self.schema.key_vectors().is_some() {
+            let seen = &self.corpus.seen;
+            for asked in &rows.asked {
+                hash.update(asked.request.to_le_bytes());
+                hash.update(asked.item.to_le_bytes());
+            }
+            for atom in seen.atoms() {
+                hash.update(atom.item.to_le_bytes());
+                hash.update(atom.mark.to_le_bytes());
+            }
+            hash.update(format!("{:?} {:?}", seen.items(), seen.marks()));
         }
         for numbers in [&rows.features, &rows.base, &rows.labels, &rows.weights] {
             numbers
@@ -456,6 +478,7 @@ impl Reader<'_> {
                 user,
                 time,
                 item: item_text,
+                asked: Asked::default(),
                 features: Vec::new(),
                 base: Vec::new(),
                 labels: vec![0.0; tasks],
@@ -515,9 +538,12 @@ impl Reader<'_> {
     /// What the engine logged: numbers and scores of rows.
     fn take_rows(&mut self, engine: &mut Engine) -> Result<(), EngineError> {
         let mut wrong = None;
+        let spec = engine.schema().key_vectors().cloned();
         engine.take_rows(|record| {
             let logged = LoggedRequest::read(record).expect("invariant: the engine wrote this row");
-            for candidate in &logged.candidates {
+            let told = told(&logged, spec.as_ref(), &mut self.seen);
+            let told = told.expect("invariant: the engine wrote these key-vectors");
+            for (place, candidate) in logged.candidates.iter().enumerate() {
                 let row = self
                     .by_name
                     .get(&name(&logged.request_id, &candidate.item_id));
@@ -525,6 +551,7 @@ impl Reader<'_> {
                     wrong = Some(candidate.item_id.to_string());
                     continue;
                 };
+                row.asked = told.get(place).copied().unwrap_or_default();
                 let numbers = logged.shared.iter().chain(&*candidate.values);
                 row.features = numbers.map(|value| squashed(*value)).collect();
                 let scores = candidate.scores.iter();
@@ -537,6 +564,25 @@ impl Reader<'_> {
             })
         })
     }
+}
+
+/// Takes in what a logged request sees of its user's past; gives what each of its candidates asks about, none where rows see nothing of it.
+pub(super) fn told(
+    logged: &LoggedRequest<'_>,
+    spec: Option<&KeyVectorSpec>,
+    seen: &mut Seen,
+) -> Result<Vec<Asked>, String> {
+    let (Some(of), Some(spec)) = (&logged.key_vectors, spec) else {
+        return Ok(Vec::new());
+    };
+    let request = seen.request(of, spec)?;
+    let candidates = logged.candidates.iter();
+    let asked = candidates.map(|candidate| {
+        let groups = candidate.groups.iter().map(|name| &**name);
+        let item = seen.item(ItemKeys::of(&candidate.item_id, groups));
+        Asked { request, item }
+    });
+    Ok(asked.collect())
 }
 
 /// What a behavior says of a row of its request: a trial, or a success, which is one.

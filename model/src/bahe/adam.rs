@@ -28,6 +28,8 @@ pub struct Adam {
     settings: AdamSettings,
     variables: Vec<Learning>,
     steps: u64,
+    /// Part of the rate that it goes by now.
+    pace: f64,
 }
 
 #[derive(Debug)]
@@ -60,12 +62,18 @@ impl Adam {
             settings,
             variables: variables.collect(),
             steps: 0,
+            pace: 1.0,
         }
     }
 
     /// Steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// From now on goes by this part of the rate.
+    pub fn set_pace(&mut self, pace: f64) {
+        self.pace = pace;
     }
 
     /// Whether the variable of this name is one that steps change.
@@ -132,7 +140,7 @@ impl Adam {
             let Some(gradient) = gradients.get(&one.name).filter(|_| one.factor > 0.0) else {
                 continue;
             };
-            let rate = self.settings.rate * one.factor;
+            let rate = self.settings.rate * self.pace * one.factor;
             let op = Step {
                 moments: &one.moments,
                 scale: scale as f32,

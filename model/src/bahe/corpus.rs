@@ -6,8 +6,9 @@ use crate::language::LanguageError;
 use crate::language::error::computing;
 use crate::numbers::Numbers;
 
-use super::gap::gap_of;
 use super::segment::start_of;
+use crate::dinmp::{Asked, Seen};
+use crate::gap::gap_of;
 
 /// What one user did in one sequence, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Corpus {
     pub features: usize,
     /// Names of a row's tasks.
     pub tasks: Vec<String>,
+    /// What rows see of their users' pasts, where they do: [`Rows::asked`].
+    pub seen: Seen,
     /// The rows.
     pub rows: Rows,
 }
@@ -44,6 +47,8 @@ pub struct Rows {
     pub counts: Vec<u32>,
     /// The item's text.
     pub item: Vec<u32>,
+    /// Of what is seen: the row's request and item; empty where nothing is.
+    pub asked: Vec<Asked>,
     /// The row's other numbers.
     pub features: Vec<f32>,
     /// The baseline's log-odds.
@@ -130,25 +135,27 @@ impl Corpus {
     }
 
     /// Cuts rows into batches: each of rows of some users, whose runs have about `positions` positions together with padding, and `rows_max` rows at most. The
-    /// order is random and the same for the same seed; rows of a user stay together as far as a batch goes, since they share runs.
+    /// order is random and the same for the same seed; rows of a user stay together as far as a batch goes, since they share runs. Without a `limit` no run is looked
+    /// at, and any rows may come together.
     pub(super) fn batches(
         &self,
         rows: std::ops::Range<usize>,
         (positions, rows_max): (usize, usize),
-        limit: usize,
+        limit: Option<usize>,
         seed: Option<u64>,
     ) -> Vec<Vec<usize>> {
         // Pieces: rows of one user, as many as a batch may hold.
         let mut pieces: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
         for row in rows {
-            let longest = (0..self.sequences)
-                .map(|sequence| self.run_of(row, sequence, limit))
-                .map(|(_, _, count)| count)
-                .max()
-                .unwrap_or(0);
+            let of = |limit| {
+                let runs = (0..self.sequences).map(move |place| self.run_of(row, place, limit));
+                runs.map(|(_, _, count)| count).max()
+            };
+            let longest = limit.and_then(of).unwrap_or(0);
             match pieces.last_mut() {
                 Some((length, piece))
-                    if piece.end == row
+                    if limit.is_some()
+                        && piece.end == row
                         && self.rows.user[row] == self.rows.user[row - 1]
                         && piece.len() < rows_max.div_ceil(4) =>
                 {

@@ -11,7 +11,7 @@ use crate::language::part::{Kernels, Origin, Purpose, Source};
 use crate::language::{DecoderConfig, Family, LanguageError, Weights};
 use crate::numbers::Numbers;
 
-use super::gap::GAPS;
+use crate::gap::GAPS;
 
 /// What the deep layers look like.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,18 +27,26 @@ pub struct HeadConfig {
     pub projected: usize,
     /// Width of the two hidden layers.
     pub inner: [usize; 2],
+    /// Numbers of the user's interest in the item ([`crate::dinmp`]); 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub interest: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl HeadConfig {
     /// Numbers that go into the first hidden layer: the projections of the user's vectors and of the item's, the products of each of the user's with
-    /// the item's, and the row's.
+    /// the item's, the row's, and those of interest.
     pub(super) fn inputs(&self) -> usize {
         let vectors = if self.width == 0 {
             0
         } else {
             2 * self.sequences + 1
         };
-        vectors * self.projected + self.features
+        vectors * self.projected + self.features + self.interest
     }
 }
 
@@ -61,6 +69,8 @@ pub struct HeadInput<'a> {
     pub vectors: Option<(&'a Tensor, &'a Tensor)>,
     /// (rows, features)
     pub features: &'a Tensor,
+    /// (rows, interest)
+    pub interest: Option<&'a Tensor>,
     /// The baseline's log-odds, (rows, tasks).
     pub base: &'a Tensor,
 }
@@ -154,6 +164,7 @@ impl Head {
                 parts.extend([users.reshape(wide)?, items, products.reshape(wide)?]);
             }
             parts.push(input.features.clone());
+            parts.extend(input.interest.cloned());
             let mut x = Tensor::cat(&parts, 1)?;
             for hidden in &self.hidden {
                 x = flat(hidden, &x)?.silu()?;

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::feature::FeatureSchema;
+use crate::dinmp::{Interest, Network};
+use crate::feature::{FeatureSchema, KeyVectorSpec};
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
 use super::deep::{Deep, DeepConfig, mean_of_texts};
@@ -76,6 +77,9 @@ pub struct Manifest {
     pub head: HeadConfig,
     /// Mean and spread of each number of a row, squashed.
     pub features: Vec<[f32; 2]>,
+    /// The key-vectors that it weighs, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_vectors: Option<KeyVectorSpec>,
     /// What learning lowered.
     pub objective: Objective,
     /// Rows learned from, validated on, and scored alone.
@@ -106,6 +110,8 @@ pub struct Described {
     pub head: HeadConfig,
     /// See [`Manifest::features`].
     pub features: Vec<[f32; 2]>,
+    /// See [`Manifest::key_vectors`].
+    pub key_vectors: Option<KeyVectorSpec>,
     /// See [`Manifest::objective`].
     pub objective: Objective,
     /// See [`Manifest::rows`].
@@ -133,6 +139,7 @@ impl Manifest {
             tasks: tasks.collect(),
             head: described.head,
             features: described.features,
+            key_vectors: described.key_vectors,
             objective: described.objective,
             rows: described.rows,
         };
@@ -186,7 +193,10 @@ impl Manifest {
             let numbers = [blocks.norm_epsilon, blocks.rope_base];
             blocks.width != head.width || !numbers.iter().all(|one| *one > 0.0 && one.is_finite())
         });
+        let spec = manifest.key_vectors.as_ref();
+        let outputs = spec.map_or(0, |spec| Network::outputs(spec.stretches()));
         let contradictions = [
+            (head.interest != outputs, "key_vectors"),
             (has_width && manifest.encoder.is_none(), "encoder"),
             (!manifest.encoder.iter().all(is_hash), "encoder"),
             ((manifest.layers == Layers::None) == has_width, "layers"),
@@ -222,6 +232,7 @@ pub struct BaheModel {
     id: [u8; 16],
     deep: Option<Deep>,
     deep_id: [u8; 16],
+    interest: Option<Interest>,
     scorer: Scorer,
 }
 
@@ -267,7 +278,8 @@ impl BaheModel {
             path: path.clone(),
             problem: format!("cannot be read: {error}"),
         })?;
-        for (name, tensor) in &tensors {
+        let numbers = tensors.iter();
+        for (name, tensor) in numbers.filter(|(_, tensor)| tensor.dtype() == DType::F32) {
             let sum = tensor.sum_all().and_then(|sum| sum.to_scalar::<f32>());
             if !sum.is_ok_and(f32::is_finite) {
                 return Err(LanguageError::Tensor {
@@ -299,6 +311,14 @@ impl BaheModel {
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
+        let spec = manifest.key_vectors.as_ref();
+        if spec.is_some() && spec != schema.key_vectors() {
+            return Err(LanguageError::Key {
+                path: path.to_owned(),
+                key: "key_vectors".to_owned(),
+                problem: "are others than those of its rows".to_owned(),
+            });
+        }
         let scorer = Scorer::of(
             &manifest.head,
             schema.shared().len(),
@@ -310,6 +330,10 @@ impl BaheModel {
             id: half(&Sha256::digest(manifest.bytes())),
             deep: deep_of(&manifest, tensors, path)?,
             deep_id: deep_id(&manifest, tensors)?,
+            interest: match &manifest.key_vectors {
+                Some(spec) => Some(Interest::of(spec, tensors, path)?),
+                None => None,
+            },
             manifest,
             scorer,
         })
@@ -352,6 +376,11 @@ impl BaheModel {
     /// vectors.
     pub fn deep_id(&self) -> [u8; 16] {
         self.deep_id
+    }
+
+    /// What weighs all that a user did, where it does.
+    pub fn interest(&self) -> Option<&Interest> {
+        self.interest.as_ref()
     }
 
     /// The head.
@@ -409,10 +438,7 @@ fn deep_id(
         manifest.sequences.len(),
     );
     hash.update(serde_json::to_vec(&of).expect("invariant: texts and numbers are JSON"));
-    for (name, tensor) in tensors
-        .iter()
-        .filter(|(name, _)| !name.starts_with("head."))
-    {
+    for (name, tensor) in tensors.iter().filter(|(name, _)| is_of_layers(name)) {
         hash.update(name.as_bytes());
         let values = tensor.flatten_all().and_then(|all| all.to_vec1::<f32>());
         let values = values.map_err(crate::language::error::computing("reading values"))?;
@@ -429,4 +455,10 @@ fn half(hash: &[u8]) -> [u8; 16] {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a tensor of this name is one of the layers above texts.
+fn is_of_layers(name: &str) -> bool {
+    let others = ["head.", "dinmp.", "table."];
+    !others.iter().any(|other| name.starts_with(other))
 }

@@ -13,7 +13,7 @@ use crate::language::error::computing;
 use crate::language::kernel::{self, Turn};
 
 use super::deep::Deep;
-use super::gap::GAPS;
+use crate::gap::GAPS;
 
 /// What a way forward leaves.
 #[derive(Debug)]

@@ -219,34 +219,54 @@ impl Scorer {
         vectors.known[candidate] = true;
     }
 
-    /// Puts the head's probabilities in the place of the baseline's, for all candidates that have a vector.
+    /// Puts the head's probabilities in the place of the baseline's, for all candidates that have a vector. `interest` is what [`crate::dinmp::Network::forward`] gives
+    /// of them, where the head looks at it.
     ///
     /// # Panics
     /// If batch, scores and vectors are not of one request, or not of this head's schema.
-    pub fn score(&self, batch: &FeatureBatch, vectors: &RowVectors, scores: &mut Scores) {
+    pub fn score(
+        &self,
+        batch: &FeatureBatch,
+        (vectors, interest): (&RowVectors, &[f32]),
+        scores: &mut Scores,
+    ) {
         let mut buffers = self.same_of(batch.shared(), &vectors.users);
+        let wide = self.config.interest;
+        assert_eq!(
+            interest.len(),
+            batch.len() * wide,
+            "interest in each candidate"
+        );
         for candidate in 0..batch.len() {
             if vectors.known[candidate] {
                 let from = candidate * vectors.projected;
                 let item = &vectors.items[from..from + vectors.projected];
                 let row = batch.row(candidate);
                 let scores = scores.candidate_mut(candidate);
-                self.candidate(&mut buffers, row.own, (&vectors.users, item), scores);
+                let interest = &interest[candidate * wide..][..wide];
+                let seen = (&*vectors.users, item, interest);
+                self.candidate(&mut buffers, row.own, seen, scores);
             }
         }
     }
 
-    /// The same of one row that was logged: `users` and `item` are projections, `scores` the baseline's probabilities.
+    /// The same of one row that was logged: of users and item the projections, and the interest; `scores` are the baseline's probabilities.
     ///
     /// # Panics
     /// If they are not of this head's widths.
-    pub fn score_row(&self, row: FeatureRow<'_>, users: &[f32], item: &[f32], scores: &mut [f32]) {
+    pub fn score_row(
+        &self,
+        row: FeatureRow<'_>,
+        (users, item, interest): (&[f32], &[f32], &[f32]),
+        scores: &mut [f32],
+    ) {
+        assert_eq!(interest.len(), self.config.interest, "the row's interest");
         let mut buffers = self.same_of(row.shared, users);
-        self.candidate(&mut buffers, row.own, (users, item), scores);
+        self.candidate(&mut buffers, row.own, (users, item, interest), scores);
     }
 
-    /// Where the parts of the first layer's inputs begin ([`HeadConfig::inputs`]): item, products, shared numbers, own numbers.
-    fn parts(&self) -> [Range<usize>; 4] {
+    /// Where the parts of the first layer's inputs begin ([`HeadConfig::inputs`]): item, products, shared numbers, own numbers, interest.
+    fn parts(&self) -> [Range<usize>; 5] {
         let wide = if self.config.width == 0 {
             0
         } else {
@@ -256,11 +276,14 @@ impl Scorer {
         let products = users + wide;
         let shared = products + users;
         let own = shared + self.shared;
+        let inputs = self.config.inputs();
+        let interest = inputs - self.config.interest;
         [
             users..products,
             products..shared,
             shared..own,
-            own..self.config.inputs(),
+            own..interest,
+            interest..inputs,
         ]
     }
 
@@ -268,7 +291,7 @@ impl Scorer {
     fn same_of(&self, shared: &[f32], users: &[f32]) -> Buffers {
         assert_eq!(shared.len(), self.shared, "rows of the head's schema");
         let mut buffers = Buffers::default();
-        let [item, _, of_shared, _] = self.parts();
+        let [item, _, of_shared, ..] = self.parts();
         self.centred(0, shared, &mut buffers.shared);
         let same = self.hidden[0].rows().map(|(row, bias)| {
             bias + dot(&row[..item.start], users) + dot(&row[of_shared.clone()], &buffers.shared)
@@ -281,10 +304,10 @@ impl Scorer {
         &self,
         buffers: &mut Buffers,
         own: &[f32],
-        (users, item): (&[f32], &[f32]),
+        (users, item, interest): (&[f32], &[f32], &[f32]),
         scores: &mut [f32],
     ) {
-        let [of_item, of_products, _, of_own] = self.parts();
+        let [of_item, of_products, _, of_own, of_interest] = self.parts();
         self.centred(self.shared, own, &mut buffers.own);
         buffers.products.clear();
         // Without vectors there is no item to take products with.
@@ -298,7 +321,8 @@ impl Scorer {
         one.extend(rows.map(|((row, _), same)| {
             let item = dot(&row[of_item.clone()], item);
             let products = dot(&row[of_products.clone()], &buffers.products);
-            silu(same + item + products + dot(&row[of_own.clone()], &buffers.own))
+            let interest = dot(&row[of_interest.clone()], interest);
+            silu(same + item + products + dot(&row[of_own.clone()], &buffers.own) + interest)
         }));
         self.hidden[1].apply(one, two);
         two.iter_mut().for_each(|value| *value = silu(*value));

@@ -8,6 +8,7 @@ use super::segment::start_of;
 use super::*;
 use crate::language::{DecoderConfig, Family, Kernels};
 
+mod interest;
 mod learning;
 mod real;
 mod serving;

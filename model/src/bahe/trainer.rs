@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
+use crate::dinmp::{Asked, Learning, Way};
 use crate::gradient::Weighing;
 use crate::language::error::computing;
 use crate::language::{Kernels, LanguageError};
@@ -59,7 +60,14 @@ pub struct TrainSettings {
     pub seed: u64,
     /// What it lowers, where rows have several tasks.
     pub objective: Objective,
+    /// Passes at whose end all rates have fallen to nothing, in a line over the last of them; none: they stay.
+    pub falling: Option<u64>,
 }
+
+/// Part of all passes in which rates fall, the last.
+const FALLING: f64 = 0.3;
+/// Rates that fall do not fall below this part.
+const PACE_MIN: f64 = 0.01;
 
 /// The model, while it learns.
 #[derive(Debug)]
@@ -69,6 +77,8 @@ pub struct Trainer {
     head: Head,
     variables: Vec<(String, Var)>,
     adam: Adam,
+    /// Where it weighs what users did.
+    interest: Option<Learning>,
     settings: TrainSettings,
 }
 
@@ -112,9 +122,19 @@ impl Trainer {
         head: &HeadConfig,
         values: &BTreeMap<String, Tensor>,
         path: &Path,
-        settings: TrainSettings,
+        (interest, settings): (Option<Learning>, TrainSettings),
     ) -> Result<Self, LanguageError> {
         let mut variables = Vec::new();
+        assert!(
+            interest.is_none() || settings.accumulate == 1,
+            "rows of ids move with each batch"
+        );
+        if interest.is_some() {
+            for (name, value) in values.iter().filter(|(name, _)| is_of_interest(name)) {
+                let variable = Var::from_tensor(value).map_err(computing("making variables"))?;
+                variables.push((name.clone(), variable));
+            }
+        }
         let deep = match &depth {
             Depth::Deep { config, .. } => Some(Deep::of(
                 config,
@@ -132,7 +152,7 @@ impl Trainer {
             _ => settings.deep_factor,
         };
         let adam = Adam::new(settings.adam, &variables, |name| {
-            if name.starts_with("head.") {
+            if name.starts_with("head.") || is_of_interest(name) {
                 1.0
             } else {
                 deep_factor
@@ -144,6 +164,7 @@ impl Trainer {
             head,
             variables,
             adam,
+            interest,
             settings,
         })
     }
@@ -153,22 +174,24 @@ impl Trainer {
     /// # Errors
     /// None but the tensor library's.
     pub fn values(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
-        let values = self.variables.iter();
-        values
-            .map(|(name, variable)| {
-                // A step changes the variable's own memory.
-                let copy = variable.as_tensor().copy();
-                copy.map(|copy| (name.clone(), copy))
-            })
-            .collect::<Result<_, _>>()
-            .map_err(computing("copying values"))
+        let values = self.variables.iter().map(|(name, variable)| {
+            // A step changes the variable's own memory.
+            let copy = variable.as_tensor().copy();
+            copy.map(|copy| (name.clone(), copy))
+        });
+        let values = values.collect::<Result<BTreeMap<_, _>, _>>();
+        let mut values = values.map_err(computing("copying values"))?;
+        if let Some(interest) = &self.interest {
+            values.extend(interest.tensors()?);
+        }
+        Ok(values)
     }
 
     /// Puts values back that [`Trainer::values`] gave.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn restore(&self, values: &BTreeMap<String, Tensor>) -> Result<(), LanguageError> {
+    pub fn restore(&mut self, values: &BTreeMap<String, Tensor>) -> Result<(), LanguageError> {
         for (name, variable) in &self.variables {
             let value = values
                 .get(name)
@@ -177,7 +200,10 @@ impl Trainer {
                 .set(value)
                 .map_err(computing("putting values back"))?;
         }
-        Ok(())
+        match &mut self.interest {
+            Some(interest) => interest.restore(values),
+            None => Ok(()),
+        }
     }
 
     /// The values and the optimizer's state: with the position, all that [`Trainer::resume`] needs.
@@ -223,11 +249,30 @@ impl Trainer {
         let batches = corpus.batches(rows, limits, self.limit(), Some(seed));
         let mut position = from;
         for group in batches[from.batch.min(batches.len())..].chunks(self.settings.accumulate) {
+            if let Some(passes) = self.settings.falling {
+                let done = from.epoch as f64 + position.batch as f64 / batches.len() as f64;
+                let left = 1.0 - done / passes as f64;
+                let pace = (left / FALLING).clamp(PACE_MIN, 1.0);
+                self.adam.set_pace(pace);
+                if let Some(interest) = &mut self.interest {
+                    interest.set_pace(pace);
+                }
+            }
+            if let Some(interest) = &mut self.interest {
+                for batch in group {
+                    interest.meet(&corpus.seen, &asked(corpus, batch))?;
+                }
+            }
             let gathered = self.gathered(corpus, group)?;
             let (scale, loss) = (gathered.scale, gathered.loss);
-            let gradient = self
-                .adam
-                .step(&gathered.gradients, scale, self.settings.longest)?;
+            let longest = self.settings.longest;
+            let gradient = self.adam.step(&gathered.gradients, scale, longest)?;
+            if let (Some(interest), Some(way), true) =
+                (&mut self.interest, &gathered.way, gradient.is_finite())
+            {
+                let scale = scale * (longest / gradient).min(1.0);
+                interest.step(way, &gathered.gradients, scale)?;
+            }
             if !loss.is_finite() || !gradient.is_finite() {
                 return Err(LanguageError::Input(format!(
                     "after {} steps the loss is {loss} and the gradient {gradient} long: nothing was learned from that",
@@ -286,12 +331,12 @@ impl Trainer {
         Ok(scores)
     }
 
-    fn limit(&self) -> usize {
+    /// Behaviors of a run at most, where runs are looked at.
+    fn limit(&self) -> Option<usize> {
         match &self.depth {
-            // Any: no run is looked at.
-            Depth::None => 2,
-            Depth::Mean { limit } => *limit,
-            Depth::Deep { config, .. } => config.limit,
+            Depth::None => None,
+            Depth::Mean { limit } => Some(*limit),
+            Depth::Deep { config, .. } => Some(config.limit),
         }
     }
 
@@ -308,9 +353,21 @@ impl Trainer {
             Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
             None => None,
         };
+        let way = match &self.interest {
+            Some(interest) => {
+                let variables = self.variables.iter();
+                let values = variables.filter(|(name, _)| is_of_interest(name));
+                let values = values.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
+                let step = learned_from.then(|| self.adam.steps());
+                let rows = asked(corpus, batch);
+                Some(interest.forward(&values.collect(), &corpus.seen, &rows, step)?)
+            }
+            None => None,
+        };
         let input = HeadInput {
             vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
             features: &features,
+            interest: way.as_ref().map(|way| way.outputs.as_tensor()),
             base: &base,
         };
         let log_odds = self.head.forward(&input)?;
@@ -319,6 +376,7 @@ impl Trainer {
             log_odds,
             positions,
             passes,
+            way,
         })
     }
 
@@ -330,7 +388,8 @@ impl Trainer {
         batch: &[usize],
         learned_from: bool,
     ) -> Result<Vectors, LanguageError> {
-        let runs = corpus.runs(batch, self.limit())?;
+        let limit = self.limit().expect("invariant: runs are looked at");
+        let runs = corpus.runs(batch, limit)?;
         let (count, longest) = runs.shape;
         let mut distinct = BTreeMap::new();
         let mut items = Vec::new();
@@ -390,11 +449,17 @@ impl Trainer {
     fn gather(
         &self,
         gradients: &GradStore,
-        passes: &[Pass],
+        answer: &Answer,
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         self.adam.gather(gradients, into)?;
-        for (deep, pass) in passes
+        if let Some(way) = &answer.way
+            && let Some(gradient) = gradients.get(way.outputs.as_tensor())
+        {
+            way.backward(gradient, into)?;
+        }
+        for (deep, pass) in answer
+            .passes
             .iter()
             .filter_map(|pass| Some((self.deep.as_ref()?, pass)))
         {
@@ -414,6 +479,17 @@ struct Answer {
     /// Positions of runs, with padding.
     positions: usize,
     passes: Vec<Pass>,
+    way: Option<Way>,
+}
+
+/// Whether the variable of this name is of the network of interest.
+fn is_of_interest(name: &str) -> bool {
+    name.starts_with("dinmp.")
+}
+
+/// What rows of a batch ask about.
+fn asked(corpus: &Corpus, batch: &[usize]) -> Vec<Asked> {
+    batch.iter().map(|row| corpus.rows.asked[*row]).collect()
 }
 
 /// What a batch's rows are seen by.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::key_vectors::KeyVectorSpec;
 use super::likeness::{Against, LikenessSpec};
 use super::{Level, Quantity};
 
@@ -92,6 +93,7 @@ pub struct FeatureSchema {
     shared: Vec<Feature>,
     own: Vec<Feature>,
     likeness: LikenessSpec,
+    key_vectors: Option<KeyVectorSpec>,
     description: String,
     hash: u64,
 }
@@ -132,6 +134,15 @@ impl FeatureSchema {
     pub fn with_likeness(
         tasks: Vec<TaskSpec>,
         likeness: LikenessSpec,
+    ) -> Result<Self, FeatureSchemaError> {
+        Self::with(tasks, likeness, None)
+    }
+
+    /// The same with key-vectors beside the numbers.
+    pub fn with(
+        tasks: Vec<TaskSpec>,
+        likeness: LikenessSpec,
+        key_vectors: Option<KeyVectorSpec>,
     ) -> Result<Self, FeatureSchemaError> {
         if tasks.is_empty() {
             return Err(FeatureSchemaError::NoTask);
@@ -202,6 +213,9 @@ impl FeatureSchema {
             }
         }
         likeness.describe(&mut text);
+        if let Some(spec) = &key_vectors {
+            spec.describe(&mut text);
+        }
         for feature in shared.iter().chain(&own) {
             writeln!(text, "{} {}", feature.name, feature.unit())
                 .expect("invariant: a String takes any text");
@@ -212,6 +226,7 @@ impl FeatureSchema {
             shared,
             own,
             likeness,
+            key_vectors,
             description: text,
         })
     }
@@ -224,6 +239,11 @@ impl FeatureSchema {
     /// The likenesses.
     pub fn likeness(&self) -> &LikenessSpec {
         &self.likeness
+    }
+
+    /// The key-vectors, where rows have them.
+    pub fn key_vectors(&self) -> Option<&KeyVectorSpec> {
+        self.key_vectors.as_ref()
     }
 
     /// The tasks, in order; elsewhere a task is named by its place here.

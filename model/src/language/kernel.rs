@@ -57,7 +57,7 @@ fn rows_of(width: usize) -> usize {
 
 /// The exponential function within 2 units in the last place, from 2⁻¹²⁶ on (0 below e⁻⁸⁷); without branches, so that a loop over it takes many at once.
 #[inline]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding it leaves a whole number in the lowest bits.
     const WHOLE: f32 = 12_582_912.0;
     const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];

@@ -9,6 +9,7 @@ mod keys;
 mod learning;
 mod measured;
 mod naive;
+mod tensors;
 
 /// A small table that admits at once, has room, and forgets nobody.
 fn settings() -> TableSettings {

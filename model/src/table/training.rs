@@ -116,6 +116,25 @@ impl Table {
         }
     }
 
+    /// From now on learns at this rate, > 0.
+    pub fn set_rate(&mut self, rate: f32) {
+        self.settings.learning.rate = rate;
+    }
+
+    /// Values and sum of the unknown row.
+    pub(super) fn set_unknown(&mut self, row: Vec<f32>) {
+        self.rows.unknown = row;
+    }
+
+    /// Puts a row that is known from elsewhere; its key must have none.
+    pub(super) fn put(&mut self, key: RowKey, row: &[f32], hour: u32) -> Inserted {
+        let inserted = self.rows.insert(key, row, hour);
+        if inserted == Inserted::New {
+            *self.ages.entry(hour).or_default() += 1;
+        }
+        inserted
+    }
+
     /// Notes the ids of a batch, met in `hour` (see [`super::hour_of`]): those with a row grow younger, others are counted and perhaps admitted. An id counts as often as it stands in
     /// the batch; the order within it does not matter.
     ///

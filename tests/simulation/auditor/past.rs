@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use headwater_config::{Bytes, Config, Delivery, Late, OnBehavior, Span, Topic};
+use headwater_config::{Bytes, Config, Delivery, Examples, Late, OnBehavior, Span, Topic};
 use headwater_consumers::items::ItemMaker;
 use headwater_consumers::log::{RecordBatch, TopicPartition};
 use headwater_consumers::step::{Owned, Pipeline, StepOutput};
@@ -88,7 +88,10 @@ impl<'a> Probe<'a> {
         config.step.request_max_age = Span::from_secs(100 * 365 * 86_400);
         config.step.answer_max = Bytes::new(1 << 30);
         config.scoring.on_behavior = OnBehavior::Off;
-        config.scoring.feature_log = false;
+        // Rows are held against each other, too: the numbers, and what their user did with each item.
+        config.scoring.feature_log = true;
+        config.key_vectors.logged = true;
+        config.labels.examples = Examples::Off;
         config.scoring.item_statistics = false;
         Self {
             ground,
@@ -117,7 +120,7 @@ impl<'a> Probe<'a> {
         if self.exact && answer.baseline {
             let empty = self.table(&World::default(), items, None);
             let again = self.ask(&as_they_were, answer, &empty)?;
-            if probabilities(&again.0) != probabilities(&answer.items) || again.1 != late {
+            if probabilities(&again.items) != probabilities(&answer.items) || again.late != late {
                 return Err(format!("asked again, it is {again:?}; then: {then:#?}"));
             }
         }
@@ -192,13 +195,13 @@ impl<'a> Probe<'a> {
         table
     }
 
-    /// The scores of an answer's request over a state that was fed with these records, and whether they are late.
+    /// An answer's request over a state that was fed with these records.
     fn ask(
         &self,
         records: &[(i64, Vec<u8>)],
         answer: &Answer,
         items: &ItemTable,
-    ) -> Result<(Vec<Value>, bool), String> {
+    ) -> Result<Asked, String> {
         let wrong = |error: String| format!("asking again: {error}");
         let store = MemoryStores::default().open(0);
         let store = store.map_err(|error| wrong(format!("{error:?}")))?;
@@ -263,8 +266,25 @@ impl<'a> Probe<'a> {
         let degraded = json["degraded"].as_array();
         let late = degraded.is_some_and(|all| all.iter().any(|reason| reason == "late"));
         let items = json["items"].as_array().cloned().unwrap_or_default();
-        Ok((items, late))
+        let logged = output.transactional.iter();
+        let logged = logged.filter(|record| record.at.topic == Topic::FeatureLog);
+        let rows = logged.map(|record| {
+            let row: Value = serde_json::from_slice(record.value.unwrap_or_default())
+                .map_err(|error| wrong(error.to_string()))?;
+            Ok(["shared", "candidates", "key_vectors"].map(|key| row[key].clone()))
+        });
+        let rows = rows.collect::<Result<_, String>>()?;
+        Ok(Asked { items, late, rows })
     }
+}
+
+/// What comes of asking again.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    items: Vec<Value>,
+    late: bool,
+    /// Numbers of rows and key-vectors.
+    rows: Vec<[Value; 3]>,
 }
 
 /// What is not before the row, as something else. A late row's history is left as it is but for what was done there: which cells it lies

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::dinmp::Seen;
 
 const TEXTS: usize = 8;
 const USERS: usize = 240;
@@ -38,6 +39,7 @@ fn corpus() -> Corpus {
         sequences: 2,
         features: 2,
         tasks: vec!["click".to_owned()],
+        seen: Seen::default(),
         rows,
     }
 }
@@ -57,6 +59,7 @@ fn settings() -> TrainSettings {
         longest: 1.0,
         seed: 1,
         objective: Objective::Labels,
+        falling: None,
     }
 }
 
@@ -68,10 +71,11 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
         tasks: 1,
         projected: 8,
         inner: [16, 8],
+        interest: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&config(), 5).unwrap());
-    Trainer::new(depth, &head, &values, Path::new("here"), settings()).unwrap()
+    Trainer::new(depth, &head, &values, Path::new("here"), (None, settings())).unwrap()
 }
 
 fn deep_depth(frozen: bool) -> Depth {

@@ -55,6 +55,7 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
         tasks: 2,
         projected: PROJECTED,
         inner: [9, 7],
+        interest: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     for (seed, (name, value)) in values.iter_mut().enumerate() {
@@ -71,6 +72,7 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
         limit: LIMIT,
         sequences: vec!["one".to_owned(), "two".to_owned()],
         head,
+        key_vectors: None,
         features: (0..features)
             .map(|place| [0.1 * place as f32, 1.0 + 0.05 * place as f32])
             .collect(),
@@ -108,7 +110,7 @@ fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Ve
     }
     assert_eq!(vectors.known(), batch.len());
     let mut scores = base.clone();
-    scorer.score(batch, &vectors, &mut scores);
+    scorer.score(batch, (&vectors, &[]), &mut scores);
     let head = Head::of(
         &made.described.head,
         &made.values,
@@ -134,6 +136,7 @@ fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Ve
     let input = HeadInput {
         vectors: has_vectors.then_some((&users, &items)),
         features: &features,
+        interest: None,
         base: &Tensor::from_vec(odds, (rows, 2), &Device::Cpu).unwrap(),
     };
     let log_odds = head.forward(&input).unwrap().to_vec2::<f32>().unwrap();
@@ -181,10 +184,10 @@ fn answering_equals_learning() {
         }
         assert_eq!((vectors.known(), vectors.item(0)), (5, None));
         let mut some = plain.clone();
-        scorer.score(&batch, &vectors, &mut some);
+        scorer.score(&batch, (&vectors, &[]), &mut some);
         let mut alone = plain.candidate(3).to_vec();
         let item = vectors.item(3).unwrap();
-        scorer.score_row(batch.row(3), vectors.users(), item, &mut alone);
+        scorer.score_row(batch.row(3), (vectors.users(), item, &[]), &mut alone);
         let bits =
             |scores: &[f32]| -> Vec<u32> { scores.iter().map(|one| one.to_bits()).collect() };
         assert_eq!(bits(&alone), bits(scores.candidate(3)));

@@ -1,6 +1,7 @@
 //! Several tasks over shared layers.
 
 use super::*;
+use crate::dinmp::Seen;
 use crate::gradient::{Gdod, GradientRule, Keep, Scope, Weighing};
 use crate::numbers::Numbers;
 
@@ -37,6 +38,7 @@ fn corpus(tasks: usize, labelled: impl Fn(usize, usize) -> bool) -> Corpus {
         sequences: 1,
         features: 2,
         tasks: (0..tasks).map(|task| format!("task{task}")).collect(),
+        seen: Seen::default(),
         rows,
     }
 }
@@ -64,6 +66,7 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         tasks,
         projected: 6,
         inner: [12, 8],
+        interest: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&deep, 5).unwrap());
@@ -82,12 +85,13 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         longest: 100.0,
         seed: 1,
         objective,
+        falling: None,
     };
     let depth = Depth::Deep {
         config: deep,
         frozen: false,
     };
-    Trainer::new(depth, &head, &values, Path::new("here"), settings).unwrap()
+    Trainer::new(depth, &head, &values, Path::new("here"), (None, settings)).unwrap()
 }
 
 /// One pass; all values by name, the losses of steps and what the rule said.

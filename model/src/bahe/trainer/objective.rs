@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::dinmp::{ROWS, Way};
 use crate::gradient::{GradientError, GradientRule, Scope, TaskGradient, Weighing, combine};
 use crate::language::LanguageError;
 use crate::language::error::computing;
@@ -40,6 +41,8 @@ pub(super) struct Gathered {
     pub(super) rows: usize,
     pub(super) positions: usize,
     pub(super) weighings: Vec<(String, Weighing)>,
+    /// The way through the network of interest, whose rows move with the step.
+    pub(super) way: Option<Way>,
 }
 
 impl Trainer {
@@ -64,8 +67,9 @@ impl Trainer {
             let (answer, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
             let one = cross_entropy(&answer.log_odds, &labels, &weights)?;
             let gradients = one.backward().map_err(computing("learning"))?;
-            self.gather(&gradients, &answer.passes, &mut gathered.gradients)?;
+            self.gather(&gradients, &answer, &mut gathered.gradients)?;
             gathered.loss += one.to_scalar::<f32>().map_err(computing("learning"))?;
+            gathered.way = answer.way;
         }
         gathered.loss *= gathered.scale as f32;
         Ok(gathered)
@@ -112,27 +116,28 @@ impl Trainer {
             if *rule == GradientRule::Sum {
                 let gradients = losses.sum_all().and_then(|all| all.backward());
                 let gradients = gradients.map_err(computing("learning"))?;
-                self.gather(&gradients, &answer.passes, &mut gathered.gradients)?;
-                continue;
-            }
-            for (task, gradient) in of_tasks.iter_mut().enumerate() {
-                // A task that no row here speaks of would add nothing.
-                if labels_of(batch, task) > 0.0 {
-                    let one = losses.get(task).and_then(|one| one.backward());
-                    let one = one.map_err(computing("learning"))?;
-                    self.gather(&one, &answer.passes, gradient)?;
+                self.gather(&gradients, &answer, &mut gathered.gradients)?;
+            } else {
+                for (task, gradient) in of_tasks.iter_mut().enumerate() {
+                    // A task that no row here speaks of would add nothing.
+                    if labels_of(batch, task) > 0.0 {
+                        let one = losses.get(task).and_then(|one| one.backward());
+                        let one = one.map_err(computing("learning"))?;
+                        self.gather(&one, &answer, gradient)?;
+                    }
                 }
             }
+            gathered.way = answer.way;
         }
         gathered.loss *= gathered.scale as f32;
         if *rule == GradientRule::Sum {
-            gathered.gradients.retain(|name, _| self.adam.learns(name));
+            gathered.gradients.retain(|name, _| self.learns(name));
             return Ok(gathered);
         }
         let mut gradients = Vec::with_capacity(tasks);
         for (name, (count, mut parameters)) in corpus.tasks.iter().zip(counts.iter().zip(of_tasks))
         {
-            parameters.retain(|name, _| self.adam.learns(name));
+            parameters.retain(|name, _| self.learns(name));
             let own: Vec<String> = parameters
                 .keys()
                 .filter(|name| of_one_task(name))
@@ -162,6 +167,10 @@ impl Trainer {
         gathered.gradients.extend(combined.parameters);
         gathered.weighings = combined.weighings;
         Ok(gathered)
+    }
+
+    fn learns(&self, name: &str) -> bool {
+        name == ROWS || self.adam.learns(name)
     }
 
     /// What the head says of a batch, its labels and their weights, (rows, tasks) each.

@@ -1,0 +1,277 @@
+//! Learning what users' pasts say of a candidate, and saying it again.
+
+use super::*;
+use crate::dinmp::{Asked, ItemKeys, Learning, Mark, RowSettings, Seen};
+use crate::feature::{FeatureBatch, FeatureSchema, KeyVectorSpec, LikenessSpec, TaskSpec};
+use crate::{HalfLives, Scores};
+
+const ITEMS: usize = 24;
+const ROWS: usize = 900;
+const DAY: i64 = 86_400_000;
+
+fn spec() -> KeyVectorSpec {
+    KeyVectorSpec {
+        kinds: vec!["like".to_owned(), "dislike".to_owned()],
+        edges_ms: vec![DAY],
+    }
+}
+
+/// Items are of two sorts that nothing names. A user likes those of one sort and dislikes those of the other, and so is the label; the row's number is
+/// noise. Two tasks: the second is the contrary of the first, and lacks its label in every third row.
+fn corpus() -> Corpus {
+    let mut numbers = crate::numbers::Numbers(5);
+    let mut draw = |below: usize| (numbers.uniform() * below as f64) as usize;
+    let (mut seen, mut rows) = (Seen::default(), Rows::default());
+    let item = |number: usize| ItemKeys::of(&format!("item {number}"), []);
+    for user in 0..ROWS {
+        let liked = draw(2);
+        for _ in 0..6 {
+            let number = draw(ITEMS);
+            let kind = u8::from(number % 2 != liked);
+            let age = draw(4) as i64 * DAY;
+            let place = seen.item(item(number));
+            let stretch = u8::from(age >= DAY);
+            seen.atom(place, Mark::new(stretch, age, vec![(kind, 1)]));
+        }
+        let candidate = draw(ITEMS);
+        let request = seen.end_request();
+        let item = seen.item(item(candidate));
+        rows.asked.push(Asked { request, item });
+        let label = if candidate % 2 == liked { 1.0 } else { 0.0 };
+        rows.user.push(user as u32);
+        rows.item.push(0);
+        rows.features.push(draw(100) as f32 / 50.0 - 1.0);
+        rows.base.extend([0.1, -0.1]);
+        rows.labels.extend([label, 1.0 - label]);
+        rows.weights
+            .extend([1.0, if user % 3 == 0 { 0.0 } else { 1.0 }]);
+    }
+    Corpus {
+        vectors: tensor(1, &[1, 1]),
+        histories: vec![History::default(); ROWS],
+        sequences: 0,
+        features: 1,
+        tasks: vec!["click".to_owned(), "hide".to_owned()],
+        seen,
+        rows,
+    }
+}
+
+fn learning() -> Learning {
+    let settings = RowSettings {
+        rate: 0.1,
+        dropout: 0.05,
+        spread: 0.05,
+        memory: 1 << 20,
+        seed: 3,
+    };
+    Learning::new(spec(), settings).unwrap()
+}
+
+fn head(features: usize) -> HeadConfig {
+    HeadConfig {
+        width: 0,
+        sequences: 0,
+        features,
+        tasks: 2,
+        projected: 4,
+        inner: [16, 8],
+        interest: learning().outputs(),
+    }
+}
+
+fn trainer(features: usize, objective: Objective) -> Trainer {
+    let (interest, head) = (learning(), head(features));
+    let mut values = Head::random(&head, 3).unwrap();
+    values.extend(interest.random(3).unwrap());
+    let settings = TrainSettings {
+        adam: AdamSettings {
+            rate: 4e-3,
+            beta: [0.9, 0.99],
+            epsilon: 1e-8,
+            decay: 0.0,
+        },
+        deep_factor: 1.0,
+        positions: 64,
+        rows_max: 50,
+        accumulate: 1,
+        longest: 1.0,
+        seed: 9,
+        objective,
+        falling: Some(20),
+    };
+    let given = (Some(interest), settings);
+    Trainer::new(Depth::None, &head, &values, Path::new("here"), given).unwrap()
+}
+
+const LEARNED: std::ops::Range<usize> = 0..ROWS - 150;
+
+fn passes(trainer: &mut Trainer, corpus: &Corpus, mut position: Position, until: u64) {
+    while position.epoch < until {
+        let next = trainer.pass(corpus, LEARNED, position, &mut |_, _| true);
+        position = next.unwrap();
+    }
+}
+
+/// How often the sign of what is said is the label's, of rows not learned from, by task.
+fn right(trainer: &Trainer, corpus: &Corpus) -> [f64; 2] {
+    let rows = LEARNED.end..ROWS;
+    let said = trainer.score(corpus, rows.clone(), &mut |_| {}).unwrap();
+    [0, 1].map(|task| {
+        let right = rows.clone().filter(|row| {
+            let said = said[(row - rows.start) * 2 + task];
+            (said > 0.0) == (corpus.rows.labels[row * 2 + task] > 0.0)
+        });
+        right.count() as f64 / rows.len() as f64
+    })
+}
+
+/// Goal: what two items have to do with each other is learned from what users did with both, of users that were not learned from; each objective learns it. Method:
+/// the sorts above, which no number of a row knows of.
+#[test]
+fn sorts_that_nobody_named_are_learned() {
+    let corpus = corpus();
+    let gdod = Objective::Tasks {
+        rule: crate::gradient::GradientRule::default(),
+        scope: crate::gradient::Scope::Global,
+    };
+    for objective in [Objective::Labels, gdod] {
+        let mut trainer = trainer(1, objective);
+        let before = right(&trainer, &corpus);
+        passes(&mut trainer, &corpus, Position::default(), 12);
+        let after = right(&trainer, &corpus);
+        assert!(before.iter().all(|right| *right < 0.65), "{before:?}");
+        assert!(
+            after.iter().all(|right| *right > 0.9),
+            "{objective:?}: {after:?}"
+        );
+    }
+}
+
+/// Goal: training that was cut off goes on to the bit, rows of ids with it. Method: four passes at once, and the same by way of a checkpoint in the midst of the second.
+#[test]
+fn a_checkpoint_with_rows_of_ids_goes_on_to_the_bit() {
+    let corpus = corpus();
+    let bits = |trainer: &Trainer| crate::language::to_safetensors(&trainer.checkpoint().unwrap());
+    let mut whole = trainer(1, Objective::Labels);
+    passes(&mut whole, &corpus, Position::default(), 4);
+    let mut first = trainer(1, Objective::Labels);
+    passes(&mut first, &corpus, Position::default(), 1);
+    let from = Position {
+        epoch: 1,
+        batch: 0,
+        steps: 15,
+    };
+    let cut = first.pass(&corpus, LEARNED, from, &mut |_, report| {
+        report.position.batch < 4
+    });
+    let cut = cut.unwrap();
+    assert_eq!((cut.epoch, cut.batch, cut.steps), (1, 4, 19));
+    let written = crate::language::to_safetensors(&first.checkpoint().unwrap()).unwrap();
+    let read = crate::language::from_safetensors(&written).unwrap();
+    let mut resumed = trainer(1, Objective::Labels);
+    resumed.resume(&read, cut).unwrap();
+    passes(&mut resumed, &corpus, cut, 4);
+    assert!(bits(&whole).unwrap() == bits(&resumed).unwrap());
+}
+
+/// Goal: a trained model says what training said, candidate by candidate, and a candidate's score does not depend on the others. Method: a request of the corpus's items, by the
+/// trainer and by the model that is read from its values.
+#[test]
+fn a_model_says_what_training_said() {
+    let lives = HalfLives {
+        short_ms: None,
+        long_ms: None,
+    };
+    let task = |name: &str| TaskSpec {
+        name: name.to_owned(),
+        definition: String::new(),
+        item: lives,
+        user: lives,
+    };
+    let tasks = vec![task("click"), task("hide")];
+    let schema = FeatureSchema::with(tasks, LikenessSpec::default(), Some(spec())).unwrap();
+    let mut corpus = corpus();
+    let wide = schema.shared().len() + schema.own().len();
+    // Rows of the schema: what nobody set, in all of them.
+    let mut batch = FeatureBatch::new(&schema);
+    batch.begin(1_000_000, ITEMS);
+    let numbers: Vec<f32> = batch
+        .shared()
+        .iter()
+        .chain(batch.row(0).own)
+        .copied()
+        .collect();
+    corpus.features = wide;
+    corpus.rows.features = vec![0.0; ROWS * wide];
+    let moments: Vec<[f32; 2]> = numbers.iter().map(|one| [squashed(*one), 1.0]).collect();
+    let mut trainer = trainer(wide, Objective::Labels);
+    passes(&mut trainer, &corpus, Position::default(), 2);
+    let described = Described {
+        layers: (Layers::None, None),
+        encoder: (None, 1),
+        limit: 2,
+        sequences: Vec::new(),
+        texts: Vec::new(),
+        head: head(wide),
+        features: moments,
+        key_vectors: Some(spec()),
+        objective: Objective::Labels,
+        rows: [1, 0, 0],
+    };
+    let model = BaheModel::of(described.clone(), &schema, &trainer.values().unwrap()).unwrap();
+    let interest = model.interest().unwrap();
+    assert!(interest.rows() > 0);
+    // One user's past, and every item as a candidate.
+    let candidates: Vec<Asked> = (0..ITEMS as u32)
+        .map(|item| Asked { request: 7, item })
+        .collect();
+    let row = corpus
+        .rows
+        .asked
+        .iter()
+        .position(|asked| asked.request == 7)
+        .unwrap();
+    for (place, asked) in candidates.iter().enumerate() {
+        corpus.rows.asked[row + place] = *asked;
+        corpus.rows.base[(row + place) * 2..][..2].copy_from_slice(&[0.4, -0.2]);
+    }
+    let rows = row..row + ITEMS;
+    let said = trainer.score(&corpus, rows, &mut |_| {}).unwrap();
+    let (seen, asked) = corpus.seen.part(&candidates);
+    let of = interest.forward(&seen, &asked);
+    let base = |log_odds: f32| 1.0 / (1.0 + (-log_odds).exp());
+    let mut scores = Scores::default();
+    crate::Baseline::default().score(&batch, &mut scores);
+    for candidate in 0..ITEMS {
+        let to = scores.candidate_mut(candidate);
+        to.copy_from_slice(&[base(0.4), base(-0.2)]);
+    }
+    let mut vectors = RowVectors::default();
+    model.scorer().begin(ITEMS, &mut vectors);
+    model.scorer().score(&batch, (&vectors, &of), &mut scores);
+    for candidate in 0..ITEMS {
+        for task in 0..2 {
+            let trained = base(said[candidate * 2 + task]);
+            let served = scores.get(candidate, task);
+            assert!(
+                (trained - served).abs() < 1e-5,
+                "{served}, in training {trained}"
+            );
+        }
+        let alone = interest.forward_one(&corpus.seen, candidates[candidate]);
+        let mut one = [base(0.4), base(-0.2)];
+        let seen = (&[][..], &[][..], &*alone);
+        model
+            .scorer()
+            .score_row(batch.row(candidate), seen, &mut one);
+        assert_eq!(one, [scores.get(candidate, 0), scores.get(candidate, 1)]);
+    }
+    // Key-vectors of other kinds are not what it learned.
+    let mut other = spec();
+    other.kinds.swap(0, 1);
+    let tasks = vec![task("click"), task("hide")];
+    let other = FeatureSchema::with(tasks, LikenessSpec::default(), Some(other)).unwrap();
+    let error = BaheModel::of(described, &other, &trainer.values().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("key_vectors"), "{error}");
+}

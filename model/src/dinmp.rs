@@ -1,0 +1,30 @@
+//! Interest in a candidate by a user's whole past, however long: attention over sparse key-vectors (DINMP, Ant Group, SDM 2022).
+//!
+//! Before it, `consumers` has laid out what a row sees of its user: an *atom* for each key and stretch of time, with events by kind and their recency ([`Seen`]).
+//! After it stands the head, which reads [`Network::outputs`] numbers a row beside the row's own. Nothing is cut off and nothing is divided away: an
+//! atom's weight is no softmax, so ten likes say more than one; what comes out is squashed by the logarithm alone.
+//!
+//! * *A vector of an item* is its id's row of a [`crate::table::Table`] and the mean of its categories' and attributes' rows. An id without a row reads the unknown
+//!   one, which is trained; its categories still speak for it.
+//! * *Attention*, as in the paper: a small network over key h, candidate q, their product and the mark m (events by kind, stretch, recency),
+//!   `a = w · silu(K h + Q q + P (h ⊙ q) + M m + b) + b'`. The difference h − q of DIN's network is a part of K and Q.
+//! * *What an atom says*: `v = [h ⊙ (1 + S m), T m]`; the second part is of events alone, so that whether a key was liked or disliked reaches the sum whatever its vector is.
+//! * *Partitions*: stretches of time before the row × what is of the candidate's own kind, and what is not. A key that shares a part of its categories and
+//!   attributes with the candidate counts by that part on one side and by the rest on the other: of k categories each is 1/k. Each bucket has its own
+//!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
+//! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate.
+//!
+//! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. A row's sum is made in the
+//! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.
+
+mod interest;
+mod learn;
+mod network;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+pub use interest::{Interest, Learning, ROWS, RowSettings, Way};
+pub use learn::{Gradients, Rows};
+pub use network::{Looked, Network, WIDTH};
+pub use seen::{Asked, Atom, ItemKeys, Mark, Seen};

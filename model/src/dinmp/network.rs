@@ -1,0 +1,533 @@
+//! The network's weights, and the way forward.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::gap::GAPS;
+use crate::language::LanguageError;
+use crate::language::error::computing;
+use crate::language::kernel::exp;
+use crate::language::part::{Origin, Purpose, Source};
+use crate::numbers::Numbers;
+use crate::table::{RowKey, Snapshot};
+
+use super::seen::{Asked, Mark, Seen};
+
+/// Numbers of an item's vector: of a row of the table.
+pub const WIDTH: usize = 16;
+/// Width of the attention's hidden layer.
+pub(super) const INNER: usize = 32;
+/// Numbers of a mark.
+pub(super) const MARK: usize = 16;
+/// Numbers that an atom says of its events alone.
+pub(super) const TOLD: usize = 4;
+/// Numbers that an atom says.
+pub(super) const SAID: usize = WIDTH + TOLD;
+/// Sides of a stretch: what is of the candidate's kind, and the rest.
+pub(super) const SIDES: usize = 2;
+
+pub(super) type Inner = [f32; INNER];
+pub(super) type Vector = [f32; WIDTH];
+pub(super) type Said = [f32; SAID];
+
+/// Rows that are computed one after the other, by one thread.
+const PIECE: usize = 16;
+
+/// The weights, each a matrix that lies row by row: (in, out), so that one number of the input goes over a whole line.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Weights {
+    /// (WIDTH, INNER) each
+    pub(super) key: Vec<f32>,
+    pub(super) candidate: Vec<f32>,
+    pub(super) product: Vec<f32>,
+    /// (MARK, INNER)
+    pub(super) mark: Vec<f32>,
+    /// (INNER) each
+    pub(super) inner_bias: Vec<f32>,
+    pub(super) attention: Vec<f32>,
+    /// (1)
+    pub(super) attention_bias: Vec<f32>,
+    /// (kinds, MARK)
+    pub(super) kinds: Vec<f32>,
+    /// (buckets, MARK)
+    pub(super) buckets: Vec<f32>,
+    /// (GAPS, MARK)
+    pub(super) recency: Vec<f32>,
+    /// (MARK, WIDTH)
+    pub(super) scale: Vec<f32>,
+    /// (MARK, TOLD)
+    pub(super) told: Vec<f32>,
+    /// (buckets · SIDES, SAID)
+    pub(super) empty: Vec<f32>,
+}
+
+impl Weights {
+    /// Name, shape and spread of the first values of each, in the order of [`Weights::parts_mut`].
+    fn layout(kinds: usize, buckets: usize) -> [(&'static str, [usize; 2], f32); 13] {
+        let by_root = |inputs: usize| 1.0 / (inputs as f32).sqrt();
+        [
+            ("key", [WIDTH, INNER], by_root(WIDTH)),
+            ("candidate", [WIDTH, INNER], by_root(WIDTH)),
+            ("product", [WIDTH, INNER], by_root(WIDTH)),
+            ("mark", [MARK, INNER], by_root(MARK)),
+            ("inner_bias", [1, INNER], 0.0),
+            ("attention", [1, INNER], 0.5 * by_root(INNER)),
+            ("attention_bias", [1, 1], 0.0),
+            ("kinds", [kinds, MARK], 0.5),
+            ("buckets", [buckets, MARK], 0.3),
+            ("recency", [GAPS, MARK], 0.1),
+            ("scale", [MARK, WIDTH], 0.5 * by_root(MARK)),
+            ("told", [MARK, TOLD], 0.5 * by_root(MARK)),
+            ("empty", [buckets * SIDES, SAID], 0.0),
+        ]
+    }
+
+    pub(super) fn parts(&self) -> [&Vec<f32>; 13] {
+        [
+            &self.key,
+            &self.candidate,
+            &self.product,
+            &self.mark,
+            &self.inner_bias,
+            &self.attention,
+            &self.attention_bias,
+            &self.kinds,
+            &self.buckets,
+            &self.recency,
+            &self.scale,
+            &self.told,
+            &self.empty,
+        ]
+    }
+
+    pub(super) fn parts_mut(&mut self) -> [&mut Vec<f32>; 13] {
+        [
+            &mut self.key,
+            &mut self.candidate,
+            &mut self.product,
+            &mut self.mark,
+            &mut self.inner_bias,
+            &mut self.attention,
+            &mut self.attention_bias,
+            &mut self.kinds,
+            &mut self.buckets,
+            &mut self.recency,
+            &mut self.scale,
+            &mut self.told,
+            &mut self.empty,
+        ]
+    }
+
+    fn of_parts(parts: [Vec<f32>; 13]) -> Self {
+        let [
+            key,
+            candidate,
+            product,
+            mark,
+            inner_bias,
+            attention,
+            attention_bias,
+            kinds,
+            buckets,
+            recency,
+            scale,
+            told,
+            empty,
+        ] = parts;
+        Self {
+            key,
+            candidate,
+            product,
+            mark,
+            inner_bias,
+            attention,
+            attention_bias,
+            kinds,
+            buckets,
+            recency,
+            scale,
+            told,
+            empty,
+        }
+    }
+
+    pub(super) fn zeros(kinds: usize, buckets: usize) -> Self {
+        Self::of_parts(
+            Self::layout(kinds, buckets).map(|(_, [rows, columns], _)| vec![0.0; rows * columns]),
+        )
+    }
+}
+
+/// The network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub(super) kinds: usize,
+    pub(super) buckets: usize,
+    pub(super) weights: Weights,
+}
+
+/// Vectors of items, one behind the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Looked {
+    pub(super) vectors: Vec<Vector>,
+}
+
+impl Looked {
+    /// Of these, by the rows of a table that are already there: `positions` are of each item its id's row and then those of its groups.
+    pub(super) fn of_rows(values: &[f32], items: &[(u32, Vec<u32>)]) -> Self {
+        let row = |at: u32| &values[at as usize * WIDTH..][..WIDTH];
+        let vectors = items.iter().map(|(id, groups)| {
+            let mut vector: Vector = row(*id).try_into().expect("invariant: rows are so wide");
+            let share = 1.0 / groups.len().max(1) as f32;
+            for group in groups {
+                let group = row(*group).iter();
+                vector
+                    .iter_mut()
+                    .zip(group)
+                    .for_each(|(to, one)| *to += share * one);
+            }
+            vector
+        });
+        Self {
+            vectors: vectors.collect(),
+        }
+    }
+
+    /// Of all that is seen, by a table as it is.
+    pub fn of(seen: &Seen, table: &Snapshot) -> Self {
+        let row = |key: RowKey| table.row(key).unwrap_or(table.unknown());
+        let vectors = seen.items().iter().map(|item| {
+            let mut vector: Vector = row(item.id)
+                .try_into()
+                .expect("invariant: rows are so wide");
+            let share = 1.0 / item.groups.len().max(1) as f32;
+            for group in &item.groups {
+                let group = row(*group).iter();
+                vector
+                    .iter_mut()
+                    .zip(group)
+                    .for_each(|(to, one)| *to += share * one);
+            }
+            vector
+        });
+        Self {
+            vectors: vectors.collect(),
+        }
+    }
+}
+
+/// What is computed once for each item or mark of a batch.
+pub(super) struct Ahead {
+    /// Of each item as a key.
+    pub(super) keys: Vec<Inner>,
+    /// Of each item as a candidate, where it is one.
+    pub(super) candidates: Vec<Inner>,
+    pub(super) marks: Vec<Marked>,
+}
+
+/// What a mark comes to.
+#[derive(Clone, Debug)]
+pub(super) struct Marked {
+    pub(super) mark: [f32; MARK],
+    pub(super) inner: Inner,
+    /// 1 + S m
+    pub(super) scale: Vector,
+    pub(super) told: [f32; TOLD],
+    pub(super) bucket: usize,
+}
+
+/// What a row's sums come to, before anything is made of them.
+pub(super) struct Pooled {
+    /// (buckets, SIDES)
+    pub(super) sums: Vec<Said>,
+    /// How much lies in each: 0 is empty.
+    pub(super) volumes: Vec<f32>,
+}
+
+/// `line += value · weights`; of a length that the compiler knows, so that lines stay in registers.
+#[inline]
+pub(super) fn add<const N: usize>(line: &mut [f32; N], value: f32, weights: &[f32; N]) {
+    for at in 0..N {
+        line[at] += value * weights[at];
+    }
+}
+
+/// The inner product, eight sums side by side.
+#[inline]
+pub(super) fn dot<const N: usize>(one: &[f32; N], other: &[f32; N]) -> f32 {
+    let mut sums = [0.0; 8];
+    for at in 0..N {
+        sums[at % 8] += one[at] * other[at];
+    }
+    sums.iter().sum()
+}
+
+/// The line of a matrix.
+pub(super) fn line<const N: usize>(weights: &[f32], at: usize) -> &[f32; N] {
+    &weights.as_chunks::<N>().0[at]
+}
+
+/// What an atom says of its key.
+pub(super) fn own(said: &Said) -> &Vector {
+    said.first_chunk()
+        .expect("invariant: a vector is a part of it")
+}
+
+pub(super) fn through<const N: usize>(input: &[f32], weights: &[f32], line: &mut [f32; N]) {
+    for (value, weights) in input.iter().zip(weights.as_chunks::<N>().0) {
+        add(line, *value, weights);
+    }
+}
+
+/// The logistic function of each.
+#[inline]
+pub(super) fn sigmoid(inner: &Inner) -> Inner {
+    let mut out = [0.0; INNER];
+    for (to, x) in out.iter_mut().zip(inner) {
+        *to = 1.0 / (1.0 + exp(-*x));
+    }
+    out
+}
+
+pub(super) fn squashed(value: f32) -> f32 {
+    value.signum() * value.abs().ln_1p()
+}
+
+impl Marked {
+    /// What an atom of this mark says.
+    #[inline]
+    pub(super) fn said(&self, key: &Vector) -> Said {
+        let mut said = [0.0; SAID];
+        for at in 0..WIDTH {
+            said[at] = key[at] * self.scale[at];
+        }
+        said[WIDTH..].copy_from_slice(&self.told);
+        said
+    }
+}
+
+/// Where the hidden layer of an atom is, before it is bent: what was computed ahead of key, candidate and mark, and what key and candidate come to together.
+#[inline]
+pub(super) fn hidden(before: [&Inner; 3], key: &Vector, crossing: &[Inner; WIDTH]) -> Inner {
+    let [keys, candidates, marks] = before;
+    let mut inner = *keys;
+    for at in 0..INNER {
+        inner[at] += candidates[at] + marks[at];
+    }
+    for (value, line) in key.iter().zip(crossing) {
+        add(&mut inner, *value, line);
+    }
+    inner
+}
+
+impl Network {
+    /// Begins: first values, the same for the same seed.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn random(
+        kinds: usize,
+        buckets: usize,
+        seed: u64,
+    ) -> Result<BTreeMap<String, Tensor>, LanguageError> {
+        let mut numbers = Numbers(seed ^ 0x64_696e_6d70);
+        let layout = Weights::layout(kinds, buckets).into_iter();
+        let values = layout.map(|(name, [rows, columns], spread)| {
+            let values = numbers.normal(rows * columns, spread);
+            let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
+            Ok((format!("dinmp.{name}"), tensor))
+        });
+        let values: candle_core::Result<_> = values.collect();
+        values.map_err(computing("making first values"))
+    }
+
+    /// The network of these values, with so many kinds of events and stretches of time.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, named; `path` is where they were read.
+    pub fn of(
+        kinds: usize,
+        buckets: usize,
+        tensors: &BTreeMap<String, Tensor>,
+        path: &Path,
+    ) -> Result<Self, LanguageError> {
+        let mut source = Source::new(
+            Origin::Named { tensors, path },
+            &Device::Cpu,
+            Purpose::of(false),
+        );
+        let mut network = Self {
+            kinds,
+            buckets,
+            weights: Weights::zeros(kinds, buckets),
+        };
+        let layout = Weights::layout(kinds, buckets);
+        for ((name, shape, _), part) in layout.into_iter().zip(network.weights.parts_mut()) {
+            let tensor = source.tensor(&format!("dinmp.{name}"), &shape)?;
+            let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            *part = values.map_err(computing("reading the network"))?;
+        }
+        Ok(network)
+    }
+
+    /// Names and shapes of its tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = (String, [usize; 2])> {
+        let layout = Weights::layout(self.kinds, self.buckets).into_iter();
+        layout.map(|(name, shape, _)| (format!("dinmp.{name}"), shape))
+    }
+
+    /// Numbers that come out for a row, with so many stretches of time: sums and volumes of the buckets, products of pairs of them, products with the candidate, and the candidate's vector.
+    #[must_use]
+    pub fn outputs(buckets: usize) -> usize {
+        let all = buckets * SIDES;
+        all * (SAID + 1) + all * (all - 1) / 2 + all + WIDTH
+    }
+
+    /// What is computed once for each mark and item; of items as candidates for those alone that are asked for.
+    pub(super) fn ahead(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Ahead {
+        let weights = &self.weights;
+        let mut asked = vec![false; looked.vectors.len()];
+        rows.iter().for_each(|row| asked[row.item as usize] = true);
+        let keys = looked.vectors.iter().map(|vector| {
+            let mut inner = [0.0; INNER];
+            through(vector, &weights.key, &mut inner);
+            inner
+        });
+        let candidates = looked.vectors.iter().zip(asked).map(|(vector, asked)| {
+            let mut inner = [0.0; INNER];
+            if asked {
+                inner.copy_from_slice(&weights.inner_bias);
+                through(vector, &weights.candidate, &mut inner);
+            }
+            inner
+        });
+        Ahead {
+            keys: keys.collect(),
+            candidates: candidates.collect(),
+            marks: seen.marks().iter().map(|mark| self.marked(mark)).collect(),
+        }
+    }
+
+    pub(super) fn marked(&self, of: &Mark) -> Marked {
+        let weights = &self.weights;
+        let mut mark = [0.0; MARK];
+        for (kind, count) in &of.counts {
+            let count = (*count as f32).ln_1p();
+            add(&mut mark, count, line(&weights.kinds, (*kind).into()));
+        }
+        let bucket = usize::from(of.bucket);
+        add(&mut mark, 1.0, line(&weights.buckets, bucket));
+        add(&mut mark, 1.0, line(&weights.recency, of.recency.into()));
+        let (mut inner, mut scale, mut told) = ([0.0; INNER], [1.0; WIDTH], [0.0; TOLD]);
+        through(&mark, &weights.mark, &mut inner);
+        through(&mark, &weights.scale, &mut scale);
+        through(&mark, &weights.told, &mut told);
+        Marked {
+            mark,
+            inner,
+            scale,
+            told,
+            bucket,
+        }
+    }
+
+    /// The product's weights for one candidate: its numbers are in the lines already.
+    pub(super) fn crossing(&self, candidate: &Vector) -> [Inner; WIDTH] {
+        let mut lines = [[0.0; INNER]; WIDTH];
+        for (at, to) in lines.iter_mut().enumerate() {
+            add(to, candidate[at], line(&self.weights.product, at));
+        }
+        lines
+    }
+
+    /// The sums of a row.
+    pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
+        let mut sums = vec![[0.0; SAID]; self.buckets * SIDES];
+        let mut volumes = vec![0.0; self.buckets * SIDES];
+        let asked = row.item as usize;
+        let crossing = self.crossing(&looked.vectors[asked]);
+        let attention: &Inner = line(&self.weights.attention, 0);
+        for atom in seen.atoms_of(row.request) {
+            let (item, mark) = (atom.item as usize, &ahead.marks[atom.mark as usize]);
+            let key = &looked.vectors[item];
+            let before = [&ahead.keys[item], &ahead.candidates[asked], &mark.inner];
+            let inner = hidden(before, key, &crossing);
+            let mut bent = sigmoid(&inner);
+            for at in 0..INNER {
+                bent[at] *= inner[at];
+            }
+            let weight = self.weights.attention_bias[0] + dot(attention, &bent);
+            let said = mark.said(key);
+            let share = seen.items()[item].share(&seen.items()[asked]);
+            for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
+                if share != 0.0 {
+                    let place = mark.bucket * SIDES + side;
+                    volumes[place] += share;
+                    add(&mut sums[place], weight * share, &said);
+                }
+            }
+        }
+        Pooled { sums, volumes }
+    }
+
+    /// The sums as they are read on: squashed, and of empty buckets what stands for them.
+    pub(super) fn read(&self, pooled: &Pooled) -> Vec<Said> {
+        let empty = self.weights.empty.as_chunks::<SAID>().0;
+        let all = pooled.sums.iter().zip(&pooled.volumes).zip(empty);
+        let read = all.map(|((sums, volume), empty)| {
+            if *volume > 0.0 {
+                sums.map(squashed)
+            } else {
+                *empty
+            }
+        });
+        read.collect()
+    }
+
+    /// What is made of a row's sums, [`Network::outputs`] numbers.
+    fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
+        let read = self.read(pooled);
+        let (sums, rest) = to.split_at_mut(read.len() * SAID);
+        sums.copy_from_slice(read.as_flattened());
+        let (volumes, rest) = rest.split_at_mut(read.len());
+        for (to, volume) in volumes.iter_mut().zip(&pooled.volumes) {
+            *to = 0.25 * volume.ln_1p();
+        }
+        let mut rest = rest.iter_mut();
+        let mut put = |value| {
+            if let Some(to) = rest.next() {
+                *to = value;
+            }
+        };
+        for (place, one) in read.iter().enumerate() {
+            for other in &read[..place] {
+                put(dot(own(one), own(other)));
+            }
+        }
+        read.iter().for_each(|one| put(dot(own(one), candidate)));
+        candidate.iter().for_each(|value| put(*value));
+    }
+
+    /// What comes out for each row, (rows, outputs).
+    ///
+    /// # Panics
+    /// If a row's request or item is not among what is seen, or a mark's kind or stretch not among the network's.
+    pub fn forward(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
+        let outputs = Self::outputs(self.buckets);
+        let ahead = self.ahead(seen, looked, rows);
+        let mut all = vec![0.0; rows.len() * outputs];
+        let pieces = all
+            .par_chunks_mut(PIECE * outputs)
+            .zip(rows.par_chunks(PIECE));
+        pieces.for_each(|(to, rows)| {
+            for (to, row) in to.chunks_exact_mut(outputs).zip(rows) {
+                let pooled = self.pool(seen, looked, &ahead, *row);
+                self.write(&pooled, &looked.vectors[row.item as usize], to);
+            }
+        });
+        all
+    }
+}

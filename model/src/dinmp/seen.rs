@@ -1,0 +1,257 @@
+//! What rows see of their users' pasts: sparse key-vectors, laid out as compressed rows.
+
+use std::collections::BTreeMap;
+
+use crate::feature::{KeyVectorSpec, KeyVectors};
+use crate::gap::{GAPS, gap_of};
+use crate::table::RowKey;
+
+/// An item, as the network knows it: by rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ItemKeys {
+    /// Of its id.
+    pub id: RowKey,
+    /// Of its categories and attributes, each once.
+    pub groups: Vec<RowKey>,
+}
+
+impl ItemKeys {
+    /// The keys of an item of these names.
+    pub fn of<'a>(id: &str, groups: impl IntoIterator<Item = &'a str>) -> Self {
+        let key = |sort: u8, name: &str| {
+            let mut bytes = vec![sort];
+            bytes.extend_from_slice(name.as_bytes());
+            RowKey::of(&bytes)
+        };
+        let mut groups: Vec<RowKey> = groups.into_iter().map(|name| key(b'g', name)).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Self {
+            id: key(b'i', id),
+            groups,
+        }
+    }
+
+    /// Which part of it is of the other's kind: of k categories and attributes each counts 1/k.
+    pub(super) fn share(&self, other: &Self) -> f32 {
+        if self.groups.is_empty() {
+            return 0.0;
+        }
+        let common = self.groups.iter();
+        let common = common.filter(|group| other.groups.contains(group));
+        common.count() as f32 / self.groups.len() as f32
+    }
+}
+
+/// What is known of a key in one stretch of time before the row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The stretch.
+    pub bucket: u8,
+    /// Kind of the time from the newest event to the row ([`crate::gap::gap_of`]).
+    pub recency: u8,
+    /// Events by kind, each kind at most once, in their order.
+    pub counts: Vec<(u8, u32)>,
+}
+
+impl Mark {
+    /// Of a stretch, the age of its newest event, and events by kind.
+    pub fn new(bucket: u8, age_ms: i64, counts: Vec<(u8, u32)>) -> Self {
+        let recency = gap_of(Some(age_ms));
+        Self {
+            bucket,
+            recency: u8::try_from(recency).expect("invariant: kinds of gaps are few"),
+            counts,
+        }
+    }
+}
+
+/// A key of a user in one stretch of time: an item, and what is known of it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Atom {
+    /// Of [`Seen::items`].
+    pub item: u32,
+    /// Of [`Seen::marks`].
+    pub mark: u32,
+}
+
+/// What some requests see, each thing once.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    items: Vec<ItemKeys>,
+    marks: Vec<Mark>,
+    atoms: Vec<Atom>,
+    /// Where each request's atoms end.
+    ends: Vec<usize>,
+    item_places: hashbrown::HashMap<ItemKeys, u32>,
+    mark_places: BTreeMap<Mark, u32>,
+}
+
+/// A row: what its request sees, and whom it asks about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The request, by its place.
+    pub request: u32,
+    /// The candidate, of [`Seen::items`].
+    pub item: u32,
+}
+
+impl Seen {
+    /// The place of an item.
+    pub fn item(&mut self, item: ItemKeys) -> u32 {
+        if let Some(place) = self.item_places.get(&item) {
+            return *place;
+        }
+        let place = self.items.len() as u32;
+        self.items.push(item.clone());
+        self.item_places.insert(item, place);
+        place
+    }
+
+    /// Adds an atom to the request that is being told.
+    pub fn atom(&mut self, item: u32, mark: Mark) {
+        let mark = match self.mark_places.get(&mark) {
+            Some(place) => *place,
+            None => {
+                let place = self.marks.len() as u32;
+                self.marks.push(mark.clone());
+                self.mark_places.insert(mark, place);
+                place
+            }
+        };
+        self.atoms.push(Atom { item, mark });
+    }
+
+    /// Takes in what a request sees, whole; gives its place.
+    ///
+    /// # Errors
+    /// Says what does not fit together: a place, stretch or kind that there is not.
+    pub fn request(&mut self, of: &KeyVectors<'_>, spec: &KeyVectorSpec) -> Result<u32, String> {
+        let atoms = of.atoms().ok_or("its atoms do not come out even")?;
+        if of.items.len() != of.of.len() {
+            return Err("its items have not each a list of groups".to_owned());
+        }
+        let items = of.items.iter().zip(&of.of);
+        let items = items.map(|(id, groups)| Self::named(of, id, groups));
+        let items: Vec<ItemKeys> = items.collect::<Result<_, _>>()?;
+        let kinds = spec.kinds.len();
+        for atom in &atoms {
+            let counts = atom.counts.as_chunks::<2>().0;
+            let fits = (atom.item as usize) < items.len()
+                && (atom.stretch as usize) < spec.stretches()
+                && (atom.recency as usize) < GAPS
+                && counts.iter().all(|[kind, _]| (*kind as usize) < kinds);
+            if !fits {
+                return Err(format!("its atom {atom:?} is of what there is not"));
+            }
+        }
+        let places: Vec<u32> = items.into_iter().map(|item| self.item(item)).collect();
+        for atom in atoms {
+            let counts = atom.counts.as_chunks::<2>().0;
+            let mark = Mark {
+                bucket: atom.stretch as u8,
+                recency: atom.recency as u8,
+                counts: counts
+                    .iter()
+                    .map(|[kind, count]| (*kind as u8, *count))
+                    .collect(),
+            };
+            self.atom(places[atom.item as usize], mark);
+        }
+        Ok(self.end_request())
+    }
+
+    fn named(of: &KeyVectors<'_>, id: &str, groups: &[u32]) -> Result<ItemKeys, String> {
+        let name = |place: &u32| {
+            let name = of.groups.get(*place as usize).map(|name| &**name);
+            name.ok_or_else(|| format!("item `{id}` has a group {place}, which there is not"))
+        };
+        let names: Vec<&str> = groups.iter().map(name).collect::<Result<_, _>>()?;
+        Ok(ItemKeys::of(id, names))
+    }
+
+    /// Ends the request that was told; gives its place.
+    pub fn end_request(&mut self) -> u32 {
+        self.ends.push(self.atoms.len());
+        self.ends.len() as u32 - 1
+    }
+
+    /// The same of the requests of some rows alone, and the rows as they stand there.
+    pub fn part(&self, rows: &[Asked]) -> (Self, Vec<Asked>) {
+        const ABSENT: u32 = u32::MAX;
+        let mut part = Self::default();
+        let (mut items, mut marks) = (
+            vec![ABSENT; self.items.len()],
+            vec![ABSENT; self.marks.len()],
+        );
+        let mut requests = BTreeMap::new();
+        let mut asked = Vec::with_capacity(rows.len());
+        for row in rows {
+            let request = *requests.entry(row.request).or_insert_with(|| {
+                for atom in self.atoms_of(row.request) {
+                    let mark = &mut marks[atom.mark as usize];
+                    if *mark == ABSENT {
+                        *mark = part.marks.len() as u32;
+                        part.marks.push(self.marks[atom.mark as usize].clone());
+                    }
+                    let item = part.take(self, atom.item, &mut items);
+                    part.atoms.push(Atom { item, mark: *mark });
+                }
+                part.end_request()
+            });
+            let item = part.take(self, row.item, &mut items);
+            asked.push(Asked { request, item });
+        }
+        (part, asked)
+    }
+
+    /// The place of an item of `whole`, which it has or gets.
+    fn take(&mut self, whole: &Self, item: u32, places: &mut [u32]) -> u32 {
+        let place = &mut places[item as usize];
+        if *place == u32::MAX {
+            *place = self.items.len() as u32;
+            self.items.push(whole.items[item as usize].clone());
+        }
+        *place
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.marks.clear();
+        self.atoms.clear();
+        self.ends.clear();
+        self.item_places.clear();
+        self.mark_places.clear();
+    }
+
+    /// The items.
+    pub fn items(&self) -> &[ItemKeys] {
+        &self.items
+    }
+
+    /// The marks.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// All atoms.
+    pub fn atoms(&self) -> &[Atom] {
+        &self.atoms
+    }
+
+    /// The atoms of a request.
+    pub fn atoms_of(&self, request: u32) -> &[Atom] {
+        let end = self.ends[request as usize];
+        let start = match request {
+            0 => 0,
+            later => self.ends[later as usize - 1],
+        };
+        &self.atoms[start..end]
+    }
+
+    /// How many requests were told.
+    pub fn requests(&self) -> usize {
+        self.ends.len()
+    }
+}

@@ -1,0 +1,299 @@
+//! The network against its definition, its gradients, and what must not change it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+
+use super::network::{INNER, SAID, SIDES, hidden, sigmoid};
+use super::{Asked, ItemKeys, Looked, Mark, Network, Rows, Seen, WIDTH};
+use crate::numbers::Numbers;
+use crate::table::{Adagrad, Admission, Table, TableSettings};
+
+const KINDS: usize = 3;
+const BUCKETS: usize = 3;
+const HOUR: i64 = 3_600_000;
+
+fn table() -> Table {
+    let mut table = Table::new(TableSettings {
+        width: WIDTH,
+        seed: 5,
+        memory: 1 << 20,
+        admission: Admission {
+            count: 1,
+            counters: 16,
+            window: 16,
+        },
+        expiry: None,
+        learning: Adagrad {
+            rate: 0.1,
+            epsilon: 1e-8,
+            start: 0.0,
+        },
+        spread: 0.5,
+    })
+    .unwrap();
+    let keys = Rows::keys(&seen(&requests()).0);
+    table.meet(&keys, 0, |_| None).unwrap();
+    table
+}
+
+/// Atoms as (item, stretch, age, events by kind), and candidates.
+type Request = (Vec<(usize, u8, i64, Vec<(u8, u32)>)>, Vec<usize>);
+
+fn item(number: usize) -> ItemKeys {
+    let groups = ["g0", "g1", "g2"].into_iter().enumerate();
+    let groups = groups.filter(|(place, _)| (number >> place) & 1 == 1);
+    ItemKeys::of(&format!("item{number}"), groups.map(|(_, name)| name))
+}
+
+fn seen(requests: &[Request]) -> (Seen, Vec<Asked>) {
+    let (mut seen, mut rows) = (Seen::default(), Vec::new());
+    for (atoms, candidates) in requests {
+        for (number, bucket, age, counts) in atoms {
+            let place = seen.item(item(*number));
+            seen.atom(place, Mark::new(*bucket, *age, counts.clone()));
+        }
+        let request = seen.end_request();
+        for candidate in candidates {
+            let item = seen.item(item(*candidate));
+            rows.push(Asked { request, item });
+        }
+    }
+    (seen, rows)
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        (
+            vec![
+                (1, 0, HOUR / 2, vec![(0, 1), (2, 3)]),
+                (2, 1, 5 * HOUR, vec![(1, 1)]),
+                (1, 2, 90 * HOUR, vec![(0, 7)]),
+                (3, 2, 900 * HOUR, vec![(2, 1)]),
+            ],
+            vec![4, 1, 7],
+        ),
+        (vec![], vec![2, 0]),
+        (vec![(0, 1, HOUR, vec![(1, 2)])], vec![3]),
+    ]
+}
+
+fn values() -> BTreeMap<String, Tensor> {
+    let mut values = Network::random(KINDS, BUCKETS, 7).unwrap();
+    // Biases and empty buckets begin at 0: here they are something.
+    let mut numbers = Numbers(3);
+    for value in values.values_mut() {
+        let noise = numbers.normal(value.elem_count(), 0.05);
+        let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
+        *value = (&*value + noise).unwrap();
+    }
+    values
+}
+
+fn network(values: &BTreeMap<String, Tensor>) -> Network {
+    Network::of(KINDS, BUCKETS, values, Path::new("here")).unwrap()
+}
+
+/// Some function of all that comes out.
+fn loss(network: &Network, seen: &Seen, looked: &Looked, rows: &[Asked]) -> f64 {
+    let out = network.forward(seen, looked, rows);
+    let weights = Numbers(11).normal(out.len(), 1.0);
+    let all = out.iter().zip(&weights);
+    all.map(|(one, weight)| f64::from(*one) * f64::from(*weight))
+        .sum()
+}
+
+/// Goal: the way back is right, of every tensor and of rows of ids. Method: differences of some function of all that comes out, over rows with full, empty and repeated buckets.
+#[test]
+fn gradients_are_those_of_differences() {
+    let (seen, rows) = seen(&requests());
+    let table = table();
+    let values = values();
+    let of_rows = Rows::gather(&seen, &table, None);
+    let looked = of_rows.looked();
+    let bare = network(&values);
+    let count = rows.len() * Network::outputs(BUCKETS);
+    let gradients = bare.backward(&seen, &looked, &rows, &Numbers(11).normal(count, 1.0));
+    let mut found = BTreeMap::new();
+    bare.gather(&gradients, &mut found).unwrap();
+    assert_eq!(found.len(), values.len());
+    let step = 2e-3_f32;
+    for (name, value) in &values {
+        let flat = value.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let of = found[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for place in (0..flat.len()).step_by(flat.len().div_ceil(23)) {
+            let with = |by: f32| {
+                let mut flat = flat.clone();
+                flat[place] += by;
+                let mut values = values.clone();
+                let value = Tensor::from_vec(flat, value.shape(), &Device::Cpu).unwrap();
+                values.insert(name.clone(), value);
+                loss(&network(&values), &seen, &looked, &rows)
+            };
+            let slope = (with(step) - with(-step)) / f64::from(2.0 * step);
+            let error = (slope - f64::from(of[place])).abs();
+            assert!(
+                error < 0.02 * slope.abs().max(0.5),
+                "{name}[{place}]: {} where differences give {slope}",
+                of[place]
+            );
+        }
+        assert!(of.iter().any(|of| *of != 0.0), "{name} learns nothing");
+    }
+    let found = of_rows.gradient(&gradients).unwrap();
+    let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let held = of_rows.gathered().values().to_vec();
+    // Row 0 is the unknown one, which nobody reads here.
+    for place in (WIDTH..held.len()).step_by(5) {
+        let with = |by: f32| {
+            let mut held = held.clone();
+            held[place] += by;
+            loss(&bare, &seen, &of_rows.looked_with(&held), &rows)
+        };
+        let slope = (with(step) - with(-step)) / f64::from(2.0 * step);
+        let error = (slope - f64::from(found[place])).abs();
+        assert!(
+            error < 0.02 * slope.abs().max(0.5),
+            "row number {place}: {} where differences give {slope}",
+            found[place]
+        );
+    }
+}
+
+/// Goal: with counts as weights and no other input this is DIN (Zhou et al. 2018, with this network's activation unit) over every event, none cut off. Method: events one after the
+/// other, against keys with DIN's own sum times their counts.
+#[test]
+fn counts_as_weights_are_din_over_every_event() {
+    let mut values = values();
+    // An event knows nothing of its kind, stretch or age; a mark gives a factor alone, which is the count by the logarithm's inverse.
+    for name in ["kinds", "buckets", "recency", "empty"] {
+        let name = format!("dinmp.{name}");
+        let zeros = values[&name].zeros_like().unwrap();
+        values.insert(name, zeros);
+    }
+    let bare = network(&values);
+    let table = table();
+    let events = [(1, 3_u32), (2, 1), (3, 5)];
+    let whole: Vec<_> = events.iter().map(|(item, _)| *item).collect();
+    let repeated = events
+        .iter()
+        .flat_map(|(item, count)| std::iter::repeat_n(*item, *count as usize));
+    let request = |items: Vec<usize>| {
+        let atoms = items.into_iter().map(|item| (item, 0, 0, vec![(0, 1)]));
+        vec![(atoms.collect(), vec![6])]
+    };
+    let (one, rows) = seen(&request(repeated.collect()));
+    let looked = Looked::of(&one, &table.snapshot());
+    let ahead = bare.ahead(&one, &looked, &rows);
+    let by_event = bare.pool(&one, &looked, &ahead, rows[0]);
+    let (keyed, rows) = seen(&request(whole));
+    let looked = Looked::of(&keyed, &table.snapshot());
+    let ahead = bare.ahead(&keyed, &looked, &rows);
+    // By key: the weight of DIN times the count.
+    let mut sums = vec![[0.0_f32; SAID]; BUCKETS * SIDES];
+    for (atom, (_, count)) in keyed.atoms_of(0).iter().zip(events) {
+        let (key, candidate) = (
+            &looked.vectors[atom.item as usize],
+            &looked.vectors[rows[0].item as usize],
+        );
+        let crossing = bare.crossing(candidate);
+        let before = [
+            &ahead.keys[atom.item as usize],
+            &ahead.candidates[rows[0].item as usize],
+            &[0.0; INNER],
+        ];
+        let inner = hidden(before, key, &crossing);
+        let bent = sigmoid(&inner);
+        let weight: f32 = bent
+            .iter()
+            .zip(&inner)
+            .zip(&bare.weights.attention)
+            .map(|((bend, one), weight)| bend * one * weight)
+            .sum::<f32>()
+            + bare.weights.attention_bias[0];
+        let share = keyed.items()[atom.item as usize].share(&keyed.items()[rows[0].item as usize]);
+        for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
+            for at in 0..WIDTH {
+                sums[side][at] += share * count as f32 * weight * key[at];
+            }
+        }
+    }
+    for (found, expected) in by_event.sums.iter().zip(&sums) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-5,
+                "{found} where DIN gives {expected}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// Goal: who else is in a batch changes nothing, and the order of atoms nothing but rounding. Method: rows alone and together, to the bit; atoms in all orders.
+    #[test]
+    fn a_row_is_the_same_in_any_company_and_order(order in Just([0_usize, 1, 2, 3]).prop_shuffle(), turn in 0_usize..6) {
+        let bare = network(&values());
+        let table = table().snapshot();
+        let (all, rows) = seen(&requests());
+        let outputs = Network::outputs(BUCKETS);
+        let out = bare.forward(&all, &Looked::of(&all, &table), &rows);
+        let row = rows[turn];
+        let (alone, asked) = all.part(&[row]);
+        let single = bare.forward(&alone, &Looked::of(&alone, &table), &asked);
+        // To the bit.
+        prop_assert_eq!(&single, &out[turn * outputs..][..outputs]);
+        let mut shuffled = requests();
+        shuffled[0].0 = order.map(|place| requests()[0].0[place].clone()).to_vec();
+        let (other, rows) = seen(&shuffled);
+        let other = bare.forward(&other, &Looked::of(&other, &table), &rows);
+        for (one, other) in out.iter().zip(&other) {
+            prop_assert!((one - other).abs() < 1e-5, "{} and {} in another order", one, other);
+        }
+    }
+}
+
+/// Goal: time, recency, counts, kinds and items are all seen. Method: one of them changed in one atom.
+#[test]
+fn times_and_counts_and_kinds_matter() {
+    let bare = network(&values());
+    let table = table().snapshot();
+    let out = |change: &dyn Fn(&mut Request)| {
+        let mut all = requests();
+        change(&mut all[0]);
+        let (seen, rows) = seen(&all);
+        let out = bare.forward(&seen, &Looked::of(&seen, &table), &rows);
+        out[..Network::outputs(BUCKETS)].to_vec()
+    };
+    let as_it_was = out(&|_| {});
+    let changes: [&dyn Fn(&mut Request); 5] = [
+        &|request| request.0[1].1 = 2,
+        &|request| request.0[1].2 = 50 * HOUR,
+        &|request| request.0[1].3 = vec![(1, 2)],
+        &|request| request.0[1].3 = vec![(0, 1)],
+        &|request| request.0[1].0 = 5,
+    ];
+    for (place, change) in changes.into_iter().enumerate() {
+        assert_ne!(out(change), as_it_was, "change {place} is not seen");
+    }
+}
+
+/// Goal: an id that nobody knows reads the unknown row, which learns, and is of its categories still. Method: a step that moves all rows, and an item that was never met.
+#[test]
+fn the_unknown_row_speaks_for_ids_without_one() {
+    let mut table = table();
+    let (mut seen, _) = seen(&requests());
+    let stranger = seen.item(ItemKeys::of("never met", ["g1"]));
+    let rows = Rows::gather(&seen, &table, None);
+    let gradient = vec![1.0; rows.gathered().values().len()];
+    table.step(rows.gathered(), &gradient).unwrap();
+    let snapshot = table.snapshot();
+    let vector = Looked::of(&seen, &snapshot).vectors[stranger as usize];
+    let group = snapshot.row(item(2).groups[0]).unwrap();
+    for at in 0..WIDTH {
+        assert!((vector[at] - snapshot.unknown()[at] - group[at]).abs() < 1e-6);
+        assert!(snapshot.unknown()[at] < 0.0, "it has learned");
+    }
+}

@@ -1,0 +1,94 @@
+//! Which key-vectors a row has beside its numbers: what its user did with each item, by kind and stretch of time.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gap::gap_of;
+
+/// What atoms of key-vectors are told apart by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyVectorSpec {
+    /// Kinds of behavior, in the order of their numbers.
+    pub kinds: Vec<String>,
+    /// Where stretches of time end, milliseconds before the row, ascending; behind the last is one more.
+    pub edges_ms: Vec<i64>,
+}
+
+impl KeyVectorSpec {
+    /// Kinds, and stretches, at most: each has a byte in the log.
+    pub const MAX: usize = 255;
+
+    /// The stretch that holds what happened so long before the row.
+    pub fn stretch(&self, age_ms: i64) -> usize {
+        self.edges_ms.partition_point(|edge| *edge <= age_ms)
+    }
+
+    /// How many stretches there are.
+    pub fn stretches(&self) -> usize {
+        self.edges_ms.len() + 1
+    }
+
+    pub(super) fn describe(&self, text: &mut String) {
+        writeln!(text, "key vectors {:?} {:?}", self.edges_ms, self.kinds)
+            .expect("invariant: a String takes any text");
+    }
+}
+
+/// What a request's user did with each item, as it is logged beside the rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyVectors<'a> {
+    /// Names of categories and attributes, each once.
+    #[serde(borrow)]
+    pub groups: Vec<Cow<'a, str>>,
+    /// Ids of the items that the user had to do with, each once.
+    #[serde(borrow)]
+    pub items: Vec<Cow<'a, str>>,
+    /// Of each of them, its groups, by their places.
+    pub of: Vec<Vec<u32>>,
+    /// One atom behind the other: place of the item, stretch of time, kind of the time from its newest event to the row ([`crate::bahe::gap_of`]), how many kinds, and of
+    /// each kind its number and how many events.
+    pub atoms: Vec<u32>,
+}
+
+/// One item in one stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoggedAtom<'a> {
+    /// Place of the item.
+    pub item: u32,
+    /// Stretch of time.
+    pub stretch: u32,
+    /// Kind of the time from its newest event to the row.
+    pub recency: u32,
+    /// Kind and events, one behind the other.
+    pub counts: &'a [u32],
+}
+
+impl KeyVectors<'_> {
+    /// Adds an atom; `age_ms` is that of its newest event, `counts` are events by kind.
+    pub fn push(&mut self, item: u32, stretch: u32, age_ms: i64, counts: &[(u32, u32)]) {
+        let head = [item, stretch, gap_of(Some(age_ms)), counts.len() as u32];
+        self.atoms.extend(head);
+        self.atoms
+            .extend(counts.iter().flat_map(|(kind, count)| [*kind, *count]));
+    }
+
+    /// The atoms, in order; none where the list does not come out even.
+    pub fn atoms(&self) -> Option<Vec<LoggedAtom<'_>>> {
+        let (mut found, mut rest) = (Vec::new(), self.atoms.as_slice());
+        while let Some((head, behind)) = rest.split_first_chunk::<4>() {
+            let [item, stretch, recency, kinds] = *head;
+            let (counts, behind) = behind.split_at_checked(kinds as usize * 2)?;
+            found.push(LoggedAtom {
+                item,
+                stretch,
+                recency,
+                counts,
+            });
+            rest = behind;
+        }
+        rest.is_empty().then_some(found)
+    }
+}
