@@ -15,7 +15,7 @@ use headwater_consumers::sequences::Sequences;
 use headwater_model::Tensor;
 use headwater_model::bahe::{
     AdamSettings, BaheModel, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers,
-    Objective, Position, TrainSettings, Trainer,
+    Objective, Place, Position, TrainSettings, Trainer,
 };
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
@@ -386,7 +386,14 @@ impl TrainBahe {
             seed: self.seed,
             objective: self.objective,
         };
-        Ok(Trainer::new(depth, head, &values, &self.model, settings)?)
+        Ok(Trainer::new(
+            depth,
+            head,
+            &values,
+            &self.model,
+            settings,
+            &Place::cpu(),
+        )?)
     }
 
     /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.

@@ -6,6 +6,7 @@
 
 pub mod bahe;
 mod baseline;
+pub mod device;
 mod feature;
 mod feature_log;
 pub mod gradient;

@@ -9,6 +9,7 @@ use super::*;
 use crate::language::{DecoderConfig, Family, Kernels};
 
 mod learning;
+mod places;
 mod real;
 mod serving;
 mod tasks;

@@ -71,7 +71,8 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&config(), 5).unwrap());
-    Trainer::new(depth, &head, &values, Path::new("here"), settings()).unwrap()
+    let path = Path::new("here");
+    Trainer::new(depth, &head, &values, path, settings(), &Place::cpu()).unwrap()
 }
 
 fn deep_depth(frozen: bool) -> Depth {

@@ -87,7 +87,8 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         config: deep,
         frozen: false,
     };
-    Trainer::new(depth, &head, &values, Path::new("here"), settings).unwrap()
+    let path = Path::new("here");
+    Trainer::new(depth, &head, &values, path, settings, &Place::cpu()).unwrap()
 }
 
 /// One pass; all values by name, the losses of steps and what the rule said.
