@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_config::Config;
+use headwater_config::{Config, DeviceChoice};
 use headwater_consumers::log::Log;
 use headwater_consumers::sequences::Sequences;
-use headwater_model::Tensor;
 use headwater_model::bahe::{
     AdamSettings, BaheModel, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers,
     Objective, Place, Position, TrainSettings, Trainer,
@@ -20,11 +19,11 @@ use headwater_model::bahe::{
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
+use headwater_model::{DType, Tensor};
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::EngineError;
 use crate::predictions::Predictions;
 use crate::progress::Progress;
 
@@ -33,6 +32,7 @@ mod error;
 mod judged;
 mod logged;
 mod moments;
+mod place;
 mod rows;
 mod vectors;
 
@@ -113,6 +113,10 @@ pub struct TrainBahe {
     pub deep_factor: f64,
     /// Positions of a batch.
     pub positions: usize,
+    /// Where texts are encoded and layers learn.
+    pub device: DeviceChoice,
+    /// In what numbers deep layers are computed; none: what is usual there.
+    pub numbers: Option<DType>,
     /// Share of the requests to learn from, and to validate on; those behind are scored alone.
     pub shares: [f64; 2],
     /// Of first values and of the order of rows.
@@ -199,7 +203,8 @@ impl TrainBahe {
         }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
-        let encoder = Self::encoder(config)?;
+        let place = self.place(config)?;
+        let encoder = Self::encoder(config, &place.device)?;
         let vectors = match &encoder {
             Some(encoder) => {
                 let file = artifact.vectors(encoder.version());
@@ -234,7 +239,7 @@ impl TrainBahe {
         if let Some(vectors) = &vectors {
             let mut vectors = vectors.lock();
             if self.texts != Texts::None {
-                recorded.with_vectors(&mut vectors)?;
+                recorded.with_vectors(&mut vectors, &place.device)?;
                 width = vectors.encoder().width();
             }
             summary.encoded = vectors.made.0;
@@ -252,8 +257,8 @@ impl TrainBahe {
         };
         let depth = self.depth(config, encoder)?;
         let described = self.described(config, &recorded, encoder, (&head, &depth.0));
-        let mut trainer = self.trainer(&head, depth)?;
-        let of = self.identity(&recorded, encoder);
+        let mut trainer = self.trainer(&head, depth, &place)?;
+        let of = self.identity(&recorded, encoder, &place);
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok(summary);
@@ -295,22 +300,12 @@ impl TrainBahe {
         Recorded::read(config, (items, events), vectors, self.shares, self.progress)
     }
 
-    /// The shallow layers, where rows or what is trained look at texts.
-    fn encoder(config: &Config) -> Result<Option<Arc<TextEncoder>>, TrainError> {
-        let Some(named) = &config.texts.encoder else {
-            return Ok(None);
-        };
-        let path = crate::models::locate(config, named).map_err(EngineError::from)?;
-        let device = headwater_model::Device::Cpu;
-        let opened = TextEncoder::open(&path, config.texts.cut, &device)?;
-        Ok(Some(Arc::new(opened)))
-    }
-
     /// What rows are made by: the configuration, with the language model, cut and limit that are trained on, and no model that scores over the baseline,
     /// which the new one is to do itself.
     fn effective(&self, config: &Config) -> Config {
         let mut config = config.clone();
         config.scoring.model = None;
+        config.texts.device = self.device;
         if self.texts != Texts::None {
             config.texts.encoder = Some(self.model.display().to_string());
         }
@@ -368,6 +363,7 @@ impl TrainBahe {
         &self,
         head: &HeadConfig,
         (depth, deep): (Depth, BTreeMap<String, Tensor>),
+        place: &Place,
     ) -> Result<Trainer, TrainError> {
         let mut values = Head::random(head, self.seed)?;
         values.extend(deep);
@@ -392,7 +388,7 @@ impl TrainBahe {
             &values,
             &self.model,
             settings,
-            &Place::cpu(),
+            place,
         )?)
     }
 
@@ -439,7 +435,12 @@ impl TrainBahe {
     }
 
     /// Hash of what is trained on what.
-    fn identity(&self, recorded: &Recorded, encoder: Option<&TextEncoder>) -> String {
+    fn identity(
+        &self,
+        recorded: &Recorded,
+        encoder: Option<&TextEncoder>,
+        place: &Place,
+    ) -> String {
         let mut hash = Sha256::new();
         let settings = (
             (self.texts, self.layers, self.limit),
@@ -447,9 +448,13 @@ impl TrainBahe {
             (ROWS_MAX, ACCUMULATE),
         );
         hash.update(serde_json::to_vec(&settings).unwrap_or_default());
-        // Nothing of what was always so: what was cut off before there was a choice goes on.
+        // Nothing of what was always so: what was cut off before there was a choice goes on. Another device's sums are not the same to the bit.
         if self.objective != Objective::Labels {
             hash.update(serde_json::to_vec(&self.objective).unwrap_or_default());
+        }
+        if !place.device.is_cpu() || place.numbers != DType::F32 {
+            hash.update(headwater_model::device::name(&place.device));
+            hash.update(place.numbers.as_str());
         }
         hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
         recorded.digest(&mut hash);

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use headwater::Exit;
 use headwater::train::{Source, Texts, TrainBahe, TrainSummary};
+use headwater_config::DeviceChoice;
+use headwater_model::DType;
 use headwater_model::bahe::Objective;
 use headwater_model::gradient::{GradientRule, Scope};
 use headwater_model::{USERS_MIN, Z_MIN};
@@ -81,6 +83,13 @@ struct Bahe {
     /// Positions of a batch: what bounds memory.
     #[arg(long, default_value_t = 4_096)]
     positions: usize,
+    /// Where texts are encoded and layers learn: auto (an NVIDIA GPU if this program was built for it and there is one, else the CPU), cpu, cuda; without it,
+    /// `texts.device`.
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// In what the deep layers are computed; without it, bf16 on a GPU and f32 on a CPU. What is learned and kept is f32.
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Share of the requests to learn from.
     #[arg(long, default_value_t = 0.7, value_parser = share)]
     train: f64,
@@ -111,6 +120,19 @@ enum TextsChoice {
     Mean,
     Frozen,
     Deep,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Precision {
+    F32,
+    Bf16,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -202,6 +224,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         rate: bahe.rate,
         deep_factor: bahe.deep_factor,
         positions: bahe.positions,
+        device: match bahe.device {
+            Some(Device::Auto) => DeviceChoice::Auto,
+            Some(Device::Cpu) => DeviceChoice::Cpu,
+            Some(Device::Cuda) => DeviceChoice::Cuda,
+            None => config.texts.device,
+        },
+        numbers: bahe.precision.map(|precision| match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }),
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
         objective: bahe.objective.objective(bahe.seed),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
-use headwater_model::{Compared, FeatureSchema, LoggedRequest};
+use headwater_model::{Compared, Device, FeatureSchema, LoggedRequest};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -370,10 +370,14 @@ impl Recorded {
     }
 
     /// Looks at texts, by these vectors.
-    pub(super) fn with_vectors(&mut self, vectors: &mut TextVectors) -> Result<(), TrainError> {
+    pub(super) fn with_vectors(
+        &mut self,
+        vectors: &mut TextVectors,
+        device: &Device,
+    ) -> Result<(), TrainError> {
         let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
         vectors.fill(&texts, true)?;
-        self.corpus.vectors = vectors.table(&self.texts)?;
+        self.corpus.vectors = vectors.table(&self.texts, device)?;
         Ok(())
     }
 }
