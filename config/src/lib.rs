@@ -87,7 +87,7 @@ pub use state::{Backend, Late, StateConfig};
 pub use step::StepConfig;
 pub use tasks::{LabelKind, TaskConfig};
 pub use telemetry::{Level, LogFormat, TelemetryConfig};
-pub use texts::{Field, Template, TextsConfig};
+pub use texts::{DeviceChoice, Field, Template, TextsConfig};
 pub use topic::{Cleanup, Partitioning, Topic};
 pub use topics::TopicsConfig;
 pub use train::TrainConfig;

@@ -8,8 +8,21 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use crate::choice::choice;
 use crate::quantity::{Bytes, Ratio, Span};
 use crate::text;
+
+choice! {
+    /// Where models of texts are computed.
+    DeviceChoice {
+        /// On a GPU if this program can and there is one, else on the CPU.
+        Auto = "auto",
+        /// On the CPU.
+        Cpu = "cpu",
+        /// On an NVIDIA GPU, and nowhere else.
+        Cuda = "cuda",
+    }
+}
 
 /// What text stands for what.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -22,6 +35,8 @@ pub struct TextsConfig {
     pub encoder: Option<String>,
     /// Its layers that are run. At least 1.
     pub cut: usize,
+    /// Where they are run.
+    pub device: DeviceChoice,
     /// Behaviors at which a sequence begins anew with its newest half. Even, and at least 2.
     pub sequence_max: usize,
     /// Whether this instance makes vectors for all.

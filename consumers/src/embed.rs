@@ -7,9 +7,6 @@ use std::sync::Arc;
 use headwater_model::language::TextEncoder;
 use headwater_state::{CurrentEncoder, EncoderId};
 
-/// Tokens of a batch, with padding.
-const TOKENS_MAX: usize = 2_048;
-
 /// What makes vectors of texts.
 pub trait Embed: Send + std::fmt::Debug {
     /// Whose vectors they are.
@@ -38,7 +35,7 @@ impl Embed for Arc<TextEncoder> {
     }
 
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        Ok(self.encode(texts, TOKENS_MAX)?)
+        Ok(self.encode(texts, self.batch_tokens())?)
     }
 
     fn tokens(&self) -> u64 {

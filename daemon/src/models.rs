@@ -22,6 +22,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_config::Config;
+use headwater_model::Device;
+use headwater_model::device::{BUILT, choose};
+use headwater_model::language::TextEncoder;
 
 pub use cache::{Cache, Manifest, ManifestFile};
 pub use error::ModelsError;
@@ -155,6 +158,29 @@ pub fn locate(config: &Config, named: &str) -> Result<PathBuf, ModelsError> {
     };
     let nowhere = || ModelsError::Nowhere(named.to_owned());
     found.map(|(_, folder)| folder).ok_or_else(nowhere)
+}
+
+/// The layers of a language model that are run over texts.
+///
+/// # Errors
+/// If it is not there or cannot be read.
+pub fn encoder(config: &Config, named: &str, device: &Device) -> Result<TextEncoder, ModelsError> {
+    let path = locate(config, named)?;
+    Ok(TextEncoder::open(&path, config.texts.cut, device)?)
+}
+
+/// The device of `texts.device`. Why it is the CPU, where it could be a GPU, is in the log.
+///
+/// # Errors
+/// If there is no GPU where one was asked for.
+pub fn device(config: &Config) -> Result<Device, ModelsError> {
+    let chosen = choose(config.texts.device)?;
+    match chosen.no_gpu {
+        Some(why) if BUILT => tracing::warn!(why, "no GPU: computing on the CPU"),
+        Some(why) => tracing::debug!(why, "computing on the CPU"),
+        None => {}
+    }
+    Ok(chosen.device)
 }
 
 /// The model cache of a configuration.

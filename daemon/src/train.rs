@@ -9,23 +9,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_config::Config;
+use headwater_config::{Config, DeviceChoice};
 use headwater_consumers::log::Log;
 use headwater_consumers::sequences::Sequences;
-use headwater_model::Tensor;
 use headwater_model::bahe::{
     AdamSettings, BaheModel, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers,
-    Objective, Position, TrainSettings, Trainer,
+    Objective, Place, TrainSettings, Trainer,
 };
 use headwater_model::dinmp::Learning;
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
+use headwater_model::{DType, Tensor};
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::EngineError;
 use crate::predictions::Predictions;
 use crate::progress::Progress;
 
@@ -35,6 +34,7 @@ mod ids;
 mod judged;
 mod logged;
 mod moments;
+mod place;
 mod rows;
 mod vectors;
 
@@ -42,7 +42,7 @@ pub use error::TrainError;
 pub use ids::Ids;
 pub use judged::Judged;
 
-use artifact::{Artifact, Course, Unfinished, hex};
+use artifact::{Artifact, Course, Unfinished, hex, position};
 use rows::Recorded;
 use vectors::TextVectors;
 
@@ -52,14 +52,6 @@ const ACCUMULATE: usize = 1;
 
 /// How much is lost when a run is cut off.
 const CHECKPOINT_EVERY: Duration = Duration::from_mins(5);
-
-fn position((epoch, batch, steps): (u64, usize, u64)) -> Position {
-    Position {
-        epoch,
-        batch,
-        steps,
-    }
-}
 
 /// What becomes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,6 +112,10 @@ pub struct TrainBahe {
     pub deep_factor: f64,
     /// Positions of a batch.
     pub positions: usize,
+    /// Where texts are encoded and layers learn.
+    pub device: DeviceChoice,
+    /// In what numbers deep layers are computed; none: what is usual there.
+    pub numbers: Option<DType>,
     /// Share of the requests to learn from, and to validate on; those behind are scored alone.
     pub shares: [f64; 2],
     /// Of first values and of the order of rows.
@@ -206,7 +202,8 @@ impl TrainBahe {
         }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
-        let encoder = Self::encoder(config)?;
+        let place = self.place(config)?;
+        let encoder = Self::encoder(config, &place.device)?;
         let vectors = match &encoder {
             Some(encoder) => {
                 let file = artifact.vectors(encoder.version());
@@ -241,7 +238,7 @@ impl TrainBahe {
         if let Some(vectors) = &vectors {
             let mut vectors = vectors.lock();
             if self.texts != Texts::None {
-                recorded.with_vectors(&mut vectors)?;
+                recorded.with_vectors(&mut vectors, &place.device)?;
                 width = vectors.encoder().width();
             }
             summary.encoded = vectors.made.0;
@@ -264,8 +261,8 @@ impl TrainBahe {
         };
         let depth = self.depth(config, encoder)?;
         let described = self.described(config, &recorded, encoder, (&head, &depth.0));
-        let mut trainer = self.trainer(&head, depth, interest)?;
-        let of = self.identity(&recorded, encoder);
+        let mut trainer = self.trainer(&head, depth, interest, &place)?;
+        let of = self.identity(&recorded, encoder, &place);
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok(summary);
@@ -307,22 +304,12 @@ impl TrainBahe {
         Recorded::read(config, (items, events), vectors, self.shares, self.progress)
     }
 
-    /// The shallow layers, where rows or what is trained look at texts.
-    fn encoder(config: &Config) -> Result<Option<Arc<TextEncoder>>, TrainError> {
-        let Some(named) = &config.texts.encoder else {
-            return Ok(None);
-        };
-        let path = crate::models::locate(config, named).map_err(EngineError::from)?;
-        let device = headwater_model::Device::Cpu;
-        let opened = TextEncoder::open(&path, config.texts.cut, &device)?;
-        Ok(Some(Arc::new(opened)))
-    }
-
     /// What rows are made by: the configuration, with the language model, cut and limit that are trained on, and no model that scores over the baseline,
     /// which the new one is to do itself.
     fn effective(&self, config: &Config) -> Config {
         let mut config = config.clone();
         config.scoring.model = None;
+        config.texts.device = self.device;
         if self.texts != Texts::None {
             config.texts.encoder = Some(self.model.display().to_string());
         }
@@ -387,6 +374,7 @@ impl TrainBahe {
         head: &HeadConfig,
         (depth, deep): (Depth, BTreeMap<String, Tensor>),
         interest: Option<Learning>,
+        place: &Place,
     ) -> Result<Trainer, TrainError> {
         let mut values = Head::random(head, self.seed)?;
         values.extend(deep);
@@ -410,8 +398,9 @@ impl TrainBahe {
             // Rows of ids are soon learned by heart: the last steps are to be small ones.
             falling: self.key_vectors.then_some(self.passes),
         };
-        let settings = (interest, settings);
-        Ok(Trainer::new(depth, head, &values, &self.model, settings)?)
+        let given = (interest, settings);
+        let trainer = Trainer::new(depth, head, &values, &self.model, given, place)?;
+        Ok(trainer)
     }
 
     /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.
@@ -457,7 +446,12 @@ impl TrainBahe {
     }
 
     /// Hash of what is trained on what.
-    fn identity(&self, recorded: &Recorded, encoder: Option<&TextEncoder>) -> String {
+    fn identity(
+        &self,
+        recorded: &Recorded,
+        encoder: Option<&TextEncoder>,
+        place: &Place,
+    ) -> String {
         let mut hash = Sha256::new();
         let settings = (
             (self.texts, self.layers, self.limit),
@@ -465,13 +459,17 @@ impl TrainBahe {
             (ROWS_MAX, ACCUMULATE),
         );
         hash.update(serde_json::to_vec(&settings).unwrap_or_default());
-        // Nothing of what was always so: what was cut off before there was a choice goes on.
+        // Nothing of what was always so: what was cut off before there was a choice goes on. Another device's sums are not the same to the bit.
         if self.objective != Objective::Labels {
             hash.update(serde_json::to_vec(&self.objective).unwrap_or_default());
         }
         if self.key_vectors {
             let of = (&self.ids, self.passes);
             hash.update(serde_json::to_vec(&of).unwrap_or_default());
+        }
+        if !place.device.is_cpu() || place.numbers != DType::F32 {
+            hash.update(headwater_model::device::name(&place.device));
+            hash.update(place.numbers.as_str());
         }
         hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
         recorded.digest(&mut hash);
@@ -514,7 +512,7 @@ impl TrainBahe {
             }
         };
         let mut left = self.steps;
-        let mut rises = course.kept + 1 < course.validation_loss.len();
+        let mut rises = course.kept + 1 < course.validation_loss.len() && !self.key_vectors;
         while course.position.0 < self.passes && !rises && left != Some(0) && !stop() {
             let began = Instant::now();
             let bar = Progress::new(Some(learned.len() as u64), self.progress);
@@ -552,7 +550,8 @@ impl TrainBahe {
                     best = trainer.values()?;
                     course.kept = reached.epoch as usize;
                 } else {
-                    rises = true;
+                    // Where rates are to fall, the last passes are the best ones.
+                    rises = !self.key_vectors;
                 }
             }
             course.seconds += began.elapsed().as_secs_f64();

@@ -31,4 +31,4 @@ pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES, first_
 pub use pass::Pass;
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
-pub use trainer::{Depth, Objective, Position, StepReport, TrainSettings, Trainer};
+pub use trainer::{Depth, Objective, Place, Position, StepReport, TrainSettings, Trainer};

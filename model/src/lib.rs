@@ -6,6 +6,7 @@
 
 pub mod bahe;
 mod baseline;
+pub mod device;
 pub mod dinmp;
 mod feature;
 mod feature_log;

@@ -1,13 +1,14 @@
 //! What BAHE costs beside what it replaces, and beside `PyTorch` (`ops/bench/bahe` runs all of it).
 //!
 //! ```text
-//! bahe cell VARIANT LENGTH MODEL FILE     a row of so many tokens of text, forward and backward: whole, top, bahe, mean
-//! bahe advance                            a behavior more, and the sequence computed anew; many users at once
-//! bahe step                               forward and backward of the deep layers, as peer.py does them
-//! bahe encode MODEL CUT FILE IDS          tokens a second through the shallow layers; the ids for peer.py go to IDS
+//! bahe cell VARIANT LENGTH MODEL FILE       rows of so many tokens of text, forward and backward: whole, top, bahe, mean
+//! bahe advance                              a behavior more, and the sequence computed anew; many users at once
+//! bahe step RUNS                            forward and backward of the deep layers, and with the optimizer, as bahe.py does them
+//! bahe encode MODEL CUT FILE IDS TIMES      tokens a second through the shallow layers, of FILE so many times; the ids for bahe.py go to IDS
 //! ```
 //!
-//! FILE has a behavior's text a line. Each answer is one JSON object.
+//! FILE has a behavior's text a line. Each answer is one JSON object. DEVICE (cpu, cuda), NUMBERS (f32, bf16) and BATCH (rows of a cell) are of the environment: cpu, f32 and 1
+//! where it says nothing. On a GPU times are those until it is done.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -16,13 +17,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use headwater_model::bahe::{Deep, DeepConfig, Pass, Run, Taken};
+use headwater_config::DeviceChoice;
+use headwater_model::bahe::{Adam, AdamSettings, Deep, DeepConfig, Pass, Run, Taken};
+use headwater_model::device::{choose, memory_used, name};
 use headwater_model::language::{
     Decoder, DecoderConfig, DecoderPass, Family, Kernels, LanguageTokenizer, TextEncoder, Weights,
 };
-use headwater_model::{Device, Tensor};
+use headwater_model::{DType, Device, Tensor, Var};
 use serde_json::{Value, json};
 
 /// As in the program.
@@ -31,7 +35,68 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CUT: usize = 8;
 const LAYERS: usize = 2;
-const TOKENS_MAX: usize = 2_048;
+
+/// Where it is computed, and how.
+struct Place {
+    device: Device,
+    numbers: DType,
+    batch: usize,
+}
+
+impl Place {
+    fn of_environment() -> Self {
+        let asked = |name: &str| std::env::var(name).unwrap_or_default();
+        let choice = match asked("DEVICE").as_str() {
+            "" | "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda,
+            other => panic!("DEVICE {other} is neither cpu nor cuda"),
+        };
+        let numbers = match asked("NUMBERS").as_str() {
+            "" | "f32" => DType::F32,
+            "bf16" => DType::BF16,
+            other => panic!("NUMBERS {other} is neither f32 nor bf16"),
+        };
+        Self {
+            device: choose(choice).unwrap().device,
+            numbers,
+            batch: asked("BATCH").parse().unwrap_or(1),
+        }
+    }
+
+    /// Until the device is done.
+    fn wait(&self) {
+        self.device.synchronize().unwrap();
+    }
+
+    /// The most memory of the device that is in use while something happens, in MiB; of the CPU, that this process ever had.
+    fn peak(&self, call: &mut dyn FnMut()) -> f64 {
+        if self.device.is_cpu() {
+            return peak();
+        }
+        self.wait();
+        let (most, done) = (std::sync::atomic::AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    most.fetch_max(memory_used(&self.device).unwrap(), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+            call();
+            self.wait();
+            done.store(true, Ordering::Relaxed);
+        });
+        most.into_inner() as f64 / f64::from(1 << 20)
+    }
+
+    /// What an answer is of.
+    fn told(&self, answer: Value) -> Value {
+        let mut answer = answer;
+        answer["device"] = json!(name(&self.device));
+        answer["numbers"] = json!(self.numbers.as_str());
+        answer
+    }
+}
 
 /// The most memory that this process ever had, in MiB, from /proc.
 fn peak() -> f64 {
@@ -78,7 +143,7 @@ fn blocks(layers: usize) -> DecoderConfig {
     }
 }
 
-fn deep(limit: usize, trained: bool) -> Deep {
+fn deep(limit: usize, place: Option<&Place>) -> (Deep, Vec<(String, Var)>) {
     let config = DeepConfig {
         blocks: blocks(LAYERS),
         sequences: 1,
@@ -86,15 +151,13 @@ fn deep(limit: usize, trained: bool) -> Deep {
     };
     let values = Deep::random(&config, 1).unwrap();
     let mut variables = Vec::new();
-    let variables = trained.then_some(&mut variables);
-    Deep::of(
-        &config,
-        &values,
-        Path::new("random"),
-        &Device::Cpu,
-        variables,
-    )
-    .unwrap()
+    let path = Path::new("random");
+    let Some(place) = place else {
+        let deep = Deep::of(&config, &values, path, &Device::Cpu, None).unwrap();
+        return (deep, variables);
+    };
+    let deep = Deep::of(&config, &values, path, &place.device, Some(&mut variables)).unwrap();
+    (deep.in_numbers(place.numbers), variables)
 }
 
 /// Vectors that differ, of about the length that states have.
@@ -114,9 +177,10 @@ fn row_of(
     length: usize,
     tokenizer: &LanguageTokenizer,
     lines: &[String],
+    row: usize,
 ) -> (Vec<String>, Vec<u32>) {
     let (mut texts, mut tokens) = (Vec::new(), Vec::new());
-    for line in lines.iter().cycle() {
+    for line in lines.iter().cycle().skip(row * 131) {
         if tokens.len() >= length {
             break;
         }
@@ -129,28 +193,57 @@ fn row_of(
 
 /// Log-loss of one number, as a head over a pooled vector gives it.
 fn loss(states: &Tensor) -> Tensor {
-    let pooled = states.mean(1).unwrap();
-    let log_odds = pooled.sum_all().unwrap();
+    let pooled = states.to_dtype(DType::F32).unwrap().mean(1).unwrap();
+    let log_odds = pooled.sum(1).unwrap().mean_all().unwrap();
     let exp = log_odds.neg().unwrap().exp().unwrap();
     (exp + 1.0).unwrap().log().unwrap()
 }
 
-fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
+/// One variant at one length: seconds of each time, and the most memory.
+fn measured(place: &Place, times: usize, mut call: impl FnMut()) -> (Vec<f64>, f64) {
+    let seconds = timed(times, || {
+        call();
+        place.wait();
+    });
+    let most = place.peak(&mut call);
+    (seconds, most)
+}
+
+fn cell(place: &Place, variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
+    let device = &place.device;
+    let before = memory_used(device).map(|bytes| bytes >> 20);
     let weights = Weights::open(model).unwrap();
     let tokenizer = LanguageTokenizer::of(&weights).unwrap();
-    let (texts, tokens) = row_of(length, &tokenizer, lines);
-    let distinct = texts.iter().collect::<BTreeSet<_>>().len();
-    let ids = vec![tokens];
-    let seconds = match variant {
+    let rows = (0..place.batch).map(|row| row_of(length, &tokenizer, lines, row));
+    let (texts, ids): (Vec<Vec<String>>, Vec<Vec<u32>>) = rows.unzip();
+    let distinct = texts.iter().flatten().collect::<BTreeSet<_>>().len();
+    let behaviors = texts.iter().map(Vec::len).max().unwrap();
+    let few = if device.is_cpu() { 2 } else { 7 };
+    let states_of = |decoder: &Decoder| {
+        let states = decoder.embed(&ids).unwrap();
+        states.to_dtype(place.numbers).unwrap()
+    };
+    let mut embedding_seconds = None;
+    let (seconds, most) = match variant {
         "whole" => {
             let all = weights.decoder().unwrap().layers;
-            let (decoder, variables) =
-                Decoder::load_trainable(&weights, 0..all, &Device::Cpu).unwrap();
-            let seconds = timed(2, || {
+            let (decoder, variables) = Decoder::load_trainable(&weights, 0..all, device).unwrap();
+            let states = decoder.embed(&ids).unwrap();
+            // The embedding's own part: the library adds its rows up one after the other.
+            let ones = states.ones_like().unwrap();
+            let alone = timed(1, || {
+                drop((&states * &ones).unwrap().sum_all().unwrap().backward());
+                place.wait();
+            });
+            embedding_seconds = Some(alone[0] / place.batch as f64);
+            drop((states, ones));
+            let measured = measured(place, few, || {
                 let states = decoder.embed(&ids).unwrap();
-                let pass = decoder.run_kept(&states, 0..all).unwrap();
+                let inside = states.to_dtype(place.numbers).unwrap();
+                let pass = decoder.run_kept(&inside, 0..all).unwrap();
                 let (of_states, learned) = back_through(&decoder, &pass);
                 // From there through the graph: the embedding learns, too.
+                let of_states = of_states.to_dtype(DType::F32).unwrap();
                 let below = (&states * of_states).unwrap().sum_all().unwrap();
                 let embedding = below.backward().unwrap();
                 let learns = variables.iter().filter(|(name, one)| {
@@ -160,38 +253,47 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
                 assert_eq!(learns.count() + 1, variables.len());
             });
             drop(variables);
-            seconds
+            measured
         }
         "top" => {
-            let below = Decoder::load(&weights, 0..CUT, &Device::Cpu).unwrap();
+            let below = Decoder::load_as(&weights, 0..CUT, device, place.numbers).unwrap();
             let layers = CUT..CUT + LAYERS;
             let (above, _variables) =
-                Decoder::load_trainable(&weights, layers.clone(), &Device::Cpu).unwrap();
-            timed(3, || {
-                let states = below.embed(&ids).unwrap();
+                Decoder::load_trainable(&weights, layers.clone(), device).unwrap();
+            measured(place, few + 1, || {
+                let states = states_of(&below);
                 let states = below.run(&states, 0..CUT, Kernels::Fused).unwrap();
                 let pass = above.run_kept(&states, layers.clone()).unwrap();
                 back_through(&above, &pass);
             })
         }
         "bahe" | "mean" => {
-            let encoder = TextEncoder::open(model, CUT, &Device::Cpu).unwrap();
-            let shown: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let flat = encoder.encode(&shown, TOKENS_MAX).unwrap().concat();
-            let shape = (1, texts.len(), encoder.width());
+            let encoder = TextEncoder::open(model, CUT, device).unwrap();
+            let mut flat = Vec::new();
+            for texts in &texts {
+                // Rows are as long as the longest: padded with what is there.
+                let shown = texts.iter().cycle().take(behaviors);
+                let shown: Vec<&str> = shown.map(String::as_str).collect();
+                flat.extend(
+                    encoder
+                        .encode(&shown, encoder.batch_tokens())
+                        .unwrap()
+                        .concat(),
+                );
+            }
+            let shape = (place.batch, behaviors, encoder.width());
             drop(encoder);
-            let vectors = Tensor::from_vec(flat, shape, &Device::Cpu).unwrap();
-            let gaps = Tensor::zeros((1, texts.len()), headwater_model::DType::U32, &Device::Cpu);
-            let gaps = gaps.unwrap();
+            let vectors = Tensor::from_vec(flat, shape, device).unwrap();
+            let gaps = Tensor::zeros((place.batch, behaviors), DType::U32, device).unwrap();
             if variant == "mean" {
-                let scale = headwater_model::Var::new(1.0_f32, &Device::Cpu).unwrap();
-                timed(20, || {
+                let scale = Var::new(1.0_f32, device).unwrap();
+                measured(place, 20, || {
                     let scaled = vectors.broadcast_mul(&scale).unwrap();
                     loss(&scaled).backward().unwrap();
                 })
             } else {
-                let deep = deep(512, true);
-                timed(10, || {
+                let (deep, _variables) = deep(512, Some(place));
+                measured(place, 10, || {
                     let pass = deep.forward_kept(&vectors, &gaps).unwrap();
                     back(&deep, &pass, loss);
                 })
@@ -199,8 +301,10 @@ fn cell(variant: &str, length: usize, model: &Path, lines: &[String]) -> Value {
         }
         other => panic!("{other} is none of whole, top, bahe, mean"),
     };
-    json!({"variant": variant, "length": length, "seconds_a_row": median(&seconds), "least": seconds[0], "peak_mib": peak(),
-        "behaviors": texts.len(), "distinct_texts": distinct, "tokens_a_behavior": length as f64 / texts.len() as f64})
+    let a_row = 1.0 / place.batch as f64;
+    place.told(json!({"variant": variant, "length": length, "batch": place.batch, "seconds_a_row": median(&seconds) * a_row, "least": seconds[0] * a_row,
+        "most": seconds[seconds.len() - 1] * a_row, "peak_mib": most, "before_mib": before, "embedding_seconds_a_row": embedding_seconds,
+        "behaviors": behaviors, "distinct_texts": distinct, "tokens_a_behavior": length as f64 / behaviors as f64}))
 }
 
 /// A behavior of a run, an hour after the one before it.
@@ -212,7 +316,7 @@ fn one(run: usize, vector: &[f32]) -> Taken<'_> {
 /// One behavior more at history 500 beside the sequence computed anew; and many users at once.
 fn advance() -> Value {
     const HISTORY: usize = 500;
-    let deep = deep(512, false);
+    let (deep, _) = deep(512, None);
     let width = deep.config().blocks.width;
     let texts = vectors(HISTORY + 1, width);
     let mut run = deep.begin().unwrap();
@@ -251,7 +355,6 @@ fn advance() -> Value {
         "behaviors_a_second_by_users_at_once": many, "bytes_a_position": bytes.position, "bytes_of_a_full_run": bytes.full})
 }
 
-/// Sixteen runs of 128 behaviors through the deep layers and back.
 /// From the loss to the gradients of a decoder's states and tensors.
 fn back_through(decoder: &Decoder, pass: &DecoderPass) -> (Tensor, BTreeMap<String, Tensor>) {
     let gradients = loss(pass.outputs()).backward().unwrap();
@@ -260,46 +363,119 @@ fn back_through(decoder: &Decoder, pass: &DecoderPass) -> (Tensor, BTreeMap<Stri
 }
 
 /// From a loss to the gradients of all tensors.
-fn back(deep: &Deep, pass: &Pass, loss: impl Fn(&Tensor) -> Tensor) {
+fn back(deep: &Deep, pass: &Pass, loss: impl Fn(&Tensor) -> Tensor) -> BTreeMap<String, Tensor> {
     let gradients = loss(pass.outputs()).backward().unwrap();
     let mut all = BTreeMap::new();
     let of_outputs = gradients.get(pass.outputs()).unwrap();
     deep.backward(pass, of_outputs, &mut all).unwrap();
     assert_eq!(all.len(), 9 * LAYERS + 3);
+    all
 }
 
-fn step() -> Value {
-    const RUNS: usize = 16;
+/// Runs of 128 behaviors through the deep layers and back.
+fn step(place: &Place, runs: usize) -> Value {
     const LENGTH: usize = 128;
-    let deep = deep(LENGTH, true);
+    /// Steps between two waits, where waiting is left out.
+    const TOGETHER: usize = 10;
+    let (deep, variables) = deep(LENGTH, Some(place));
     let width = deep.config().blocks.width;
-    let flat = vectors(RUNS * LENGTH, width).concat();
-    let vectors = Tensor::from_vec(flat, (RUNS, LENGTH, width), &Device::Cpu).unwrap();
-    let gaps = Tensor::zeros((RUNS, LENGTH), headwater_model::DType::U32, &Device::Cpu).unwrap();
-    let seconds = timed(7, || {
+    let flat = vectors(runs * LENGTH, width).concat();
+    let vectors = Tensor::from_vec(flat, (runs, LENGTH, width), &place.device).unwrap();
+    let gaps = Tensor::zeros((runs, LENGTH), DType::U32, &place.device).unwrap();
+    let gradients = || {
         let pass = deep.forward_kept(&vectors, &gaps).unwrap();
         back(&deep, &pass, |outputs| {
-            outputs.sqr().unwrap().mean_all().unwrap()
+            // Rows first: the library gives a mean over everything to one part of a GPU.
+            outputs.sqr().unwrap().mean(2).unwrap().mean_all().unwrap()
+        })
+    };
+    let (seconds, most) = measured(place, 7, || drop(gradients()));
+    let together = (!place.device.is_cpu()).then(|| {
+        let seconds = timed(7, || {
+            (0..TOGETHER).for_each(|_| drop(gradients()));
+            place.wait();
         });
+        median(&seconds) / TOGETHER as f64 * 1e3
     });
-    json!({"step_ms": median(&seconds) * 1e3, "least_ms": seconds[0] * 1e3, "runs": RUNS, "length": LENGTH, "layers": LAYERS})
+    let settings = AdamSettings {
+        rate: 1e-4,
+        beta: [0.9, 0.999],
+        epsilon: 1e-8,
+        decay: 0.01,
+    };
+    let mut adam = Adam::new(settings, &variables, |_| 1.0);
+    let (trained, most_trained) = measured(place, 7, || {
+        adam.step(&gradients(), 1.0, 1.0).unwrap();
+    });
+    let rate = |seconds: f64| runs as f64 / seconds;
+    place.told(json!({"step_ms": median(&seconds) * 1e3, "least_ms": seconds[0] * 1e3, "most_ms": seconds[6] * 1e3, "without_waiting_ms": together,
+        "with_optimizer_ms": median(&trained) * 1e3, "with_optimizer_least_ms": trained[0] * 1e3, "with_optimizer_most_ms": trained[6] * 1e3,
+        "samples_a_second": rate(median(&trained)), "peak_mib": most, "with_optimizer_peak_mib": most_trained,
+        "runs": runs, "length": LENGTH, "layers": LAYERS}))
 }
 
-fn encode(model: &Path, cut: usize, lines: &[String], ids: &Path) -> Value {
-    let encoder = TextEncoder::open(model, cut, &Device::Cpu).unwrap();
-    let tokenizer = LanguageTokenizer::of(&Weights::open(model).unwrap()).unwrap();
-    let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
+/// Batches of texts of about one length, as bahe.py makes them: ids behind a first one, padded behind.
+fn batches(all: &[Vec<u32>], tokens_max: usize) -> Vec<Vec<Vec<u32>>> {
+    let mut ids: Vec<Vec<u32>> = all.iter().filter(|ids| !ids.is_empty()).cloned().collect();
+    ids.iter_mut().for_each(|ids| {
+        ids.truncate(256);
+        ids.insert(0, 0);
+    });
+    ids.sort_by_key(Vec::len);
+    let mut batches = Vec::new();
+    let mut rest = &ids[..];
+    while !rest.is_empty() {
+        let fits = |count: &usize| rest[count - 1].len() * count <= tokens_max;
+        let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+        let (batch, behind) = rest.split_at(count);
+        let longest = batch[count - 1].len();
+        let padded = batch.iter().cloned().map(|mut ids| {
+            ids.resize(longest, 0);
+            ids
+        });
+        batches.push(padded.collect());
+        rest = behind;
+    }
+    batches
+}
+
+/// From texts to vectors, and the layers alone.
+fn encode(
+    place: &Place,
+    model: &Path,
+    cut: usize,
+    (lines, times): (&[String], usize),
+    ids: &Path,
+) -> Value {
+    let encoder = TextEncoder::open_as(model, cut, &place.device, place.numbers).unwrap();
+    let weights = Weights::open(model).unwrap();
+    let tokenizer = LanguageTokenizer::of(&weights).unwrap();
+    let once: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let texts = once.repeat(times);
     let all: Vec<Vec<u32>> = texts
         .iter()
         .map(|text| tokenizer.ids(text).unwrap())
         .collect();
     std::fs::write(ids, serde_json::to_vec(&all).unwrap()).unwrap();
+    let tokens_max = encoder.batch_tokens();
     let before = encoder.tokens();
     let seconds = timed(3, || {
-        encoder.encode(&texts, TOKENS_MAX).unwrap();
+        encoder.encode(&texts, tokens_max).unwrap();
     });
     let tokens = (encoder.tokens() - before) as f64 / 4.0;
-    json!({"texts": texts.len(), "tokens": tokens, "tokens_a_second": tokens / median(&seconds), "best": tokens / seconds[0]})
+    drop(encoder);
+    let decoder = Decoder::load_as(&weights, 0..cut, &place.device, place.numbers).unwrap();
+    let batches = batches(&all, tokens_max);
+    let (layers, most) = measured(place, 3, || {
+        for batch in &batches {
+            let states = decoder.embed(batch).unwrap();
+            let states = decoder.run(&states, 0..cut, Kernels::Fused).unwrap();
+            let told = states.narrow(1, 1, states.dim(1).unwrap() - 1).unwrap();
+            drop(told.mean(1).unwrap());
+        }
+    });
+    place.told(json!({"texts": texts.len(), "tokens": tokens, "tokens_a_batch": tokens_max, "tokens_a_second": tokens / median(&seconds), "best": tokens / seconds[0],
+        "layers_tokens_a_second": tokens / median(&layers), "layers_best": tokens / layers[0], "peak_mib": most}))
 }
 
 fn main() {
@@ -312,23 +488,26 @@ fn main() {
         let text = std::fs::read_to_string(file).unwrap();
         text.lines().map(str::to_owned).collect()
     };
+    let place = Place::of_environment();
     let answer = match arguments[..] {
         ["cell", variant, length, model, file] => cell(
+            &place,
             variant,
             length.parse().unwrap(),
             Path::new(model),
             &lines(file),
         ),
         ["advance"] => advance(),
-        ["step"] => step(),
-        ["encode", model, cut, file, ids] => encode(
+        ["step", runs] => step(&place, runs.parse().unwrap()),
+        ["encode", model, cut, file, ids, times] => encode(
+            &place,
             Path::new(model),
             cut.parse().unwrap(),
-            &lines(file),
+            (&lines(file), times.parse().unwrap()),
             Path::new(ids),
         ),
         _ => panic!(
-            "bahe cell VARIANT LENGTH MODEL FILE | advance | step | encode MODEL CUT FILE IDS"
+            "bahe cell VARIANT LENGTH MODEL FILE | advance | step RUNS | encode MODEL CUT FILE IDS TIMES"
         ),
     };
     println!("{answer}");

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use headwater::Exit;
 use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary};
+use headwater_config::DeviceChoice;
+use headwater_model::DType;
 use headwater_model::bahe::Objective;
 use headwater_model::gradient::{GradientRule, Scope};
 use headwater_model::{USERS_MIN, Z_MIN};
@@ -64,8 +66,8 @@ struct Bahe {
     #[arg(long)]
     key_vectors: bool,
     /// Learning rate of rows of ids, with --key-vectors.
-    #[arg(long, default_value_t = Ids::default().rate)]
-    id_rate: f32,
+    #[arg(long, default_value_t = Ids::default().rate, value_parser = rate)]
+    id_rate: f64,
     /// Part of the ids that read the row of unknown ones while it learns, with --key-vectors.
     #[arg(long, default_value_t = Ids::default().dropout, value_parser = share)]
     id_dropout: f64,
@@ -79,17 +81,24 @@ struct Bahe {
     #[arg(long, value_parser = limit)]
     limit: Option<usize>,
     /// Passes over the rows at most.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     passes: u64,
     /// Learning rate.
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = rate)]
     rate: f64,
     /// Learning rate of the deep layers, as a part of the other.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
     deep_factor: f64,
     /// Positions of a batch: what bounds memory.
     #[arg(long, default_value_t = 4_096)]
     positions: usize,
+    /// Where texts are encoded and layers learn: auto (an NVIDIA GPU if this program was built for it and there is one, else the CPU), cpu, cuda; without it,
+    /// `texts.device`.
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// In what the deep layers are computed; without it, bf16 on a GPU and f32 on a CPU. What is learned and kept is f32.
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Share of the requests to learn from.
     #[arg(long, default_value_t = 0.7, value_parser = share)]
     train: f64,
@@ -120,6 +129,19 @@ enum TextsChoice {
     Mean,
     Frozen,
     Deep,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Precision {
+    F32,
+    Bf16,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -154,6 +176,12 @@ impl ObjectiveChoice {
 fn layers(text: &str) -> Result<usize, String> {
     let layers = text.parse().ok().filter(|layers: &usize| *layers > 0);
     layers.ok_or_else(|| format!("`{text}` is not a number of layers"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok();
+    let rate = rate.filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("`{text}` is not a number above 0"))
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -216,6 +244,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         rate: bahe.rate,
         deep_factor: bahe.deep_factor,
         positions: bahe.positions,
+        device: match bahe.device {
+            Some(Device::Auto) => DeviceChoice::Auto,
+            Some(Device::Cpu) => DeviceChoice::Cpu,
+            Some(Device::Cuda) => DeviceChoice::Cuda,
+            None => config.texts.device,
+        },
+        numbers: bahe.precision.map(|precision| match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }),
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
         objective: bahe.objective.objective(bahe.seed),

@@ -13,7 +13,6 @@ use headwater_consumers::log::{Log, Outgoing, PollLimit, TopicPartition};
 use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction};
-use headwater_model::Device;
 use headwater_model::language::TextEncoder;
 use headwater_state::{StoreError, TextHash, Timestamp, VECTORS, VectorTable};
 
@@ -90,12 +89,14 @@ pub(super) fn open(
     };
     let table = table.map_err(|source| StartError::Vectors { source })?;
     let encoder = if config.texts.encode {
-        let path = crate::models::locate(config, named)?;
-        let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu)
-            .map_err(crate::models::ModelsError::Model)?;
-        let encoder = Arc::new(encoder);
+        let encoder = Arc::new(crate::models::encoder(
+            config,
+            named,
+            &crate::models::device(config)?,
+        )?);
         let (id, width) = (encoder.encoder().id, encoder.width());
-        tracing::info!(model = %path.display(), encoder = %id, width, "encoder of texts loaded");
+        let device = headwater_model::device::name(encoder.device());
+        tracing::info!(model = %named, encoder = %id, width, device, "encoder of texts loaded");
         Some(encoder)
     } else {
         None

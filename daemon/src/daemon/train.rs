@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_config::DeviceChoice;
 use headwater_model::bahe::Objective;
 
 use super::Inner;
@@ -48,6 +49,9 @@ fn run(inner: &Inner, stopping: &Stopping) {
         rate: settings.rate,
         deep_factor: 0.1,
         positions: 4_096,
+        // The head alone: a GPU would gain nothing by it.
+        device: DeviceChoice::Cpu,
+        numbers: None,
         shares: SHARES,
         seed: 0,
         objective: Objective::Labels,

@@ -10,7 +10,6 @@ use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
 use headwater_consumers::{Error, Metrics};
 use headwater_model::bahe::BaheModel;
-use headwater_model::language::TextEncoder;
 use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp, VectorTable};
 
 use super::Inner;
@@ -39,10 +38,7 @@ const LATER_MAX: usize = 512;
 pub fn check_model(config: &Config) -> Result<(), StartError> {
     let model = crate::trained::open(config)?;
     if let (Some(model), Some(named), true) = (model, &config.texts.encoder, config.texts.encode) {
-        let path = crate::models::locate(config, named)?;
-        let device = headwater_model::Device::Cpu;
-        let encoder = TextEncoder::open(&path, config.texts.cut, &device)
-            .map_err(crate::models::ModelsError::Model)?;
+        let encoder = crate::models::encoder(config, named, &crate::models::device(config)?)?;
         crate::trained::check_encoder(config, &model, encoder.id())?;
     }
     Ok(())

@@ -7,12 +7,8 @@ use headwater_consumers::Metrics;
 use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{DeepVectors, Deepen};
 use headwater_consumers::embed::Embed;
-use headwater_model::Device;
 use headwater_model::bahe::BaheModel;
-use headwater_model::language::TextEncoder;
 use headwater_state::{DEEP_VECTORS, MemoryStores, Stores, VECTORS, VectorTable};
-
-use crate::models::ModelsError;
 
 use super::EngineError;
 
@@ -33,11 +29,11 @@ pub(super) fn at_once(
     };
     let embed = match embed {
         Some(embed) => embed,
-        None => {
-            let path = crate::models::locate(config, named)?;
-            let encoder = TextEncoder::open(&path, config.texts.cut, &Device::Cpu);
-            Box::new(Arc::new(encoder.map_err(ModelsError::Model)?))
-        }
+        None => Box::new(Arc::new(crate::models::encoder(
+            config,
+            named,
+            &crate::models::device(config)?,
+        )?)),
     };
     let store = stores.open(VECTORS).map_err(EngineError::Store)?;
     let table = VectorTable::open(store, config.texts.memory.get())

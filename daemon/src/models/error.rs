@@ -104,6 +104,9 @@ pub enum ModelsError {
     /// A model that cannot be used.
     #[error(transparent)]
     Model(#[from] LanguageError),
+    /// There is no GPU where one was asked for.
+    #[error("texts.device, or --device, is \"cuda\"")]
+    NoGpu(#[from] headwater_model::device::NoGpu),
     /// The cache's note about a model is not what was written.
     #[error("{path}: {problem}", path = path.display())]
     Manifest {
@@ -146,6 +149,7 @@ impl ModelsError {
             | Self::Sum { .. }
             | Self::Wheel { .. }
             | Self::Model(_)
+            | Self::NoGpu(_)
             | Self::Io { .. } => Exit::Configuration,
         }
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use headwater_model::bahe::{Described, MANIFEST, Manifest, Trainer, VALUES};
+use headwater_model::bahe::{Described, MANIFEST, Manifest, Position, Trainer, VALUES};
 use headwater_model::language::{LanguageError, from_safetensors, to_safetensors};
 use headwater_model::{FeatureSchema, Tensor};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,15 @@ impl Course {
     fn file(&self) -> String {
         let (epoch, _, steps) = self.position;
         format!("checkpoint-{epoch}-{steps}.safetensors")
+    }
+}
+
+/// As the trainer has it.
+pub(super) fn position((epoch, batch, steps): (u64, usize, u64)) -> Position {
+    Position {
+        epoch,
+        batch,
+        steps,
     }
 }
 

@@ -13,7 +13,8 @@ use headwater_model::dinmp::Seen;
 use headwater_model::{LabelledRow, LoggedRequest};
 
 use super::TrainError;
-use super::rows::{Gathered, Met, Recorded, told};
+use super::ids::told;
+use super::rows::{Gathered, Met, Recorded};
 use crate::progress::Progress;
 use crate::scan;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::bahe::{Corpus, History, Rows, base_log_odds, squashed};
-use headwater_model::dinmp::{Asked, ItemKeys, Seen};
-use headwater_model::{Compared, FeatureSchema, KeyVectorSpec, LoggedRequest};
+use headwater_model::dinmp::{Asked, Seen};
+use headwater_model::{Compared, Device, FeatureSchema, LoggedRequest};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::recording::{Recording, envelope};
 
 use super::TrainError;
+use super::ids::told;
 use super::moments::moments;
 use super::vectors::{Shared, TextVectors, tensor};
 
@@ -392,10 +393,14 @@ impl Recorded {
     }
 
     /// Looks at texts, by these vectors.
-    pub(super) fn with_vectors(&mut self, vectors: &mut TextVectors) -> Result<(), TrainError> {
+    pub(super) fn with_vectors(
+        &mut self,
+        vectors: &mut TextVectors,
+        device: &Device,
+    ) -> Result<(), TrainError> {
         let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
         vectors.fill(&texts, true)?;
-        self.corpus.vectors = vectors.table(&self.texts)?;
+        self.corpus.vectors = vectors.table(&self.texts, device)?;
         Ok(())
     }
 }
@@ -564,25 +569,6 @@ impl Reader<'_> {
             })
         })
     }
-}
-
-/// Takes in what a logged request sees of its user's past; gives what each of its candidates asks about, none where rows see nothing of it.
-pub(super) fn told(
-    logged: &LoggedRequest<'_>,
-    spec: Option<&KeyVectorSpec>,
-    seen: &mut Seen,
-) -> Result<Vec<Asked>, String> {
-    let (Some(of), Some(spec)) = (&logged.key_vectors, spec) else {
-        return Ok(Vec::new());
-    };
-    let request = seen.request(of, spec)?;
-    let candidates = logged.candidates.iter();
-    let asked = candidates.map(|candidate| {
-        let groups = candidate.groups.iter().map(|name| &**name);
-        let item = seen.item(ItemKeys::of(&candidate.item_id, groups));
-        Asked { request, item }
-    });
-    Ok(asked.collect())
 }
 
 /// What a behavior says of a row of its request: a trial, or a success, which is one.

@@ -18,10 +18,10 @@ use crate::progress::Progress;
 use super::TrainError;
 use super::artifact::ArtifactError;
 
-/// Tokens of a batch, with padding.
-const TOKENS_MAX: usize = 2_048;
 /// Texts between two writes.
 const CHUNK: usize = 1_024;
+/// Bytes of all texts' vectors on a GPU, at most: of more the rows of a batch are moved there, each time.
+const TABLE_BYTES_MAX: usize = 4 << 30;
 /// Bytes of a content hash.
 const KEY_BYTES: usize = 32;
 
@@ -89,7 +89,7 @@ impl TextVectors {
         let mut done = 0;
         for chunk in missing.chunks(CHUNK) {
             let texts: Vec<&str> = chunk.iter().map(|(_, text)| *text).collect();
-            let vectors = self.encoder.encode(&texts, TOKENS_MAX)?;
+            let vectors = self.encoder.encode(&texts, self.encoder.batch_tokens())?;
             let mut bytes = Vec::with_capacity(chunk.len() * record_bytes(width));
             for ((key, _), vector) in chunk.iter().zip(vectors) {
                 let from = bytes.len();
@@ -111,14 +111,25 @@ impl TextVectors {
         Ok(())
     }
 
-    /// One row a text, each of which was filled.
-    pub(super) fn table(&self, texts: &[String]) -> Result<Tensor, LanguageError> {
+    /// One row a text, each of which was filled; on the device if it is small enough to lie there.
+    pub(super) fn table(&self, texts: &[String], device: &Device) -> Result<Tensor, LanguageError> {
         let width = self.encoder.width();
         let mut flat = Vec::with_capacity(texts.len() * width);
         for text in texts {
             flat.extend_from_slice(&self.known[&self.encoder.key(text)]);
         }
-        tensor(flat, (texts.len(), width))
+        let device = if flat.len() * size_of::<f32>() > TABLE_BYTES_MAX {
+            &Device::Cpu
+        } else {
+            device
+        };
+        let table = tensor(flat, (texts.len(), width))?;
+        table
+            .to_device(device)
+            .map_err(|source| LanguageError::Compute {
+                doing: "laying vectors out",
+                source,
+            })
     }
 }
 

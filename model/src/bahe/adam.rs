@@ -1,10 +1,11 @@
-//! `AdamW` in one pass over each tensor, with a state that can be written down (Loshchilov & Hutter 2019, algorithm 2).
+//! `AdamW` in one pass over each tensor, with a state that can be written down (Loshchilov & Hutter 2019, algorithm 2). On a GPU its moments stay there, and a step is
+//! of the library's operations.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
+use candle_core::{CpuStorage, D, Device, InplaceOp2, Layout, Tensor, Var};
 
 use crate::language::LanguageError;
 use crate::language::error::computing;
@@ -36,10 +37,17 @@ pub struct Adam {
 struct Learning {
     name: String,
     variable: Var,
-    /// Means of gradients and of their squares, as the variable lies.
-    moments: RefCell<[Vec<f32>; 2]>,
+    moments: Moments,
     /// How much faster or slower than the rate.
     factor: f64,
+}
+
+/// Means of gradients and of their squares, where the variable is.
+#[derive(Debug)]
+enum Moments {
+    Host(RefCell<[Vec<f32>; 2]>),
+    /// None before the first step: zeros.
+    Device(Option<[Tensor; 2]>),
 }
 
 impl Adam {
@@ -50,11 +58,16 @@ impl Adam {
         factor: impl Fn(&str) -> f64,
     ) -> Self {
         let variables = variables.iter().map(|(name, variable)| {
-            let zeros = vec![0.0; variable.as_tensor().elem_count()];
+            let moments = if variable.device().is_cpu() {
+                let zeros = vec![0.0; variable.as_tensor().elem_count()];
+                Moments::Host(RefCell::new([zeros.clone(), zeros]))
+            } else {
+                Moments::Device(None)
+            };
             Learning {
                 name: name.clone(),
                 variable: variable.clone(),
-                moments: RefCell::new([zeros.clone(), zeros]),
+                moments,
                 factor: factor(name),
             }
         });
@@ -96,9 +109,11 @@ impl Adam {
             let Some(gradient) = gradients.get(one.variable.as_tensor()) else {
                 continue;
             };
+            // What it was made of is of no use any more.
+            let gradient = gradient.detach();
             let sum = match into.remove(&one.name) {
                 Some(sum) => (sum + gradient).map_err(computing("gathering gradients"))?,
-                None => gradient.clone(),
+                None => gradient,
             };
             into.insert(one.name.clone(), sum);
         }
@@ -117,12 +132,7 @@ impl Adam {
         longest: f64,
     ) -> Result<f64, LanguageError> {
         let doing = "taking a step";
-        let mut squares = 0.0;
-        for gradient in gradients.values() {
-            let sum = gradient.sqr().and_then(|squares| squares.sum_all());
-            let sum = sum.and_then(|sum| sum.to_scalar::<f32>());
-            squares += f64::from(sum.map_err(computing(doing))?);
-        }
+        let squares = squares(gradients).map_err(computing(doing))?;
         let length = squares.sqrt() * scale;
         if !length.is_finite() {
             return Ok(length);
@@ -136,13 +146,12 @@ impl Adam {
             };
         let [first, second] = self.settings.beta;
         let steps = self.steps.min(1 << 30) as i32;
-        for one in &self.variables {
+        for one in &mut self.variables {
             let Some(gradient) = gradients.get(&one.name).filter(|_| one.factor > 0.0) else {
                 continue;
             };
             let rate = self.settings.rate * self.pace * one.factor;
-            let op = Step {
-                moments: &one.moments,
+            let step = Step {
                 scale: scale as f32,
                 beta: [first as f32, second as f32],
                 rate: (rate / (1.0 - first.powi(steps))) as f32,
@@ -150,11 +159,7 @@ impl Adam {
                 epsilon: self.settings.epsilon as f32,
                 keep: (1.0 - rate * self.settings.decay) as f32,
             };
-            let gradient = gradient.contiguous().map_err(computing(doing))?;
-            one.variable
-                .as_tensor()
-                .inplace_op2(&gradient, &op)
-                .map_err(computing(doing))?;
+            one.step(gradient, step).map_err(computing(doing))?;
         }
         Ok(length)
     }
@@ -166,12 +171,7 @@ impl Adam {
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
         let mut state = BTreeMap::new();
         for one in &self.variables {
-            let moments = one.moments.borrow();
-            let both = Tensor::from_vec(
-                moments.concat(),
-                (2, moments[0].len()),
-                &candle_core::Device::Cpu,
-            );
+            let both = one.moments(&Device::Cpu);
             state.insert(
                 format!("adam.{}", one.name),
                 both.map_err(computing("writing the optimizer down"))?,
@@ -189,33 +189,103 @@ impl Adam {
         state: &BTreeMap<String, Tensor>,
         steps: u64,
     ) -> Result<(), LanguageError> {
-        for one in &self.variables {
+        for one in &mut self.variables {
             let name = format!("adam.{}", one.name);
-            let both = state.get(&name).map(Tensor::to_vec2::<f32>);
             let count = one.variable.as_tensor().elem_count();
-            match both {
-                Some(Ok(both)) if both.len() == 2 && both[0].len() == count => {
-                    let mut both = both.into_iter();
-                    *one.moments.borrow_mut() = [
-                        both.next().unwrap_or_default(),
-                        both.next().unwrap_or_default(),
-                    ];
-                }
-                _ => {
-                    return Err(LanguageError::Input(format!(
-                        "the state of the optimizer lacks `{name}` of 2 times {count} values"
-                    )));
-                }
-            }
+            let Some(both) = state.get(&name).filter(|both| both.dims() == [2, count]) else {
+                return Err(LanguageError::Input(format!(
+                    "the state of the optimizer lacks `{name}` of 2 times {count} values"
+                )));
+            };
+            one.set_moments(both)
+                .map_err(computing("reading the optimizer's state"))?;
         }
         self.steps = steps;
         Ok(())
     }
 }
 
+/// The sum of the squares of all gradients. One number comes from a GPU for all of them, and rows are summed before columns there: the library gives a sum over
+/// everything to one part of it.
+fn squares(gradients: &BTreeMap<String, Tensor>) -> candle_core::Result<f64> {
+    let mut squares = 0.0;
+    let mut elsewhere = Vec::new();
+    for gradient in gradients.values() {
+        let each = gradient.sqr()?;
+        if each.device().is_cpu() {
+            squares += f64::from(each.sum_all()?.to_scalar::<f32>()?);
+        } else {
+            elsewhere.push(each.sum(D::Minus1)?.sum_all()?);
+        }
+    }
+    if !elsewhere.is_empty() {
+        let sums = Tensor::stack(&elsewhere, 0)?.to_vec1::<f32>()?;
+        squares += sums.into_iter().map(f64::from).sum::<f64>();
+    }
+    Ok(squares)
+}
+
+impl Learning {
+    fn step(&mut self, gradient: &Tensor, step: Step) -> candle_core::Result<()> {
+        let variable = self.variable.as_tensor();
+        let gradient = gradient.detach().to_device(variable.device())?;
+        let gradient = gradient.contiguous()?;
+        match &mut self.moments {
+            Moments::Host(moments) => variable.inplace_op2(&gradient, &OnHost { moments, step }),
+            Moments::Device(moments) => {
+                let [mean, square] = match moments.take() {
+                    Some(both) => both,
+                    None => [variable.zeros_like()?, variable.zeros_like()?],
+                };
+                let [first, second] = step.beta.map(f64::from);
+                let gradient = (gradient * f64::from(step.scale))?;
+                let mean = ((mean * first)? + (&gradient * (1.0 - first))?)?;
+                let square = ((square * second)? + (gradient.sqr()? * (1.0 - second))?)?;
+                let spread = (&square * f64::from(step.unbias))?.sqrt()?;
+                let moved = (&mean * f64::from(step.rate))? / (spread + f64::from(step.epsilon))?;
+                let kept = (variable.detach() * f64::from(step.keep))?;
+                self.variable.set(&(kept - moved?)?)?;
+                *moments = Some([mean, square]);
+                Ok(())
+            }
+        }
+    }
+
+    /// (2, elements)
+    fn moments(&self, device: &Device) -> candle_core::Result<Tensor> {
+        let count = self.variable.elem_count();
+        match &self.moments {
+            Moments::Host(moments) => {
+                Tensor::from_vec(moments.borrow().concat(), (2, count), device)
+            }
+            Moments::Device(Some([mean, square])) => {
+                let both = Tensor::stack(&[mean.flatten_all()?, square.flatten_all()?], 0)?;
+                both.to_device(device)
+            }
+            Moments::Device(None) => Tensor::zeros((2, count), candle_core::DType::F32, device),
+        }
+    }
+
+    fn set_moments(&mut self, both: &Tensor) -> candle_core::Result<()> {
+        match &mut self.moments {
+            Moments::Host(moments) => {
+                *moments.borrow_mut() = [both.get(0)?.to_vec1()?, both.get(1)?.to_vec1()?];
+            }
+            Moments::Device(moments) => {
+                let one = |place| {
+                    let flat = both.get(place)?.to_device(self.variable.device())?;
+                    flat.reshape(self.variable.shape())
+                };
+                *moments = Some([one(0)?, one(1)?]);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One step of one tensor.
-struct Step<'a> {
-    moments: &'a RefCell<[Vec<f32>; 2]>,
+#[derive(Clone, Copy)]
+struct Step {
     scale: f32,
     beta: [f32; 2],
     rate: f32,
@@ -224,7 +294,13 @@ struct Step<'a> {
     keep: f32,
 }
 
-impl InplaceOp2 for Step<'_> {
+/// The same in one pass.
+struct OnHost<'a> {
+    moments: &'a RefCell<[Vec<f32>; 2]>,
+    step: Step,
+}
+
+impl InplaceOp2 for OnHost<'_> {
     fn name(&self) -> &'static str {
         "adamw"
     }
@@ -247,17 +323,18 @@ impl InplaceOp2 for Step<'_> {
         };
         let mut moments = self.moments.borrow_mut();
         let [means, squares] = &mut *moments;
-        let [first, second] = self.beta;
+        let step = self.step;
+        let [first, second] = step.beta;
         let gradients = &gradients[gradients_from..gradients_to];
         let moments = means.iter_mut().zip(squares);
         for ((weight, gradient), (mean, square)) in
             weights[from..to].iter_mut().zip(gradients).zip(moments)
         {
-            let gradient = gradient * self.scale;
+            let gradient = gradient * step.scale;
             *mean = first * *mean + (1.0 - first) * gradient;
             *square = second * *square + (1.0 - second) * gradient * gradient;
-            let spread = (*square * self.unbias).sqrt() + self.epsilon;
-            *weight = *weight * self.keep - self.rate * *mean / spread;
+            let spread = (*square * step.unbias).sqrt() + step.epsilon;
+            *weight = *weight * step.keep - step.rate * *mean / spread;
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::language::block::{Block, Turns, causal_mask, normed};
+use crate::language::block::{Block, Turns, normed};
 use crate::language::error::computing;
+use crate::language::kernel;
 use crate::language::part::{Kernels, Origin, Purpose, Source};
 use crate::language::{DecoderConfig, Family, LanguageError, Weights};
 use crate::numbers::Numbers;
@@ -42,6 +43,8 @@ pub struct Deep {
     /// (sequences, width)
     pub(super) empty: Tensor,
     pub(super) turns: Turns,
+    /// What is between vectors and outputs, which are f32.
+    pub(super) numbers: DType,
 }
 
 impl Deep {
@@ -152,11 +155,19 @@ impl Deep {
             empty: source.tensor("empty", &[config.sequences, width])?,
             turns: Turns::new(&config.blocks, config.limit + 1, device)?,
             config: config.clone(),
+            numbers: DType::F32,
         };
         if let Some(variables) = variables {
             variables.extend(source.done().variables());
         }
         Ok(deep)
+    }
+
+    /// The same computed in other numbers: with [`DType::BF16`] products take and give 16 bits, while weights, outputs and gradients of weights stay f32.
+    #[must_use]
+    pub fn in_numbers(mut self, numbers: DType) -> Self {
+        self.numbers = numbers;
+        self
     }
 
     /// What they look like.
@@ -177,14 +188,16 @@ impl Deep {
     ) -> Result<Tensor, LanguageError> {
         let behaviors = self.fits(vectors)?;
         let run = || {
-            let mut states = self.inputs(vectors, gaps)?;
-            let turn = self.turns.first(behaviors + 1)?;
-            let mask = causal_mask(behaviors + 1, states.device())?;
+            let mut states = self.inputs(vectors, gaps)?.to_dtype(self.numbers)?;
+            let config = &self.config.blocks;
+            let positions = self
+                .turns
+                .positions(behaviors + 1, &states, config, kernels)?;
             for block in &self.blocks {
-                states = block.forward(&states, &turn, &mask, &self.config.blocks, kernels)?;
+                states = block.forward(&states, &positions, config, kernels)?;
             }
             let states = states.narrow(1, 1, behaviors)?.contiguous()?;
-            normed(&states, &self.norm, &self.config.blocks, kernels)
+            normed(&states, &self.norm, &self.config.blocks, kernels)?.to_dtype(DType::F32)
         };
         run().map_err(computing("running the deep layers"))
     }
@@ -226,6 +239,11 @@ impl Deep {
         places: &[(usize, usize)],
         sequences: &[usize],
     ) -> Result<Tensor, LanguageError> {
+        if !kernel::ours(outputs.device(), self.numbers) {
+            return self
+                .pooled_by_product(outputs, places, sequences)
+                .map_err(computing("pooling"));
+        }
         let pool = || {
             let device = outputs.device();
             let (runs, behaviors, width) = outputs.dims3()?;
@@ -260,12 +278,42 @@ impl Deep {
         pool().map_err(computing("pooling"))
     }
 
+    /// The same as one product with what each place takes of each output. It is more work, and all of it is of the kind that a GPU is fast at.
+    fn pooled_by_product(
+        &self,
+        outputs: &Tensor,
+        places: &[(usize, usize)],
+        sequences: &[usize],
+    ) -> candle_core::Result<Tensor> {
+        let device = outputs.device();
+        let (runs, behaviors, width) = outputs.dims3()?;
+        let column = |of: &dyn Fn(&(usize, usize)) -> u32| {
+            let values: Vec<u32> = places.iter().map(of).collect();
+            Tensor::from_vec(values, (places.len(), 1), device)
+        };
+        let from = column(&|(run, _)| (run * behaviors) as u32)?;
+        let to = column(&|(run, count)| (run * behaviors + count) as u32)?;
+        let counts = column(&|(_, count)| (*count).max(1) as u32)?.to_dtype(DType::F32)?;
+        let all = Tensor::arange(0, (runs * behaviors) as u32, device)?.unsqueeze(0)?;
+        let takes = (all.broadcast_ge(&from)? * all.broadcast_lt(&to)?)?;
+        let takes = takes.to_dtype(DType::F32)?.broadcast_div(&counts)?;
+        let means = takes.matmul(&outputs.reshape((runs * behaviors, width))?)?;
+        let mut empty = vec![0.0_f32; places.len() * self.config.sequences];
+        for (place, ((_, count), sequence)) in places.iter().zip(sequences).enumerate() {
+            if *count == 0 {
+                empty[place * self.config.sequences + sequence] = 1.0;
+            }
+        }
+        let empty = Tensor::from_vec(empty, (places.len(), self.config.sequences), device)?;
+        means + empty.matmul(&self.empty)?
+    }
+
     /// Vectors of items, (items, width), from those of their texts, (items, width): each a run of one behavior.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn items(&self, vectors: &Tensor, kernels: Kernels) -> Result<Tensor, LanguageError> {
-        if kernels.ours(vectors.device()) {
+        if kernels == Kernels::Fused {
             return Ok(self.items_kept(vectors)?.outputs().detach());
         }
         let shaped = || {
@@ -300,6 +348,7 @@ pub(super) fn mean_of_texts(
     width: usize,
     sequences: usize,
     limit: usize,
+    device: &Device,
 ) -> Result<Deep, LanguageError> {
     let config = DeepConfig {
         blocks: DecoderConfig {
@@ -321,7 +370,7 @@ pub(super) fn mean_of_texts(
         limit,
     };
     let values = rest(&config, &vec![0.0; width]).map_err(computing("making first values"))?;
-    Deep::of(&config, &values, Path::new(""), &Device::Cpu, None)
+    Deep::of(&config, &values, Path::new(""), device, None)
 }
 
 /// First values of what is no block.

@@ -205,7 +205,8 @@ pub(super) fn cross_entropy_by_task(
         let parts = counts
             .iter()
             .map(|count| if *count > 0.0 { 1.0 / count } else { 0.0 });
-        let parts = Tensor::from_vec(parts.collect::<Vec<f32>>(), counts.len(), &Device::Cpu)?;
+        let parts: Vec<f32> = parts.collect();
+        let parts = Tensor::from_vec(parts, counts.len(), log_odds.device())?;
         (each * weights)?.sum(0)? * parts
     };
     compute().map_err(computing("computing the loss"))

@@ -411,7 +411,8 @@ fn deep_of(
     let sequences = manifest.sequences.len();
     match (manifest.layers, &manifest.blocks) {
         (Layers::Mean, _) => {
-            mean_of_texts(manifest.head.width, sequences, manifest.limit).map(Some)
+            let (width, limit) = (manifest.head.width, manifest.limit);
+            mean_of_texts(width, sequences, limit, &Device::Cpu).map(Some)
         }
         (Layers::Deep, Some(blocks)) => {
             let config = DeepConfig {

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use crate::language::LanguageError;
+use crate::language::block::Positions;
 use crate::language::block::learn::{Company, Kept, Through};
 use crate::language::error::computing;
-use crate::language::kernel::{self, Turn};
+use crate::language::kernel;
+use crate::language::part::Kernels;
 
 use super::deep::Deep;
 use crate::gap::GAPS;
@@ -18,10 +20,10 @@ use crate::gap::GAPS;
 /// What a way forward leaves.
 #[derive(Debug)]
 pub struct Pass {
-    /// (runs, behaviors, width), or of items (1, items, width)
+    /// (runs, behaviors, width), or of items (items, width), f32
     outputs: Var,
     blocks: Vec<Kept>,
-    turn: Turn,
+    positions: Positions,
     company: Company,
     /// What came out of the last block at behaviors.
     last: Tensor,
@@ -44,7 +46,7 @@ impl Deep {
     pub fn forward_kept(&self, vectors: &Tensor, gaps: &Tensor) -> Result<Pass, LanguageError> {
         self.fits(vectors)?;
         let gaps = gaps.flatten_all().map_err(computing("laying runs out"))?;
-        self.forward(vectors, gaps, Company::Runs)
+        self.forward(vectors, gaps, Company::Runs, vectors.dims())
     }
 
     /// The same of items: arguments and what comes out are those of [`Deep::items`].
@@ -52,12 +54,18 @@ impl Deep {
     /// # Errors
     /// As there.
     pub fn items_kept(&self, vectors: &Tensor) -> Result<Pass, LanguageError> {
-        let shaped = || {
-            let gaps = Tensor::zeros(vectors.dim(0)?, candle_core::DType::U32, vectors.device())?;
-            Ok((vectors.unsqueeze(0)?, gaps))
+        // Elsewhere than in our kernels each has the constant position for itself: twice the work, and no code of its own.
+        let (company, beside) = if kernel::ours(vectors.device(), self.numbers) {
+            (Company::Alone, 0)
+        } else {
+            (Company::Runs, 1)
         };
-        let (vectors, gaps) = shaped().map_err(computing("shaping items"))?;
-        self.forward(&vectors, gaps, Company::Alone)
+        let shaped = || {
+            let gaps = Tensor::zeros(vectors.dim(0)?, DType::U32, vectors.device())?;
+            Ok((vectors.unsqueeze(beside)?, gaps))
+        };
+        let (shaped, gaps) = shaped().map_err(computing("shaping items"))?;
+        self.forward(&shaped, gaps, company, vectors.dims())
     }
 
     fn forward(
@@ -65,20 +73,24 @@ impl Deep {
         vectors: &Tensor,
         gaps: Tensor,
         company: Company,
+        shape: &[usize],
     ) -> Result<Pass, LanguageError> {
         let run = || {
             let config = &self.config.blocks;
             let behaviors = vectors.dim(1)?;
-            let turn = match company {
-                Company::Runs => self.turns.first(behaviors + 1)?,
-                Company::Alone => self.turns.first(2)?,
+            let count = match company {
+                Company::Runs => behaviors + 1,
+                Company::Alone => 2,
             };
+            let inputs = self.inputs(vectors, &gaps)?.detach();
+            let mut states = inputs.to_dtype(self.numbers)?;
+            let kernels = Kernels::Fused;
+            let positions = self.turns.positions(count, &states, config, kernels)?;
             let through = Through {
                 config,
-                turn: &turn,
+                positions: &positions,
                 company,
             };
-            let mut states = self.inputs(vectors, &gaps)?.detach();
             let mut blocks = Vec::with_capacity(self.blocks.len());
             for block in &self.blocks {
                 let (out, kept) = block.forward_kept(&states, through)?;
@@ -87,14 +99,11 @@ impl Deep {
             }
             let last = states.narrow(1, 1, behaviors)?.contiguous()?;
             let outputs = kernel::norm(&last, &self.norm, config.norm_epsilon as f32)?;
-            let outputs = match company {
-                Company::Runs => outputs,
-                Company::Alone => outputs.squeeze(0)?,
-            };
+            let outputs = outputs.reshape(shape)?.to_dtype(DType::F32)?;
             Ok(Pass {
                 outputs: Var::from_tensor(&outputs)?,
                 blocks,
-                turn,
+                positions,
                 company,
                 last,
                 gaps,
@@ -114,6 +123,7 @@ impl Deep {
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         let mut add = |name: String, gradient: Tensor| {
+            let gradient = gradient.to_dtype(DType::F32)?;
             let sum = match into.remove(&name) {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
@@ -124,10 +134,12 @@ impl Deep {
         let mut run = || {
             let config = &self.config.blocks;
             let (runs, behaviors, width) = pass.last.dims3()?;
-            let gradient = gradient.contiguous()?.reshape(pass.last.shape())?;
+            // What it was made of is of no use any more.
+            let gradient = gradient.detach().contiguous()?;
+            let gradient = gradient.reshape(pass.last.shape())?;
             let through = Through {
                 config,
-                turn: &pass.turn,
+                positions: &pass.positions,
                 company: pass.company,
             };
             let epsilon = config.norm_epsilon as f32;
@@ -140,15 +152,12 @@ impl Deep {
                 let mut gather = |part: &str, of| add(format!("layers.{layer}.{part}"), of);
                 gradient = block.backward(kept, through, &gradient, &mut gather)?;
             }
-            let first = gradient.narrow(1, 0, 1)?.sum((0, 1))?;
-            add("first".to_owned(), first)?;
+            let first = gradient.narrow(1, 0, 1)?.to_dtype(DType::F32)?;
+            add("first".to_owned(), first.sum((0, 1))?)?;
             let of_behaviors = gradient.narrow(1, 1, behaviors)?.contiguous()?;
             let of_behaviors = of_behaviors.reshape((runs * behaviors, width))?;
-            let gaps = Tensor::zeros((GAPS, width), gradient.dtype(), gradient.device())?;
-            add(
-                "gaps".to_owned(),
-                gaps.index_add(&pass.gaps, &of_behaviors, 0)?,
-            )
+            let gaps = kernel::added_by_index(&of_behaviors, &pass.gaps, GAPS)?;
+            add("gaps".to_owned(), gaps)
         };
         run().map_err(computing("learning"))
     }

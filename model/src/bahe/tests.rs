@@ -10,6 +10,7 @@ use crate::language::{DecoderConfig, Family, Kernels};
 
 mod interest;
 mod learning;
+mod places;
 mod real;
 mod serving;
 mod tasks;

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use crate::dinmp::{Asked, Learning, Way};
 use crate::gradient::Weighing;
 use crate::language::error::computing;
+use crate::language::kernel;
 use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
@@ -68,10 +69,29 @@ pub struct TrainSettings {
 const FALLING: f64 = 0.3;
 /// Rates that fall do not fall below this part.
 const PACE_MIN: f64 = 0.01;
+/// Where a trainer computes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device. Values, gradients and the optimizer's state are there, and a batch at a time.
+    pub device: Device,
+    /// The numbers between vectors and outputs of deep layers ([`Deep::in_numbers`]); all else is f32.
+    pub numbers: DType,
+}
+
+impl Place {
+    /// The CPU, in f32.
+    pub fn cpu() -> Self {
+        Self {
+            device: Device::Cpu,
+            numbers: DType::F32,
+        }
+    }
+}
 
 /// The model, while it learns.
 #[derive(Debug)]
 pub struct Trainer {
+    device: Device,
     depth: Depth,
     deep: Option<Deep>,
     head: Head,
@@ -123,7 +143,9 @@ impl Trainer {
         values: &BTreeMap<String, Tensor>,
         path: &Path,
         (interest, settings): (Option<Learning>, TrainSettings),
+        place: &Place,
     ) -> Result<Self, LanguageError> {
+        let device = &place.device;
         let mut variables = Vec::new();
         assert!(
             interest.is_none() || settings.accumulate == 1,
@@ -136,17 +158,17 @@ impl Trainer {
             }
         }
         let deep = match &depth {
-            Depth::Deep { config, .. } => Some(Deep::of(
-                config,
-                values,
-                path,
-                &Device::Cpu,
-                Some(&mut variables),
-            )?),
-            Depth::Mean { limit } => Some(mean_of_texts(head.width, head.sequences, *limit)?),
+            Depth::Deep { config, .. } => {
+                let deep = Deep::of(config, values, path, device, Some(&mut variables))?;
+                Some(deep.in_numbers(place.numbers))
+            }
+            Depth::Mean { limit } => {
+                let (width, sequences) = (head.width, head.sequences);
+                Some(mean_of_texts(width, sequences, *limit, device)?)
+            }
             Depth::None => None,
         };
-        let head = Head::of(head, values, path, &Device::Cpu, Some(&mut variables))?;
+        let head = Head::of(head, values, path, device, Some(&mut variables))?;
         let deep_factor = match &depth {
             Depth::Deep { frozen: true, .. } => 0.0,
             _ => settings.deep_factor,
@@ -159,6 +181,7 @@ impl Trainer {
             }
         });
         Ok(Self {
+            device: device.clone(),
             depth,
             deep,
             head,
@@ -169,14 +192,18 @@ impl Trainer {
         })
     }
 
-    /// The values as they are now, by name.
+    /// The values as they are now, by name, in the CPU's memory.
     ///
     /// # Errors
     /// None but the tensor library's.
     pub fn values(&self) -> Result<BTreeMap<String, Tensor>, LanguageError> {
         let values = self.variables.iter().map(|(name, variable)| {
             // A step changes the variable's own memory.
-            let copy = variable.as_tensor().copy();
+            let copy = if variable.device().is_cpu() {
+                variable.as_tensor().copy()
+            } else {
+                variable.as_tensor().to_device(&Device::Cpu)
+            };
             copy.map(|copy| (name.clone(), copy))
         });
         let values = values.collect::<Result<BTreeMap<_, _>, _>>();
@@ -196,8 +223,9 @@ impl Trainer {
             let value = values
                 .get(name)
                 .ok_or_else(|| LanguageError::Input(format!("the values lack `{name}`")))?;
-            variable
-                .set(value)
+            value
+                .to_device(&self.device)
+                .and_then(|value| variable.set(&value))
                 .map_err(computing("putting values back"))?;
         }
         match &mut self.interest {
@@ -340,6 +368,13 @@ impl Trainer {
         }
     }
 
+    /// Some rows of a column, where the trainer computes.
+    fn column(&self, rows: &[usize], values: &[f32], each: usize) -> Result<Tensor, LanguageError> {
+        let rows = column(rows, values, each)?;
+        rows.to_device(&self.device)
+            .map_err(computing("laying rows out"))
+    }
+
     /// The head's answer to a batch; one that is learned from has the way back through the deep layers.
     fn log_odds(
         &self,
@@ -347,8 +382,8 @@ impl Trainer {
         batch: &[usize],
         learned_from: bool,
     ) -> Result<Answer, LanguageError> {
-        let features = column(batch, &corpus.rows.features, corpus.features)?;
-        let base = column(batch, &corpus.rows.base, corpus.tasks.len())?;
+        let features = self.column(batch, &corpus.rows.features, corpus.features)?;
+        let base = self.column(batch, &corpus.rows.base, corpus.tasks.len())?;
         let vectors = match &self.deep {
             Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
             None => None,
@@ -403,34 +438,43 @@ impl Trainer {
             of_row.push(place);
         }
         let doing = "looking vectors up";
-        let look_up = |texts: &Tensor| corpus.vectors.index_select(texts, 0);
+        // All texts' vectors may be more than a GPU holds: those of a batch are moved, unless all of them are there already.
+        let look_up = |texts: &Tensor| {
+            let texts = texts.to_device(corpus.vectors.device())?;
+            corpus
+                .vectors
+                .index_select(&texts, 0)?
+                .to_device(&self.device)
+        };
         let inputs = runs
             .texts
             .flatten_all()
             .and_then(|texts| look_up(&texts)?.reshape((count, longest, ())))
             .map_err(computing(doing))?;
+        let gaps = runs.gaps.to_device(&self.device);
+        let gaps = gaps.map_err(computing(doing))?;
         let items = Tensor::new(items, &Device::Cpu)
             .and_then(|texts| look_up(&texts))
             .map_err(computing(doing))?;
-        let of_row = Tensor::new(of_row, &Device::Cpu).map_err(computing(doing))?;
+        let of_row = Tensor::new(of_row, &self.device).map_err(computing(doing))?;
         let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
         let mut passes = Vec::new();
         // Layers that stay as they are need no way back.
         let (outputs, items) = if learned_from && self.learns_deep() {
-            let users = deep.forward_kept(&inputs, &runs.gaps)?;
+            let users = deep.forward_kept(&inputs, &gaps)?;
             let items = deep.items_kept(&items)?;
             let outputs = (users.outputs().clone(), items.outputs().clone());
             passes.extend([users, items]);
             outputs
         } else {
             let kernels = Kernels::Fused;
-            let outputs = deep.outputs(&inputs, &runs.gaps, kernels)?;
+            let outputs = deep.outputs(&inputs, &gaps, kernels)?;
             (outputs, deep.items(&items, kernels)?)
         };
         let users = deep.pooled(&outputs, &runs.places, &sequences)?;
         let shaped = || {
             let users = users.reshape((batch.len(), corpus.sequences, ()))?;
-            Ok((users, items.index_select(&of_row, 0)?))
+            Ok((users, kernel::picked(&items, &of_row)?))
         };
         let (users, items) = shaped().map_err(computing(doing))?;
         Ok(Vectors {

@@ -1,8 +1,8 @@
 //! The block that decoders and deep layers are made of: root-mean-square norms, grouped queries with rotary positions, a gated feed-forward part.
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::{rms_norm, rms_norm_slow, softmax, softmax_last_dim};
-use candle_nn::rotary_emb::{rope, rope_slow};
+use candle_nn::ops::{rms_norm_slow, softmax};
+use candle_nn::rotary_emb::rope_slow;
 
 use super::config::{DecoderConfig, Family};
 use super::error::{LanguageError, computing};
@@ -34,6 +34,19 @@ pub(crate) struct Turns {
     pub(crate) sines: Tensor,
 }
 
+/// What positions, from 0 on, are to each other in a pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Positions {
+    /// How keys are turned.
+    pub(crate) turn: Turn,
+    /// How queries are turned: the same, but that the scale of scores may be in it.
+    pub(crate) queries: Turn,
+    /// By what scores are multiplied then.
+    pub(crate) scale: f32,
+    /// What is not seen, for whoever needs a mask: (positions, positions), or as large as the scores.
+    pub(crate) ahead: Option<Tensor>,
+}
+
 impl Turns {
     /// Those of the positions from 0 on.
     pub(crate) fn new(
@@ -58,12 +71,40 @@ impl Turns {
         make().map_err(computing("making rotary positions"))
     }
 
-    /// Those of the first positions.
-    pub(crate) fn first(&self, positions: usize) -> candle_core::Result<Turn> {
-        Ok((
-            self.cosines.narrow(0, 0, positions)?,
-            self.sines.narrow(0, 0, positions)?,
-        ))
+    /// The first `count` positions of a pass of states, (batch, positions, width).
+    pub(crate) fn positions(
+        &self,
+        count: usize,
+        states: &Tensor,
+        config: &DecoderConfig,
+        kernels: Kernels,
+    ) -> candle_core::Result<Positions> {
+        let numbers = states.dtype();
+        let first = |of: &Tensor| of.narrow(0, 0, count)?.to_dtype(numbers);
+        let turn = (first(&self.cosines)?, first(&self.sines)?);
+        let scale = 1.0 / (config.head_width as f32).sqrt();
+        if kernels == Kernels::Differentiable || kernel::ours(states.device(), numbers) {
+            let ahead = (kernels == Kernels::Differentiable)
+                .then(|| causal_mask(count, states))
+                .transpose()?;
+            return Ok(Positions {
+                queries: turn.clone(),
+                turn,
+                scale,
+                ahead,
+            });
+        }
+        // Once a pass, and not once a layer: the scale, and a mask for every row of scores.
+        let scaled = |of: &Tensor| of * f64::from(scale);
+        let (rows, kv) = (states.dim(0)? * config.kv_heads, config.kv_heads);
+        let under = config.heads / kv * count;
+        let ahead = kernel::repeated(&causal_mask(count, states)?, rows * (under / count))?;
+        Ok(Positions {
+            queries: (scaled(&turn.0)?, scaled(&turn.1)?),
+            turn,
+            scale: 1.0,
+            ahead: Some(ahead.reshape((rows, under, count))?),
+        })
     }
 }
 
@@ -105,21 +146,20 @@ impl Block {
     pub(crate) fn forward(
         &self,
         x: &Tensor,
-        turn: &Turn,
-        mask: &Tensor,
+        positions: &Positions,
         config: &DecoderConfig,
         kernels: Kernels,
     ) -> candle_core::Result<Tensor> {
-        if kernels.ours(x.device()) {
+        if kernels == Kernels::Fused {
             let through = Through {
                 config,
-                turn,
+                positions,
                 company: Company::Runs,
             };
             return Ok(self.forward_kept(x, through)?.0);
         }
         let attended = normed(x, &self.attention_norm, config, kernels)?;
-        let x = (x + self.attend(&attended, turn, mask, config, kernels)?)?;
+        let x = (x + self.attend(&attended, positions, config)?)?;
         let y = normed(&x, &self.inner_norm, config, kernels)?;
         let gated = (self.gate.forward(&y)?.silu()? * self.up.forward(&y)?)?;
         x + self.down.forward(&gated)?
@@ -128,10 +168,8 @@ impl Block {
     fn attend(
         &self,
         x: &Tensor,
-        (cosines, sines): &Turn,
-        mask: &Tensor,
+        places: &Positions,
         config: &DecoderConfig,
-        kernels: Kernels,
     ) -> candle_core::Result<Tensor> {
         let (batch, positions, _) = x.dims3()?;
         let (heads, kv, wide) = (config.heads, config.kv_heads, config.head_width);
@@ -140,10 +178,8 @@ impl Block {
                 .transpose(1, 2)?
                 .contiguous()
         };
-        let turned = |x: &Tensor| match kernels {
-            Kernels::Fused => rope(x, cosines, sines),
-            Kernels::Differentiable => rope_slow(x, cosines, sines),
-        };
+        let (cosines, sines) = &places.turn;
+        let turned = |x: &Tensor| rope_slow(x, cosines, sines);
         let query = turned(&split(self.query.forward(x)?, heads)?)?;
         let key = turned(&split(self.key.forward(x)?, kv)?)?;
         let value = split(self.value.forward(x)?, kv)?;
@@ -152,15 +188,14 @@ impl Block {
         let query = query.reshape((batch * kv, group * positions, wide))?;
         let key = key.reshape((batch * kv, positions, wide))?;
         let value = value.reshape((batch * kv, positions, wide))?;
-        let scores = (query.matmul(&key.t()?)? * (1.0 / (wide as f64).sqrt()))?;
-        let scores = scores
-            .reshape((batch * kv, group, positions, positions))?
-            .broadcast_add(mask)?;
-        let weights = match kernels {
-            Kernels::Fused => softmax_last_dim(&scores)?,
-            Kernels::Differentiable => softmax(&scores, D::Minus1)?,
+        let scores = (query.matmul(&key.t()?)? * f64::from(places.scale))?;
+        let scores = scores.reshape((batch * kv, group, positions, positions))?;
+        let scores = match &places.ahead {
+            Some(ahead) => scores.broadcast_add(ahead)?,
+            None => scores,
         };
-        let weights = weights.reshape((batch * kv, group * positions, positions))?;
+        let weights =
+            softmax(&scores, D::Minus1)?.reshape((batch * kv, group * positions, positions))?;
         let mixed = weights
             .matmul(&value)?
             .reshape((batch, heads, positions, wide))?
@@ -179,20 +214,24 @@ pub(crate) fn normed(
 ) -> candle_core::Result<Tensor> {
     let epsilon = config.norm_epsilon as f32;
     match kernels {
-        Kernels::Fused if kernels.ours(x.device()) => {
-            kernel::norm(&x.contiguous()?, &weight.detach(), epsilon)
-        }
-        Kernels::Fused => rms_norm(&x.contiguous()?, weight, epsilon),
-        Kernels::Differentiable => rms_norm_slow(x, weight, epsilon),
+        Kernels::Fused => kernel::norm(&x.contiguous()?, &weight.detach(), epsilon),
+        Kernels::Differentiable => rms_norm_slow(x, &weight.to_dtype(x.dtype())?, epsilon),
     }
 }
 
-/// 0 where a position may look, minus infinity where that would be ahead, (positions, positions).
-pub(crate) fn causal_mask(positions: usize, device: &Device) -> candle_core::Result<Tensor> {
-    let mask: Vec<f32> = (0..positions)
-        .flat_map(|from| {
-            (0..positions).map(move |to| if to > from { f32::NEG_INFINITY } else { 0.0 })
-        })
-        .collect();
-    Tensor::from_vec(mask, (positions, positions), device)
+/// What is added to the score of a position that is ahead: nothing is left of it. An infinite one would make products of the mask no number.
+const AHEAD: f32 = -1e30;
+
+/// 0 where a position may look, [`AHEAD`] where that would be ahead, (positions, positions).
+pub(crate) fn causal_mask(positions: usize, like: &Tensor) -> candle_core::Result<Tensor> {
+    let device = like.device();
+    let shape = (positions, positions);
+    let places = Tensor::arange(0, positions as u32, device)?;
+    let is_ahead = places.unsqueeze(0)?.broadcast_gt(&places.unsqueeze(1)?)?;
+    let all = |value: f32| {
+        Tensor::new(value, device)?
+            .to_dtype(like.dtype())?
+            .broadcast_as(shape)
+    };
+    is_ahead.where_cond(&all(AHEAD)?, &all(0.0)?)
 }

@@ -147,7 +147,8 @@ impl Encoder {
                     (0..positions).map(move |at| if at < *length { 0.0 } else { f32::NEG_INFINITY })
                 })
                 .collect();
-            let mask = Tensor::from_vec(mask, (batch, 1, 1, positions), states.device())?;
+            let mask = Tensor::from_vec(mask, (batch, 1, 1, positions), states.device())?
+                .to_dtype(states.dtype())?;
             let mut states = states.clone();
             for block in &self.blocks[layers] {
                 states = block.forward(&states, &mask, self.config.heads, kernels)?;

@@ -1,21 +1,33 @@
 //! What a block does between its products of matrices, on a CPU: each thing in one pass over memory, and its way back.
 //!
+//! Elsewhere, and in 16 bits, the same functions are computed by the library ([`library`]).
+//!
 //! No graph of gradients sees any of it: whoever learns calls the way back himself ([`super::block::learn`]). The library's own operations would make a
 //! tensor for every sign of the formulas, on the way back two. All tensors are f32, and lie in one piece. Sums are made in an order that follows from
 //! the shapes alone, so that results do not depend on how many threads there are.
 
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 pub(crate) mod alone;
+mod library;
 
 /// Numbers that a thread takes at once, about.
 const PIECE: usize = 16_384;
 
 /// Cosines and sines of the positions from 0 on, (positions, half of a head's width) each.
 pub(crate) type Turn = (Tensor, Tensor);
+
+/// Whether numbers of this kind on this device are computed here, and not by the library.
+pub(crate) fn ours(device: &Device, numbers: DType) -> bool {
+    device.is_cpu() && numbers != DType::BF16
+}
+
+fn is_ours(x: &Tensor) -> bool {
+    ours(x.device(), x.dtype())
+}
 
 /// A tensor's numbers, while it is held.
 struct Floats<H> {
@@ -113,6 +125,9 @@ fn shrinking(row: &[f32], epsilon: f32) -> f32 {
 
 /// Each row over the root of its mean square, times the weight (Zhang & Sennrich 2019, equation 4).
 pub(crate) fn norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+    if !is_ours(x) {
+        return library::norm(x, weight, epsilon);
+    }
     let (rows, weights) = (floats(x)?, floats(weight)?);
     let width = weights.len();
     let piece = rows_of(width) * width;
@@ -131,13 +146,16 @@ pub(crate) fn norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> 
     made(out, x.dims())
 }
 
-/// The way back of [`norm`]: gradients of the rows and of the weight.
+/// The way back of [`norm`]: gradients of the rows, and of the weight in f32.
 pub(crate) fn norm_back(
     x: &Tensor,
     weight: &Tensor,
     epsilon: f32,
     gradient: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
+    if !is_ours(x) {
+        return library::norm_back(x, weight, epsilon, gradient);
+    }
     let (rows, weights, gradients) = (floats(x)?, floats(weight)?, floats(gradient)?);
     let width = weights.len();
     let piece = rows_of(width) * width;
@@ -179,8 +197,11 @@ fn added(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
     })
 }
 
-/// Sums over rows, (rows, width) to (width): the gradient of a bias.
+/// Sums over rows, (rows, width) to (width), in f32: the gradient of a bias.
 pub(crate) fn over_rows(x: &Tensor) -> Result<Tensor> {
+    if !is_ours(x) {
+        return library::over_rows(x);
+    }
     let width = x.dim(candle_core::D::Minus1)?;
     let rows = floats(x)?;
     let parts = rows
@@ -208,6 +229,9 @@ fn turned(to: &mut [f32], from: &[f32], (cosines, sines): (&[f32], &[f32]), sign
 
 /// (batch, positions, heads · head width) to (batch, heads, positions, head width), each head turned by its position where that is asked for.
 pub(crate) fn split(x: &Tensor, heads: usize, turn: Option<&Turn>) -> Result<Tensor> {
+    if !is_ours(x) {
+        return library::split(x, heads, turn);
+    }
     let (batch, positions, all) = x.dims3()?;
     let out = moved(x, [positions, heads, all / heads], true, turn, 1.0)?;
     made(out, &[batch, heads, positions, all / heads])
@@ -215,6 +239,9 @@ pub(crate) fn split(x: &Tensor, heads: usize, turn: Option<&Turn>) -> Result<Ten
 
 /// The way back: (batch, heads, positions, head width) to (batch, positions, heads · head width), turned back.
 pub(crate) fn join(x: &Tensor, turn: Option<&Turn>) -> Result<Tensor> {
+    if !is_ours(x) {
+        return library::join(x, turn);
+    }
     let (batch, heads, positions, wide) = x.dims4()?;
     let out = moved(x, [positions, heads, wide], false, turn, -1.0)?;
     made(out, &[batch, positions, heads * wide])
@@ -267,8 +294,14 @@ fn moved(
 }
 
 /// Attention of scores, (any, rows, positions), of which row r is of position r mod positions: scaled, nothing ahead, each row's sum 1 (Vaswani et al.
-/// 2017, equation 1, under a causal mask).
-pub(crate) fn attention(scores: &Tensor, scale: f32) -> Result<Tensor> {
+/// 2017, equation 1, under a causal mask). `ahead` is that mask, as large as the scores: the library needs one.
+pub(crate) fn attention(scores: &Tensor, scale: f32, ahead: Option<&Tensor>) -> Result<Tensor> {
+    if !is_ours(scores) {
+        let Some(ahead) = ahead else {
+            bail!("attention by the library needs a mask");
+        };
+        return library::attention(scores, scale, ahead);
+    }
     let positions = scores.dim(candle_core::D::Minus1)?;
     let all = floats(scores)?;
     let rows = rows_of(positions);
@@ -294,6 +327,9 @@ pub(crate) fn attention(scores: &Tensor, scale: f32) -> Result<Tensor> {
 
 /// The way back of [`attention`], from what it gave: the gradient of the scores.
 pub(crate) fn attention_back(weights: &Tensor, scale: f32, gradient: &Tensor) -> Result<Tensor> {
+    if !is_ours(weights) {
+        return library::attention_back(weights, scale, gradient);
+    }
     let positions = weights.dim(candle_core::D::Minus1)?;
     let (all, gradients) = (floats(weights)?, floats(gradient)?);
     let rows = rows_of(positions);
@@ -321,6 +357,9 @@ pub(crate) fn attention_back(weights: &Tensor, scale: f32, gradient: &Tensor) ->
 
 /// silu(gate) · up (Shazeer 2020, equation 6).
 pub(crate) fn gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if !is_ours(gate) {
+        return library::gate(gate, up);
+    }
     let (gates, ups) = (floats(gate)?, floats(up)?);
     let mut out = vec![0.0; gates.len()];
     out.par_chunks_mut(PIECE)
@@ -335,6 +374,9 @@ pub(crate) fn gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// The way back of [`gate`]: gradients of the gate and of what it lets through.
 pub(crate) fn gate_back(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
+    if !is_ours(gate) {
+        return library::gate_back(gate, up, gradient);
+    }
     let (gates, ups, gradients) = (floats(gate)?, floats(up)?, floats(gradient)?);
     let (mut of_gate, mut of_up) = (vec![0.0; gates.len()], vec![0.0; gates.len()]);
     of_gate
@@ -352,6 +394,28 @@ pub(crate) fn gate_back(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result
             }
         });
     Ok((made(of_gate, gate.dims())?, made(of_up, gate.dims())?))
+}
+
+/// The same numbers so many times, (times, numbers).
+pub(crate) fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
+    library::repeated(x, times)
+}
+
+/// Sums of the rows, (rows, width), that have the same index, (rows): (count, width), in f32.
+pub(crate) fn added_by_index(rows: &Tensor, index: &Tensor, count: usize) -> Result<Tensor> {
+    if !is_ours(rows) {
+        return library::added_by_index(rows, index, count);
+    }
+    let zeros = Tensor::zeros((count, rows.dim(1)?), rows.dtype(), rows.device())?;
+    zeros.index_add(index, rows, 0)
+}
+
+/// The rows, (any, width), that an index names, (rows): with the library's gradients.
+pub(crate) fn picked(rows: &Tensor, index: &Tensor) -> Result<Tensor> {
+    if !is_ours(rows) {
+        return library::picked(rows, index);
+    }
+    rows.index_select(index, 0)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::error::{LanguageError, computing};
 use super::weights::Weights;
@@ -11,17 +11,10 @@ use super::weights::Weights;
 /// How a block is computed. The results agree to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
-    /// Fast, and without gradients, of which it says nothing: on a CPU ours ([`super::kernel`]), elsewhere the library's.
+    /// Fast, and without a graph of gradients, of which it says nothing ([`super::kernel`]).
     Fused,
     /// Composed of operations that all have gradients.
     Differentiable,
-}
-
-impl Kernels {
-    /// Whether a block is computed by our own kernels.
-    pub(crate) fn ours(self, device: &Device) -> bool {
-        self == Self::Fused && device.is_cpu()
-    }
 }
 
 /// A linear map; the weight lies as in the files: (out, in).
@@ -47,6 +40,8 @@ pub(crate) enum Origin<'a> {
 pub(crate) struct Source<'a> {
     origin: Origin<'a>,
     device: &'a Device,
+    /// What tensors are made that are used as they are; what learns stays as it is.
+    numbers: DType,
     purpose: Purpose,
 }
 
@@ -84,8 +79,15 @@ impl<'a> Source<'a> {
         Self {
             origin,
             device,
+            numbers: DType::F32,
             purpose,
         }
+    }
+
+    /// The same with what is used as numbers of this kind.
+    pub(crate) fn in_numbers(mut self, numbers: DType) -> Self {
+        self.numbers = numbers;
+        self
     }
 
     /// Where tensors go.
@@ -117,7 +119,9 @@ impl<'a> Source<'a> {
         }
         let tensor = self.read(name, shape)?;
         let Purpose::Train(variables) = &mut self.purpose else {
-            return Ok(tensor);
+            return tensor
+                .to_dtype(self.numbers)
+                .map_err(computing("making numbers smaller"));
         };
         let variable = Var::from_tensor(&tensor).map_err(computing("making a variable"))?;
         let tensor = variable.as_tensor().clone();
@@ -165,9 +169,10 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let (batch, positions, inputs) = x.dims3()?;
         let flat = x.reshape((batch * positions, inputs))?;
-        let y = flat.matmul(&self.weight.t()?)?;
+        // Weights that learn are f32, whatever the states are.
+        let y = flat.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
         let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?)?,
             None => y,
         };
         y.reshape((batch, positions, ()))

@@ -48,7 +48,7 @@ impl Random {
 }
 
 /// A small model of random weights in Hugging Face's layout: 3 layers, 4 heads over 2.
-pub(super) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap<String, Tensor> {
+pub(crate) fn write_model(folder: &Path, family: Family, tied: bool) -> BTreeMap<String, Tensor> {
     let model_type = match family {
         Family::Llama => "llama",
         Family::Qwen2 => "qwen2",

@@ -10,7 +10,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{Device, IndexOp as _};
+use candle_core::{D, DType, Device, IndexOp as _, Tensor};
+use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::config::Shape;
@@ -40,9 +41,15 @@ const USUAL: &str = "She walked to the market in the morning, bought bread and a
 /// Bytes of a text that are looked at, at most: more than [`TEXT_TOKENS_MAX`] tokens ever are.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
+/// Tokens of a batch, with padding: as many as fill what computes them.
+const BATCH_TOKENS: usize = 2_048;
+/// The same on a GPU. With 256 tokens a text, attention of 65,536 takes 600 MB a layer.
+const BATCH_TOKENS_GPU: usize = 65_536;
+
 /// The shallow layers of a language model.
 #[derive(Debug)]
 pub struct TextEncoder {
+    device: Device,
     model: Model,
     tokenizer: LanguageTokenizer,
     /// Layers that are run.
@@ -65,10 +72,27 @@ enum Model {
 impl TextEncoder {
     /// The first `cut` layers of a model folder or a GGUF file.
     pub fn open(path: &Path, cut: usize, device: &Device) -> Result<Self, LanguageError> {
+        Self::open_as(path, cut, device, DType::F32)
+    }
+
+    /// The same of a decoder in other numbers, which is another encoder: vectors agree to two digits.
+    pub fn open_as(
+        path: &Path,
+        cut: usize,
+        device: &Device,
+        numbers: DType,
+    ) -> Result<Self, LanguageError> {
         let weights = Weights::open(path)?;
         let tokenizer = LanguageTokenizer::of(&weights)?;
         let model = match weights.shape() {
-            Shape::Decoder(_) => Model::Decoder(Box::new(Decoder::load(&weights, 0..cut, device)?)),
+            Shape::Decoder(_) => {
+                let decoder = Decoder::load_as(&weights, 0..cut, device, numbers)?;
+                Model::Decoder(Box::new(decoder))
+            }
+            Shape::Encoder(_) if numbers != DType::F32 => {
+                let words = "an encoder of the BERT family is run in f32 alone".to_owned();
+                return Err(LanguageError::Input(words));
+            }
             Shape::Encoder(_) => Model::Encoder(Box::new(Encoder::load(&weights, cut, device)?)),
         };
         let first_token = match (tokenizer.id(FIRST_TOKEN), weights.shape()) {
@@ -80,7 +104,11 @@ impl TextEncoder {
         hash.update(RECIPE);
         hash.update((cut as u64).to_le_bytes());
         weights.digest(&mut hash)?;
+        if numbers != DType::F32 {
+            hash.update(numbers.as_str());
+        }
         let mut encoder = Self {
+            device: device.clone(),
             model,
             tokenizer,
             cut,
@@ -93,11 +121,25 @@ impl TextEncoder {
         Ok(encoder)
     }
 
+    /// Where it is run.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Tokens that are best run at once: what [`TextEncoder::encode`] may be given.
+    pub fn batch_tokens(&self) -> usize {
+        if self.device.is_cpu() {
+            BATCH_TOKENS
+        } else {
+            BATCH_TOKENS_GPU
+        }
+    }
+
     /// The median length of the states of [`USUAL`].
     fn usual_length(&self) -> Result<f32, LanguageError> {
         let ids = self.ids(USUAL)?;
         let mut lengths: Vec<f32> = self
-            .states(&[&ids])?
+            .listed(&[&ids])?
             .swap_remove(0)
             .iter()
             .map(|state| length(state))
@@ -130,7 +172,7 @@ impl TextEncoder {
     /// None but the tensor library's, and an encoder of the BERT family, which has no such position.
     pub fn first_state(&self) -> Result<Vec<f32>, LanguageError> {
         match self.model {
-            Model::Decoder(_) => Ok(self.states(&[&[self.first_token]])?.remove(0).remove(0)),
+            Model::Decoder(_) => Ok(self.listed(&[&[self.first_token]])?.remove(0).remove(0)),
             Model::Encoder(_) => Err(LanguageError::Input(
                 "an encoder has no constant first position".to_owned(),
             )),
@@ -160,10 +202,9 @@ impl TextEncoder {
         texts: &[&str],
         tokens_max: usize,
     ) -> Result<Vec<Vec<f32>>, LanguageError> {
-        let mut ids = Vec::with_capacity(texts.len());
-        for (place, text) in texts.iter().enumerate() {
-            ids.push((place, self.ids(&canonical(text))?));
-        }
+        let ids = texts.par_iter().enumerate();
+        let ids = ids.map(|(place, text)| Ok((place, self.ids(&canonical(text))?)));
+        let mut ids = ids.collect::<Result<Vec<_>, LanguageError>>()?;
         // Texts of about one length share a batch: little padding is computed.
         ids.sort_by_key(|(place, ids)| (ids.len(), *place));
         let mut vectors = vec![vec![0.0; self.width()]; texts.len()];
@@ -173,12 +214,37 @@ impl TextEncoder {
             let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
             let (batch, behind) = rest.split_at(count);
             let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| &**ids).collect();
-            for ((place, _), states) in batch.iter().zip(self.states(&ids)?) {
-                vectors[*place] = self.pool(&states);
+            let pooled = if self.device.is_cpu() {
+                let states = self.listed(&ids)?.into_iter();
+                states.map(|states| self.pool(&states)).collect()
+            } else {
+                self.pool_at_once(&ids)?
+            };
+            for ((place, _), vector) in batch.iter().zip(pooled) {
+                vectors[*place] = vector;
             }
             rest = behind;
         }
         Ok(vectors)
+    }
+
+    /// The same with another bound above which a state says nothing.
+    #[cfg(test)]
+    pub(super) fn with_longest(mut self, longest: f32) -> Self {
+        self.longest = longest;
+        self
+    }
+
+    /// Each text's vector as [`TextEncoder::pool`] makes it, and how many states were longer than the bound.
+    #[cfg(test)]
+    pub(super) fn pool_each(
+        &self,
+        texts: &[&[u32]],
+    ) -> Result<(Vec<Vec<f32>>, usize), LanguageError> {
+        let states = self.listed(texts)?;
+        let longer = states.iter().flatten();
+        let longer = longer.filter(|state| length(state) > self.longest).count();
+        Ok((states.iter().map(|of| self.pool(of)).collect(), longer))
     }
 
     /// The ids that are run; none for a text without tokens.
@@ -203,8 +269,8 @@ impl TextEncoder {
         Ok(ids)
     }
 
-    /// The states of texts after the last layer that is run, position by position.
-    fn states(&self, texts: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>, LanguageError> {
+    /// The states of texts after the last layer that is run, (texts, positions, width), f32, padded behind.
+    fn states(&self, texts: &[&[u32]]) -> Result<Tensor, LanguageError> {
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let tokens: usize = lengths.iter().sum();
@@ -228,9 +294,49 @@ impl TextEncoder {
                 encoder.run(&states, &lengths, 0..self.cut, kernels)?
             }
         };
-        let of = |(row, length): (usize, &usize)| states.i((row, ..*length))?.to_vec2();
-        let states: candle_core::Result<_> = lengths.iter().enumerate().map(of).collect();
+        states
+            .to_dtype(DType::F32)
+            .map_err(computing("reading states"))
+    }
+
+    /// The same, position by position.
+    fn listed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<Vec<f32>>>, LanguageError> {
+        let states = self.states(texts)?;
+        let of = |(row, ids): (usize, &&[u32])| states.i((row, ..ids.len()))?.to_vec2();
+        let states: candle_core::Result<_> = texts.iter().enumerate().map(of).collect();
         states.map_err(computing("reading states"))
+    }
+
+    /// What [`TextEncoder::pool`] makes of each text's states, where those are: a vector a text comes back, and not its states.
+    pub(super) fn pool_at_once(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, LanguageError> {
+        let states = self.states(texts)?;
+        let pool = || {
+            let (count, positions, _) = states.dims3()?;
+            let from = usize::from(matches!(self.model, Model::Decoder(_)));
+            let of_text = |ids: &&[u32]| {
+                let length = ids.len();
+                (0..positions).map(move |at| f32::from(u8::from((from..length).contains(&at))))
+            };
+            let of_text: Vec<f32> = texts.iter().flat_map(of_text).collect();
+            let of_text = Tensor::from_vec(of_text, (count, positions), &self.device)?;
+            let told = if from == 1 {
+                let lengths = states.sqr()?.sum(D::Minus1)?.sqrt()?;
+                let usual = lengths.le(f64::from(self.longest))?.to_dtype(DType::F32)?;
+                let told = (&of_text * usual)?;
+                // Nothing but sinks: that is what there is to say.
+                let any = told
+                    .sum_keepdim(1)?
+                    .gt(0.0)?
+                    .broadcast_as(of_text.shape())?;
+                any.where_cond(&told, &of_text)?
+            } else {
+                of_text
+            };
+            let counts = told.sum_keepdim(1)?;
+            let sums = told.unsqueeze(1)?.matmul(&states)?.squeeze(1)?;
+            sums.broadcast_div(&counts)?.to_vec2()
+        };
+        pool().map_err(computing("pooling states"))
     }
 
     /// The mean of a text's states, less those that say nothing of it.

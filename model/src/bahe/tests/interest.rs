@@ -101,7 +101,8 @@ fn trainer(features: usize, objective: Objective) -> Trainer {
         falling: Some(20),
     };
     let given = (Some(interest), settings);
-    Trainer::new(Depth::None, &head, &values, Path::new("here"), given).unwrap()
+    let path = Path::new("here");
+    Trainer::new(Depth::None, &head, &values, path, given, &Place::cpu()).unwrap()
 }
 
 const LEARNED: std::ops::Range<usize> = 0..ROWS - 150;

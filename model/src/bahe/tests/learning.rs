@@ -75,7 +75,9 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&config(), 5).unwrap());
-    Trainer::new(depth, &head, &values, Path::new("here"), (None, settings())).unwrap()
+    let path = Path::new("here");
+    let given = (None, settings());
+    Trainer::new(depth, &head, &values, path, given, &Place::cpu()).unwrap()
 }
 
 fn deep_depth(frozen: bool) -> Depth {

@@ -91,7 +91,9 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         config: deep,
         frozen: false,
     };
-    Trainer::new(depth, &head, &values, Path::new("here"), (None, settings)).unwrap()
+    let path = Path::new("here");
+    let given = (None, settings);
+    Trainer::new(depth, &head, &values, path, given, &Place::cpu()).unwrap()
 }
 
 /// One pass; all values by name, the losses of steps and what the rule said.

@@ -10,7 +10,7 @@ use crate::gradient::{GradientError, GradientRule, Scope, TaskGradient, Weighing
 use crate::language::LanguageError;
 use crate::language::error::computing;
 
-use super::super::corpus::{Corpus, column};
+use super::super::corpus::Corpus;
 use super::super::head::{cross_entropy, cross_entropy_by_task, of_one_task};
 use super::{Answer, Trainer};
 
@@ -56,6 +56,17 @@ impl Trainer {
             Objective::Labels => self.by_label(corpus, batches),
             Objective::Tasks { rule, scope } => self.by_task(corpus, batches, rule, *scope),
         }
+    }
+
+    /// The loss of some batches, which make one step, and the gradient that the step would follow.
+    #[cfg(test)]
+    pub(in crate::bahe) fn gradients(
+        &self,
+        corpus: &Corpus,
+        batches: &[Vec<usize>],
+    ) -> Result<(f32, BTreeMap<String, Tensor>), LanguageError> {
+        let gathered = self.gathered(corpus, batches)?;
+        Ok((gathered.loss, gathered.gradients))
     }
 
     fn by_label(&self, corpus: &Corpus, batches: &[Vec<usize>]) -> Result<Gathered, LanguageError> {
@@ -182,8 +193,8 @@ impl Trainer {
     ) -> Result<(Answer, Tensor, Tensor), LanguageError> {
         let answer = self.log_odds(corpus, batch, true)?;
         let tasks = corpus.tasks.len();
-        let labels = column(batch, &corpus.rows.labels, tasks)?;
-        let weights = column(batch, &corpus.rows.weights, tasks)?;
+        let labels = self.column(batch, &corpus.rows.labels, tasks)?;
+        let weights = self.column(batch, &corpus.rows.weights, tasks)?;
         gathered.rows += batch.len();
         gathered.positions += answer.positions;
         Ok((answer, labels, weights))

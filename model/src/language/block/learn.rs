@@ -1,10 +1,11 @@
-//! A block that learns on a CPU: what it computes on the way forward is kept, and the way back is written out, with no graph between.
+//! A block that learns: what it computes on the way forward is kept, and the way back is written out, with no graph between.
 //!
+//! All of it is in the numbers that the states are: of weights that are f32 and states in 16 bits a copy is made for each product (mixed precision).
 //! It gives what [`super::Block::forward`] gives with operations that have gradients, at less than half of the passes over memory.
 
 use candle_core::{Result, Tensor};
 
-use super::Block;
+use super::{Block, Positions};
 use crate::language::config::DecoderConfig;
 use crate::language::kernel::alone::{self, Heads};
 use crate::language::kernel::{self, Turn};
@@ -14,8 +15,7 @@ use crate::language::part::Linear;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Through<'a> {
     pub(crate) config: &'a DecoderConfig,
-    /// Of the positions from 0 on.
-    pub(crate) turn: &'a Turn,
+    pub(crate) positions: &'a Positions,
     /// Which rows of states see which.
     pub(crate) company: Company,
 }
@@ -60,11 +60,6 @@ struct Seen {
 pub(crate) type Gather<'a> = dyn FnMut(&str, Tensor) -> Result<()> + 'a;
 
 impl Through<'_> {
-    /// By what scores are multiplied.
-    fn scale(&self) -> f32 {
-        1.0 / (self.config.head_width as f32).sqrt()
-    }
-
     fn epsilon(&self) -> f32 {
         self.config.norm_epsilon as f32
     }
@@ -123,7 +118,8 @@ impl Block {
     fn look(&self, x: &Tensor, through: Through<'_>) -> Result<(Tensor, Seen)> {
         let (query, key) = (forward(&self.query, x)?, forward(&self.key, x)?);
         let value = forward(&self.value, x)?;
-        let (config, turn) = (through.config, through.turn);
+        let (config, positions) = (through.config, through.positions);
+        let turn = &positions.turn;
         if through.company == Company::Alone {
             let (query, key, value) = (query.squeeze(0)?, key.squeeze(0)?, value.squeeze(0)?);
             let heads = through.heads();
@@ -136,10 +132,14 @@ impl Block {
             };
             return Ok((mixed.unsqueeze(0)?, seen));
         }
-        let query = through.split(&query, config.heads, Some(turn))?;
+        let query = through.split(&query, config.heads, Some(&positions.queries))?;
         let key = through.split(&key, config.kv_heads, Some(turn))?;
         let value = through.split(&value, config.kv_heads, None)?;
-        let weights = kernel::attention(&query.matmul(&key.t()?)?, through.scale())?;
+        let weights = kernel::attention(
+            &query.matmul(&key.t()?)?,
+            positions.scale,
+            positions.ahead.as_ref(),
+        )?;
         let mixed = through.join(&weights.matmul(&value)?, x.dim(1)?, None)?;
         let seen = Seen {
             query,
@@ -186,7 +186,7 @@ impl Block {
 impl Seen {
     /// From the gradient of what was seen, (batch, positions, heads · head width), to those of queries, keys and values, (batch, positions, all) each.
     fn backward(&self, mixed: &Tensor, through: Through<'_>) -> Result<[Tensor; 3]> {
-        let turn = through.turn;
+        let turn = &through.positions.turn;
         if through.company == Company::Alone {
             let of = [&self.query, &self.key, &self.value, &self.weights];
             let [query, key, value] = alone::attention_back(of, through.heads(), turn, mixed)?;
@@ -196,11 +196,11 @@ impl Seen {
         let mixed = through.split(mixed, through.config.heads, None)?;
         let weights = mixed.matmul(&self.value.t()?)?;
         let value = self.weights.t()?.matmul(&mixed)?;
-        let scores = kernel::attention_back(&self.weights, through.scale(), &weights)?;
+        let scores = kernel::attention_back(&self.weights, through.positions.scale, &weights)?;
         let query = scores.matmul(&self.key)?;
         let key = scores.t()?.matmul(&self.query)?;
         Ok([
-            through.join(&query, positions, Some(turn))?,
+            through.join(&query, positions, Some(&through.positions.queries))?,
             through.join(&key, positions, Some(turn))?,
             through.join(&value, positions, None)?,
         ])
@@ -231,6 +231,6 @@ fn backward(
     if linear.bias.is_some() {
         gather(&format!("{name}.bias"), kernel::over_rows(&gradient)?)?;
     }
-    let through = gradient.matmul(&linear.weight.detach())?;
+    let through = gradient.matmul(&linear.weight.detach().to_dtype(gradient.dtype())?)?;
     through.reshape((batch, positions, inputs))
 }

@@ -1,14 +1,15 @@
-//! A pass through a decoder's layers that can be learned from, on a CPU: with the written way back in place of a graph.
+//! A pass through a decoder's layers that can be learned from: with the written way back in place of a graph.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::Decoder;
+use crate::language::block::Positions;
 use crate::language::block::learn::{Company, Kept, Through};
 use crate::language::error::{LanguageError, computing};
-use crate::language::kernel::Turn;
+use crate::language::part::Kernels;
 
 /// What a way forward leaves.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct DecoderPass {
     outputs: Var,
     layers: Range<usize>,
     blocks: Vec<Kept>,
-    turn: Turn,
+    positions: Positions,
 }
 
 impl DecoderPass {
@@ -39,10 +40,12 @@ impl Decoder {
     ) -> Result<DecoderPass, LanguageError> {
         let positions = self.fits(states, &layers)?;
         let run = || {
-            let turn = self.turns.first(positions)?;
+            let positions =
+                self.turns
+                    .positions(positions, states, &self.config, Kernels::Fused)?;
             let through = Through {
                 config: &self.config,
-                turn: &turn,
+                positions: &positions,
                 company: Company::Runs,
             };
             let mut states = states.detach();
@@ -57,13 +60,13 @@ impl Decoder {
                 outputs,
                 layers,
                 blocks,
-                turn,
+                positions,
             })
         };
         run().map_err(computing("running layers"))
     }
 
-    /// From the gradient of what came out, of its shape, to that of the states that went in; those of the layers' tensors by name.
+    /// From the gradient of what came out, of its shape, to that of the states that went in; those of the layers' tensors by name, f32.
     ///
     /// # Errors
     /// None but the tensor library's.
@@ -76,13 +79,15 @@ impl Decoder {
         let mut run = || {
             let through = Through {
                 config: &self.config,
-                turn: &pass.turn,
+                positions: &pass.positions,
                 company: Company::Runs,
             };
-            let mut gradient = gradient.contiguous()?;
+            // What it was made of is of no use any more.
+            let mut gradient = gradient.detach().contiguous()?;
             for (layer, kept) in pass.layers.clone().zip(&pass.blocks).rev() {
                 let block = &self.blocks[layer - self.first];
-                let mut gather = |part: &str, of| {
+                let mut gather = |part: &str, of: Tensor| {
+                    let of = of.to_dtype(DType::F32)?;
                     all.insert(format!("model.layers.{layer}.{part}"), of);
                     Ok(())
                 };

@@ -114,3 +114,31 @@ fn a_version_is_all_that_a_vector_follows_from() {
     let other = open(folder.path(), 2);
     assert_ne!(first.key("w1"), other.key("w1"));
 }
+
+/// Goal: vectors that are pooled where states are, are those that are pooled here. Method: many texts at once by both, both families of models, with a bound at which
+/// some, and all, of a text's states are left out; and on a GPU where there is one.
+#[test]
+fn pooling_at_once_gives_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), Family::Llama, true);
+    write_tokenizer(folder.path());
+    let any = crate::device::choose(headwater_config::DeviceChoice::Auto).unwrap();
+    let texts: Vec<Vec<u32>> = (2..20)
+        .map(|length| (0..length).map(|at| (at * 5 + length) % 96).collect())
+        .collect();
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let mut left_out = 0;
+    for longest in [f32::INFINITY, 1.9, 1.7, 0.0] {
+        let right = open(folder.path(), 2).with_longest(longest);
+        for device in [&Device::Cpu, &any.device] {
+            let encoder = TextEncoder::open(folder.path(), 2, device).unwrap();
+            let encoder = encoder.with_longest(longest);
+            let (one, left) = right.pool_each(&texts).unwrap();
+            left_out += left;
+            for (one, other) in one.iter().zip(encoder.pool_at_once(&texts).unwrap()) {
+                assert!(distance(one, &other) < 1e-5, "{longest}");
+            }
+        }
+    }
+    assert!(left_out > 20, "{left_out}: the bound was of no use");
+}

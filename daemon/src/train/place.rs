@@ -1,0 +1,45 @@
+//! Where a training computes: the device of its layers and of the encoder, and in what numbers.
+
+use std::sync::Arc;
+
+use headwater_config::{Config, DeviceChoice};
+use headwater_model::Device;
+use headwater_model::bahe::Place;
+use headwater_model::device::{name, usual_numbers};
+use headwater_model::language::TextEncoder;
+
+use super::{TrainBahe, TrainError};
+use crate::engine::EngineError;
+
+impl TrainBahe {
+    /// The shallow layers, where rows or what is trained look at texts.
+    pub(super) fn encoder(
+        config: &Config,
+        device: &Device,
+    ) -> Result<Option<Arc<TextEncoder>>, TrainError> {
+        let Some(named) = &config.texts.encoder else {
+            return Ok(None);
+        };
+        let opened = crate::models::encoder(config, named, device).map_err(EngineError::from)?;
+        Ok(Some(Arc::new(opened)))
+    }
+
+    /// Where it computes.
+    pub(super) fn place(&self, config: &Config) -> Result<Place, TrainError> {
+        if self.key_vectors {
+            // Attention over key-vectors is the CPU's, and the head stays beside it.
+            return match config.texts.device {
+                DeviceChoice::Cuda => Err(TrainError::KeyVectorsOnGpu),
+                DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Place::cpu()),
+            };
+        }
+        let device = crate::models::device(config).map_err(EngineError::from)?;
+        let numbers = self.numbers.unwrap_or_else(|| usual_numbers(&device));
+        tracing::info!(
+            device = name(&device),
+            numbers = numbers.as_str(),
+            "training"
+        );
+        Ok(Place { device, numbers })
+    }
+}
