@@ -29,6 +29,7 @@ use crate::predictions::Predictions;
 use crate::progress::Progress;
 
 mod artifact;
+mod calibrate;
 mod error;
 mod ids;
 mod judged;
@@ -155,6 +156,8 @@ pub struct TrainSummary {
     pub validation_loss: Vec<f64>,
     /// The pass whose values were kept; 0: those before training.
     pub kept: usize,
+    /// Slope and shift by task that were laid over the log-odds, so that probabilities fit the validation rows.
+    pub calibration: Vec<[f64; 2]>,
     /// Positions of the deep layers, with padding, of all passes.
     pub positions: u64,
     /// Whether training has come to its end: if not, the next run goes on.
@@ -266,6 +269,9 @@ impl TrainBahe {
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok(summary);
+        }
+        if summary.kept > 0 {
+            Self::calibrate(&mut trainer, &recorded, &mut summary)?;
         }
         artifact.keep(&trainer.values()?, described, &recorded.schema)?;
         artifact.finished()?;

@@ -234,6 +234,34 @@ impl Trainer {
         }
     }
 
+    /// Lays a line over each task's log-odds, slope and shift, as a part of the head.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    ///
+    /// # Panics
+    /// If there is not one a task.
+    pub fn calibrate(&mut self, lines: &[[f64; 2]]) -> Result<(), LanguageError> {
+        for (name, variable) in &self.variables {
+            let doing = "calibrating";
+            let column = |part: usize| {
+                let column: Vec<f32> = lines.iter().map(|line| line[part] as f32).collect();
+                Tensor::from_vec(column, lines.len(), variable.device())
+            };
+            let changed = || {
+                Ok(match name.as_str() {
+                    "head.out.weight" => variable.broadcast_mul(&column(0)?.unsqueeze(1)?)?,
+                    "head.out.bias" => ((variable.as_tensor() * column(0)?)? + column(1)?)?,
+                    "head.base" => (variable.as_tensor() * column(0)?)?,
+                    _ => return Ok(()),
+                })
+                .and_then(|value| variable.set(&value))
+            };
+            changed().map_err(computing(doing))?;
+        }
+        Ok(())
+    }
+
     /// The values and the optimizer's state: with the position, all that [`Trainer::resume`] needs.
     ///
     /// # Errors

@@ -149,6 +149,23 @@ fn sorts_that_nobody_named_are_learned() {
     }
 }
 
+/// Goal: a line over a task's log-odds is a part of the head. Method: what is said before and after, of both tasks.
+#[test]
+fn a_line_is_laid_over_each_task() {
+    let corpus = corpus();
+    let mut trainer = trainer(1, Objective::Labels);
+    passes(&mut trainer, &corpus, Position::default(), 2);
+    let said = |trainer: &Trainer| trainer.score(&corpus, 0..40, &mut |_| {}).unwrap();
+    let before = said(&trainer);
+    let lines = [[0.5, 0.25], [2.0, -1.0]];
+    trainer.calibrate(&lines).unwrap();
+    for (place, (before, after)) in before.iter().zip(said(&trainer)).enumerate() {
+        let [slope, shift] = lines[place % 2].map(|one| one as f32);
+        let expected = slope * before + shift;
+        assert!((after - expected).abs() < 1e-4, "{after}, not {expected}");
+    }
+}
+
 /// Goal: training that was cut off goes on to the bit, rows of ids with it. Method: four passes at once, and the same by way of a checkpoint in the midst of the second.
 #[test]
 fn a_checkpoint_with_rows_of_ids_goes_on_to_the_bit() {
