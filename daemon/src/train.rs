@@ -25,7 +25,6 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::predictions::Predictions;
 use crate::progress::Progress;
 
 mod artifact;
@@ -36,6 +35,7 @@ mod judged;
 mod logged;
 mod moments;
 mod place;
+mod predict;
 mod rows;
 mod vectors;
 
@@ -293,6 +293,11 @@ impl TrainBahe {
         from_log: Option<(&dyn Log, Option<&BaheModel>)>,
         summary: &mut TrainSummary,
     ) -> Result<Recorded, TrainError> {
+        let mut config = config.clone();
+        let reads = |champion: &BaheModel| champion.interest().is_some();
+        let champion = from_log.and_then(|(_, champion)| champion);
+        config.key_vectors.logged = self.key_vectors || champion.is_some_and(reads);
+        let config = &config;
         if let Some((log, champion)) = from_log {
             let (recorded, left_out) = logged::read(
                 (config, log),
@@ -323,7 +328,8 @@ impl TrainBahe {
             config.texts.cut = self.cut;
         }
         config.texts.sequence_max = self.limit;
-        config.key_vectors.logged |= self.key_vectors;
+        // So that a champion that reads them can be opened.
+        config.key_vectors.logged = true;
         config
     }
 
@@ -569,32 +575,5 @@ impl TrainBahe {
         summary.positions = course.positions;
         summary.train_seconds = course.seconds;
         Ok(trainer.restore(&best)?)
-    }
-
-    fn predict(
-        &self,
-        trainer: &Trainer,
-        recorded: &Recorded,
-        config: &Config,
-        path: &std::path::Path,
-    ) -> Result<(), TrainError> {
-        let corpus = &recorded.corpus;
-        let bar = Progress::new(Some(corpus.len() as u64), self.progress);
-        let scores = trainer.score(corpus, 0..corpus.len(), &mut |done| {
-            bar.at(done as u64, done as u64);
-        })?;
-        bar.finish();
-        let mut predictions = Predictions::open(path)?;
-        let tasks: Vec<&String> = config.tasks.keys().collect();
-        for (row, of_row) in scores.chunks(corpus.tasks.len()).enumerate() {
-            let (request, item) = recorded.named(row);
-            for (task, log_odds) in tasks.iter().zip(of_row) {
-                if recorded.holds(row, task) {
-                    let probability = 1.0 / (1.0 + (-log_odds).exp());
-                    predictions.line([request, item, task], &probability.to_string())?;
-                }
-            }
-        }
-        Ok(predictions.finish()?)
     }
 }

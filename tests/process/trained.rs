@@ -402,5 +402,5 @@ fn key_vectors_score_in_the_stream_and_are_explained() {
     }
     let (ran, _) = trained.backtest(&["--set", &set, "--set", "key_vectors.buckets=[\"2h\"]"]);
     assert_ne!(ran.code, Some(0));
-    assert!(ran.beside.contains("key vectors"), "{ran:?}");
+    assert!(ran.beside.contains("key_vectors.buckets"), "{ran:?}");
 }

@@ -69,14 +69,17 @@ impl Keyed {
             kinds: kinds
                 .map(|(kind, place)| (KindId::of(kind), place))
                 .collect(),
-            spec,
             items: hashbrown::HashMap::default(),
             groups: hashbrown::HashMap::default(),
             places: hashbrown::HashMap::default(),
             atoms: Vec::new(),
             met: Vec::new(),
             left_out: 0,
-            key_vectors: KeyVectors::default(),
+            key_vectors: KeyVectors {
+                layout: spec.layout().into(),
+                ..KeyVectors::default()
+            },
+            spec,
         }
     }
 

@@ -52,9 +52,11 @@ pub(super) fn told(
     spec: Option<&KeyVectorSpec>,
     seen: &mut Seen,
 ) -> Result<Vec<Asked>, String> {
-    let (Some(of), Some(spec)) = (&logged.key_vectors, spec) else {
+    let Some(spec) = spec else {
         return Ok(Vec::new());
     };
+    let of = logged.key_vectors.as_ref();
+    let of = of.ok_or("it was logged without key-vectors")?;
     let request = seen.request(of, spec)?;
     let candidates = logged.candidates.iter();
     let asked = candidates.map(|candidate| {

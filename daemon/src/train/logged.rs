@@ -170,7 +170,11 @@ impl Reader<'_> {
         };
         let logged = LoggedRequest::read(record.value.unwrap_or_default());
         let logged = logged.map_err(|error| words(&error))?;
-        if logged.schema != self.assembler.schema().hash() {
+        let spec = self.assembler.schema().key_vectors();
+        let of = logged.key_vectors.as_ref();
+        // Rows from before key-vectors were logged, or were laid out so.
+        let lacks = spec.is_some_and(|spec| of.is_none_or(|of| of.layout != spec.layout()));
+        if lacks || logged.schema != self.assembler.schema().hash() {
             self.other_schema += 1;
             return Ok(());
         }
@@ -178,7 +182,6 @@ impl Reader<'_> {
         let rows = rows.map_err(|error| words(&error))?;
         let (tasks, sequences) = (self.config.tasks.len(), self.config.sequences.len());
         let next = self.users.len() * sequences;
-        let spec = self.assembler.schema().key_vectors();
         let told = told(&logged, spec, &mut self.seen)?;
         for (place, (candidate, row_of_it)) in logged.candidates.iter().zip(rows).enumerate() {
             let Some(labels) = of_row.items.remove(&*candidate.item_id) else {

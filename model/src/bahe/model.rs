@@ -312,11 +312,16 @@ impl BaheModel {
         path: &Path,
     ) -> Result<Self, LanguageError> {
         let spec = manifest.key_vectors.as_ref();
-        if spec.is_some() && spec != schema.key_vectors() {
+        if let Some(spec) = spec.filter(|spec| Some(*spec) != schema.key_vectors()) {
             return Err(LanguageError::Key {
                 path: path.to_owned(),
                 key: "key_vectors".to_owned(),
-                problem: "are others than those of its rows".to_owned(),
+                problem: format!(
+                    "are of {spec:?}, and its rows have {}: key_vectors.logged, key_vectors.buckets and kinds.names say what they have",
+                    schema
+                        .key_vectors()
+                        .map_or("none".to_owned(), |ours| format!("{ours:?}"))
+                ),
             });
         }
         let scorer = Scorer::of(

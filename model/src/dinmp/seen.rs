@@ -127,6 +127,9 @@ impl Seen {
     /// # Errors
     /// Says what does not fit together: a place, stretch or kind that there is not.
     pub fn request(&mut self, of: &KeyVectors<'_>, spec: &KeyVectorSpec) -> Result<u32, String> {
+        if of.layout != spec.layout() {
+            return Err("they are of other kinds or stretches of time".to_owned());
+        }
         let atoms = of.atoms().ok_or("its atoms do not come out even")?;
         if of.items.len() != of.of.len() {
             return Err("its items have not each a list of groups".to_owned());

@@ -1,9 +1,9 @@
 //! Which key-vectors a row has beside its numbers: what its user did with each item, by kind and stretch of time.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::gap::gap_of;
 
@@ -31,15 +31,19 @@ impl KeyVectorSpec {
         self.edges_ms.len() + 1
     }
 
-    pub(super) fn describe(&self, text: &mut String) {
-        writeln!(text, "key vectors {:?} {:?}", self.edges_ms, self.kinds)
-            .expect("invariant: a String takes any text");
+    /// A hash of all of it, as 16 hexadecimal digits: what is logged bears it.
+    pub fn layout(&self) -> String {
+        let text = format!("{:?} {:?}", self.edges_ms, self.kinds);
+        format!("{:016x}", xxh3_64(text.as_bytes()))
     }
 }
 
 /// What a request's user did with each item, as it is logged beside the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyVectors<'a> {
+    /// Which kinds and stretches: [`KeyVectorSpec::layout`].
+    #[serde(borrow)]
+    pub layout: Cow<'a, str>,
     /// Names of categories and attributes, each once.
     #[serde(borrow)]
     pub groups: Vec<Cow<'a, str>>,

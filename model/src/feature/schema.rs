@@ -138,7 +138,7 @@ impl FeatureSchema {
         Self::with(tasks, likeness, None)
     }
 
-    /// The same with key-vectors beside the numbers.
+    /// The same with key-vectors beside the numbers; these have a layout of their own, and change nothing of the hash.
     pub fn with(
         tasks: Vec<TaskSpec>,
         likeness: LikenessSpec,
@@ -213,9 +213,6 @@ impl FeatureSchema {
             }
         }
         likeness.describe(&mut text);
-        if let Some(spec) = &key_vectors {
-            spec.describe(&mut text);
-        }
         for feature in shared.iter().chain(&own) {
             writeln!(text, "{} {}", feature.name, feature.unit())
                 .expect("invariant: a String takes any text");
@@ -266,7 +263,7 @@ impl FeatureSchema {
         &self.own
     }
 
-    /// Rows of equal hash have equal layout and meaning.
+    /// Rows of equal hash have numbers of equal layout and meaning.
     pub fn hash(&self) -> u64 {
         self.hash
     }
