@@ -48,16 +48,6 @@ pub(crate) fn parts(lengths: impl Iterator<Item = usize>, bytes: usize) -> Vec<R
     parts
 }
 
-/// Bytes of a text in JSON, without its quotes: up to six for one.
-pub(crate) fn json_length(text: &str) -> usize {
-    let length = |byte: u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(length).sum()
-}
-
 /// The scored candidates of an answer, or of a part of it. Written as they are looked at: nothing is kept for a candidate.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoredItems<'a> {

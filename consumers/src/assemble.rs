@@ -564,7 +564,7 @@ impl Assembler {
         let candidates = request.candidates.iter().copied();
         let mut logged = LoggedRequest::of(head, &self.schema, candidates, &self.batch, scores);
         if let Some(keyed) = &self.keyed {
-            logged.key_vectors = Some(keyed.key_vectors().clone());
+            logged.key_vectors = Some(keyed.key_vectors().borrowed());
             for candidate in &mut logged.candidates {
                 let groups = Keyed::groups_of(&candidate.item_id, items);
                 candidate.groups = groups.map(Cow::Borrowed).collect();

@@ -13,6 +13,7 @@ pub mod encode;
 mod error;
 mod explore;
 pub mod items;
+mod json;
 pub mod log;
 mod metrics;
 pub mod partitioner;

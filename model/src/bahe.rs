@@ -10,7 +10,6 @@
 mod adam;
 mod corpus;
 mod deep;
-
 mod head;
 mod model;
 mod pass;

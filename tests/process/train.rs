@@ -215,12 +215,12 @@ fn told(ran: &Ran) -> (serde_json::Value, f64) {
 }
 
 /// Goal: what a daemon scored, logged and labelled is the same to learn from as the recordings of it. Method: recordings go through a daemon on the embedded
-/// log, kill -9 in between; rows, labels and the baseline's scores then give the same loss before training, and training lowers it. Then records that cannot be
-/// learned from: of other tasks, and one that nobody can read.
+/// log, kill -9 in between; rows, labels and the baseline's scores then give the same loss before training, and training lowers it. A model of key-vectors that became
+/// champion, beside another: its loss is what its own training said. Then records that cannot be learned from: of other tasks or stretches, and one that nobody can read.
 #[test]
 fn what_a_daemon_logged_is_learned_from() {
     let place = Place::new(
-        "scenarios.names = [\"home\"]\nscoring.item_statistics = false\nlabels.shown_within = \"1m\"\n\
+        "scenarios.names = [\"home\"]\nscoring.item_statistics = false\nlabels.shown_within = \"1m\"\nkey_vectors.logged = true\n\
          tasks.liked = { positive = [\"like\"], trials = [\"impression\"], scenarios = [], window = \"1m\" }",
     );
     let folder = place.file().parent().unwrap().to_owned();
@@ -310,6 +310,7 @@ fn what_a_daemon_logged_is_learned_from() {
     assert_eq!(manifest["kind"], "bahe");
 
     promoted(&place, &folder, &recordings);
+    keyed_beside_keyed(&place, &folder, &fixed);
     let of_texts = [
         "train",
         "bahe",
@@ -352,6 +353,49 @@ fn what_a_daemon_logged_is_learned_from() {
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(
         ran.beside.contains("headwater.labels-1 at offset"),
+        "{ran:?}"
+    );
+}
+
+/// What a champion says of key-vectors that were logged is what its own training said of the same rows; rows of other stretches are left out.
+fn keyed_beside_keyed(place: &Place, folder: &Path, fixed: &[&str]) {
+    let out = |name: &str| folder.join(name).display().to_string();
+    let keyed = |name: &str, seed: &str| {
+        let more = [
+            "--log",
+            "--key-vectors",
+            "--seed",
+            seed,
+            "--out",
+            &out(name),
+        ];
+        let (summary, _) = told(&place.run(&[fixed, &more].concat()));
+        summary["judged"].clone()
+    };
+    let first = keyed("keyed", "1");
+    let ran = place.run(&["champion", "promote", &out("keyed")]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let second = keyed("keyed-again", "2");
+    assert_eq!(first["rows"], second["rows"]);
+    assert_ne!(first["champion"], second["champion"]);
+    let of = |judged: &serde_json::Value, whose: usize| judged["losses"][whose].as_f64().unwrap();
+    assert!(of(&first, 1) > 0.0);
+    let apart = (of(&first, 1) - of(&second, 0)).abs();
+    assert!(apart < 1e-5, "{first} {second}");
+    // Stretches that nothing was logged by.
+    let other = [
+        "--log",
+        "--key-vectors",
+        "--out",
+        &out("other"),
+        "--set",
+        "key_vectors.buckets=[\"2h\"]",
+    ];
+    let ran = place.run(&[fixed, &other].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.beside
+            .contains("480 requests were scored under other tasks"),
         "{ran:?}"
     );
 }

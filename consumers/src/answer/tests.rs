@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assemble::Row;
+use crate::json::json_length;
 
 /// A task that holds everywhere, and one that does not.
 const TASKS: &str = "[scenarios]\nnames = [\"feed\", \"cart\"]\n[tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n\

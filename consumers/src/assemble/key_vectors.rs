@@ -9,7 +9,7 @@ use headwater_model::{KeyVectorSpec, KeyVectors};
 use headwater_state::{ItemTable, KindId, Length, SlotId, User, of_series, pinned_hash};
 
 use super::Row;
-use crate::answer::json_length;
+use crate::json::json_length;
 
 /// The key-vectors of a configuration, where rows have them.
 pub(super) fn spec(config: &Config) -> Option<KeyVectorSpec> {

@@ -14,6 +14,7 @@ use super::{
     TopicPartition, answer,
 };
 use crate::explore::{propensity, share_of};
+use crate::json::json_length;
 
 /// Bytes of a labelled item beside its id and its tasks' names, at most.
 const EXAMPLE_BYTES: usize = 160;
@@ -301,7 +302,7 @@ impl Pipeline {
         let names: usize = labels.tasks.iter().map(|(name, _)| name.len() + 32).sum();
         let lengths = examples
             .iter()
-            .map(|example| EXAMPLE_BYTES + answer::json_length(&example.item_id) + names);
+            .map(|example| EXAMPLE_BYTES + json_length(&example.item_id) + names);
         let parts = answer::parts(lengths, RECORD_BYTES_MAX);
         let pseudonym = crate::pseudonym::pseudonym(user, owned.users.user(place).salt());
         let at = TopicPartition::new(Topic::Labels, owned.number);

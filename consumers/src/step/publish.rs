@@ -7,6 +7,7 @@ use super::{
     Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems, StatePosition,
     StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
+use crate::json::json_length;
 
 /// Bytes of the candidates in one record of the feature log, at most.
 const LOGGED_BYTES_MAX: usize = 512 * 1024;
@@ -185,9 +186,7 @@ impl Pipeline {
             64
         };
         let per_item = own + names.map(|name| name.len() + 16).sum::<usize>();
-        let lengths = candidates
-            .iter()
-            .map(|item| answer::json_length(item) + per_item);
+        let lengths = candidates.iter().map(|item| json_length(item) + per_item);
         answer::parts(lengths, self.settings.config.step.answer_max.as_usize())
     }
 
@@ -235,11 +234,8 @@ impl Pipeline {
         let candidates = std::mem::take(&mut logged.candidates);
         let lengths = candidates.iter().map(|candidate| {
             let numbers = candidate.values.len() + candidate.vector.len() + candidate.scores.len();
-            let groups = candidate
-                .groups
-                .iter()
-                .map(|name| 3 + answer::json_length(name));
-            let names = answer::json_length(&candidate.item_id) + groups.sum::<usize>();
+            let groups = candidate.groups.iter().map(|name| 3 + json_length(name));
+            let names = json_length(&candidate.item_id) + groups.sum::<usize>();
             64 + names + NUMBER_BYTES * numbers
         });
         let parts = answer::parts(lengths, LOGGED_BYTES_MAX).into_iter();

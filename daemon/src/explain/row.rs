@@ -6,8 +6,8 @@
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
 use headwater_model::bahe::{BaheModel, base_log_odds};
-use headwater_model::dinmp::{Asked, ItemKeys, Seen};
-use headwater_model::{FeatureLogError, FeatureRow, LoggedCandidate, LoggedRequest};
+use headwater_model::dinmp::Seen;
+use headwater_model::{FeatureLogError, FeatureRow, LoggedRequest};
 use serde::{Deserialize, Serialize};
 
 /// Rows of a request that were logged together.
@@ -177,7 +177,7 @@ impl Reader {
                         item_id: candidate.item_id.to_string(),
                         features: features(schema.own(), &candidate.values),
                         vector: (logged.vectors.as_ref()).map(|_| !candidate.vector.is_empty()),
-                        scores: self.scores(&logged, rows[place], candidate),
+                        scores: self.scores(&logged, rows[place], place),
                     }
                 })
                 .collect(),
@@ -188,14 +188,15 @@ impl Reader {
         &self,
         logged: &LoggedRequest<'_>,
         row: FeatureRow<'_>,
-        candidate: &LoggedCandidate<'_>,
+        place: usize,
     ) -> Vec<ScoreView> {
+        let candidate = &logged.candidates[place];
         let tasks = self.assembler.schema().tasks();
         let explained: Vec<_> = (0..tasks.len())
             .map(|task| self.assembler.baseline().explain(row, task))
             .collect();
         let base: Vec<f32> = explained.iter().map(|of| of.probability).collect();
-        let again = self.again(logged, row, candidate, &base);
+        let again = self.again(logged, row, place, &base);
         let tasks = tasks.iter().zip(&*candidate.scores).enumerate();
         tasks
             .map(|(place, (task, &score))| {
@@ -230,9 +231,10 @@ impl Reader {
         &self,
         logged: &LoggedRequest<'_>,
         row: FeatureRow<'_>,
-        candidate: &LoggedCandidate<'_>,
+        place: usize,
         base: &[f32],
     ) -> Option<Vec<f32>> {
+        let candidate = &logged.candidates[place];
         let mut scores = base.to_vec();
         if logged.model != BaheModel::NAME {
             return Some(scores);
@@ -252,12 +254,9 @@ impl Reader {
         }
         let mut interest = Vec::new();
         if let Some(of) = model.interest() {
-            let key_vectors = logged.key_vectors.as_ref()?;
             let mut seen = Seen::default();
-            let request = seen.request(key_vectors, of.spec()).ok()?;
-            let groups = candidate.groups.iter().map(|name| &**name);
-            let item = seen.item(ItemKeys::of(&candidate.item_id, groups));
-            interest = of.forward(&seen, &[Asked { request, item }]);
+            let asked = seen.logged(logged, of.spec()).ok()?;
+            interest = of.forward(&seen, &asked[place..=place]);
         }
         let seen = (users, item, &*interest);
         model.scorer().score_row(row, seen, &mut scores);

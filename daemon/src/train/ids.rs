@@ -1,8 +1,8 @@
-//! What a model that weighs all that users did learns from, and how its rows of ids learn.
+//! How rows of ids learn, in a model that weighs all that users did.
 
-use headwater_model::dinmp::{Asked, ItemKeys, Learning, RowSettings, Seen};
+use headwater_model::KeyVectorSpec;
+use headwater_model::dinmp::{Learning, RowSettings};
 use headwater_model::language::LanguageError;
-use headwater_model::{KeyVectorSpec, LoggedRequest};
 use serde::Serialize;
 
 /// How rows of ids learn.
@@ -44,25 +44,4 @@ impl Ids {
         };
         Learning::new(spec.clone(), settings)
     }
-}
-
-/// Takes in what a logged request sees of its user's past; gives what each of its candidates asks about, none where rows see nothing of it.
-pub(super) fn told(
-    logged: &LoggedRequest<'_>,
-    spec: Option<&KeyVectorSpec>,
-    seen: &mut Seen,
-) -> Result<Vec<Asked>, String> {
-    let Some(spec) = spec else {
-        return Ok(Vec::new());
-    };
-    let of = logged.key_vectors.as_ref();
-    let of = of.ok_or("it was logged without key-vectors")?;
-    let request = seen.request(of, spec)?;
-    let candidates = logged.candidates.iter();
-    let asked = candidates.map(|candidate| {
-        let groups = candidate.groups.iter().map(|name| &**name);
-        let item = seen.item(ItemKeys::of(&candidate.item_id, groups));
-        Asked { request, item }
-    });
-    Ok(asked.collect())
 }

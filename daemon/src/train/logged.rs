@@ -13,7 +13,6 @@ use headwater_model::dinmp::Seen;
 use headwater_model::{LabelledRow, LoggedRequest};
 
 use super::TrainError;
-use super::ids::told;
 use super::rows::{Gathered, Met, Recorded};
 use crate::progress::Progress;
 use crate::scan;
@@ -182,7 +181,16 @@ impl Reader<'_> {
         let rows = rows.map_err(|error| words(&error))?;
         let (tasks, sequences) = (self.config.tasks.len(), self.config.sequences.len());
         let next = self.users.len() * sequences;
-        let told = told(&logged, spec, &mut self.seen)?;
+        let told = spec.map(|spec| self.seen.logged(&logged, spec));
+        let told = told.transpose()?.unwrap_or_default();
+        // By itself: of all that was read, only this request concerns the champion.
+        let mut of_champion = Vec::new();
+        if let Some(interest) = self.champion.and_then(BaheModel::interest) {
+            let mut seen = Seen::default();
+            let asked = seen.logged(&logged, interest.spec())?;
+            of_champion = interest.forward(&seen, &asked);
+        }
+        let wide = of_champion.len() / logged.candidates.len().max(1);
         for (place, (candidate, row_of_it)) in logged.candidates.iter().zip(rows).enumerate() {
             let Some(labels) = of_row.items.remove(&*candidate.item_id) else {
                 continue;
@@ -198,9 +206,8 @@ impl Reader<'_> {
             let mut scores = base.clone();
             let asked = told.get(place).copied().unwrap_or_default();
             if let Some(champion) = self.champion {
-                let interest = champion.interest();
-                let interest = interest.map(|of| of.forward_one(&self.seen, asked));
-                let seen = (&[][..], &[][..], &*interest.unwrap_or_default());
+                let interest = &of_champion[place * wide..][..wide];
+                let seen = (&[][..], &[][..], interest);
                 (champion.scorer()).score_row(row_of_it, seen, &mut scores);
             }
             let log_odds =

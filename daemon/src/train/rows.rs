@@ -19,7 +19,6 @@ use crate::progress::Progress;
 use crate::recording::{Recording, envelope};
 
 use super::TrainError;
-use super::ids::told;
 use super::moments::moments;
 use super::vectors::{Shared, TextVectors, tensor};
 
@@ -223,7 +222,7 @@ impl Recorded {
             sizes[part(row)] += 1;
         }
         let features = rows.first().map_or(0, |row| row.features.len());
-        let moments = moments(&rows[..sizes[0]], features);
+        let moments = moments(&rows[..sizes[0]].iter().map(|row| &*row.features), features);
         let sequences = config.sequences.len();
         let mut columns = Rows::default();
         let mut names = Vec::with_capacity(rows.len());
@@ -546,8 +545,9 @@ impl Reader<'_> {
         let spec = engine.schema().key_vectors().cloned();
         engine.take_rows(|record| {
             let logged = LoggedRequest::read(record).expect("invariant: the engine wrote this row");
-            let told = told(&logged, spec.as_ref(), &mut self.seen);
-            let told = told.expect("invariant: the engine wrote these key-vectors");
+            let told = spec.as_ref().map(|spec| self.seen.logged(&logged, spec));
+            let told = told.transpose().expect("invariant: the engine wrote these");
+            let told = told.unwrap_or_default();
             for (place, candidate) in logged.candidates.iter().enumerate() {
                 let row = self
                     .by_name

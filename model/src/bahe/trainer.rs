@@ -69,6 +69,7 @@ pub struct TrainSettings {
 const FALLING: f64 = 0.3;
 /// Rates that fall do not fall below this part.
 const PACE_MIN: f64 = 0.01;
+
 /// Where a trainer computes.
 #[derive(Clone, Debug)]
 pub struct Place {

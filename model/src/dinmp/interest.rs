@@ -113,15 +113,6 @@ impl Interest {
         let looked = Looked::of(seen, &self.rows);
         self.network.forward(seen, &looked, rows)
     }
-
-    /// The same of one row, among much else that is seen.
-    ///
-    /// # Panics
-    /// If it is not of what is seen.
-    pub fn forward_one(&self, seen: &Seen, row: Asked) -> Vec<f32> {
-        let (seen, rows) = seen.part(&[row]);
-        self.forward(&seen, &rows)
-    }
 }
 
 /// As it learns.

@@ -37,7 +37,7 @@ pub(super) type Said = [f32; SAID];
 const PIECE: usize = 16;
 
 /// The weights, each a matrix that lies row by row: (in, out), so that one number of the input goes over a whole line.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Weights {
     /// (WIDTH, INNER) each
     pub(super) key: Vec<f32>,
@@ -121,43 +121,13 @@ impl Weights {
         ]
     }
 
-    fn of_parts(parts: [Vec<f32>; 13]) -> Self {
-        let [
-            key,
-            candidate,
-            product,
-            mark,
-            inner_bias,
-            attention,
-            attention_bias,
-            kinds,
-            buckets,
-            recency,
-            scale,
-            told,
-            empty,
-        ] = parts;
-        Self {
-            key,
-            candidate,
-            product,
-            mark,
-            inner_bias,
-            attention,
-            attention_bias,
-            kinds,
-            buckets,
-            recency,
-            scale,
-            told,
-            empty,
-        }
-    }
-
     pub(super) fn zeros(kinds: usize, buckets: usize) -> Self {
-        Self::of_parts(
-            Self::layout(kinds, buckets).map(|(_, [rows, columns], _)| vec![0.0; rows * columns]),
-        )
+        let mut zeros = Self::default();
+        let layout = Self::layout(kinds, buckets).into_iter();
+        for (part, (_, [rows, columns], _)) in zeros.parts_mut().into_iter().zip(layout) {
+            *part = vec![0.0; rows * columns];
+        }
+        zeros
     }
 }
 
@@ -176,21 +146,10 @@ pub struct Looked {
 }
 
 impl Looked {
-    /// Of these, by the rows of a table that are already there: `positions` are of each item its id's row and then those of its groups.
+    /// Of these, by rows that are already there: of each item the place of its id's row, and of those of its groups.
     pub(super) fn of_rows(values: &[f32], items: &[(u32, Vec<u32>)]) -> Self {
         let row = |at: u32| &values[at as usize * WIDTH..][..WIDTH];
-        let vectors = items.iter().map(|(id, groups)| {
-            let mut vector: Vector = row(*id).try_into().expect("invariant: rows are so wide");
-            let share = 1.0 / groups.len().max(1) as f32;
-            for group in groups {
-                let group = row(*group).iter();
-                vector
-                    .iter_mut()
-                    .zip(group)
-                    .for_each(|(to, one)| *to += share * one);
-            }
-            vector
-        });
+        let vectors = items.iter().map(|(id, groups)| vector(*id, groups, row));
         Self {
             vectors: vectors.collect(),
         }
@@ -199,24 +158,25 @@ impl Looked {
     /// Of all that is seen, by a table as it is.
     pub fn of(seen: &Seen, table: &Snapshot) -> Self {
         let row = |key: RowKey| table.row(key).unwrap_or(table.unknown());
-        let vectors = seen.items().iter().map(|item| {
-            let mut vector: Vector = row(item.id)
-                .try_into()
-                .expect("invariant: rows are so wide");
-            let share = 1.0 / item.groups.len().max(1) as f32;
-            for group in &item.groups {
-                let group = row(*group).iter();
-                vector
-                    .iter_mut()
-                    .zip(group)
-                    .for_each(|(to, one)| *to += share * one);
-            }
-            vector
-        });
+        let items = seen.items().iter();
         Self {
-            vectors: vectors.collect(),
+            vectors: items.map(|of| vector(of.id, &of.groups, row)).collect(),
         }
     }
+}
+
+/// The vector of an item: its id's row, and the mean of its groups'.
+fn vector<'a, K: Copy>(id: K, groups: &[K], row: impl Fn(K) -> &'a [f32]) -> Vector {
+    let mut vector: Vector = row(id).try_into().expect("invariant: rows are so wide");
+    let share = 1.0 / groups.len().max(1) as f32;
+    for group in groups {
+        let group = row(*group).iter();
+        vector
+            .iter_mut()
+            .zip(group)
+            .for_each(|(to, one)| *to += share * one);
+    }
+    vector
 }
 
 /// What is computed once for each item or mark of a batch.
@@ -519,15 +479,21 @@ impl Network {
         let outputs = Self::outputs(self.buckets);
         let ahead = self.ahead(seen, looked, rows);
         let mut all = vec![0.0; rows.len() * outputs];
-        let pieces = all
-            .par_chunks_mut(PIECE * outputs)
-            .zip(rows.par_chunks(PIECE));
-        pieces.for_each(|(to, rows)| {
+        let fill = |to: &mut [f32], rows: &[Asked]| {
             for (to, row) in to.chunks_exact_mut(outputs).zip(rows) {
                 let pooled = self.pool(seen, looked, &ahead, *row);
                 self.write(&pooled, &looked.vectors[row.item as usize], to);
             }
-        });
+        };
+        if rows.len() <= PIECE {
+            // A small request is done before other threads have heard of it.
+            fill(&mut all, rows);
+            return all;
+        }
+        let pieces = all.par_chunks_mut(PIECE * outputs);
+        pieces
+            .zip(rows.par_chunks(PIECE))
+            .for_each(|(to, rows)| fill(to, rows));
         all
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::feature::{KeyVectorSpec, KeyVectors};
+use crate::feature_log::LoggedRequest;
 use crate::gap::{GAPS, gap_of};
 use crate::table::RowKey;
 
@@ -164,6 +165,25 @@ impl Seen {
         Ok(self.end_request())
     }
 
+    /// Takes in what a logged request sees; gives what each of its candidates asks about.
+    ///
+    /// # Errors
+    /// Says that it was logged without key-vectors, or what of them does not fit together.
+    pub fn logged(
+        &mut self,
+        logged: &LoggedRequest<'_>,
+        spec: &KeyVectorSpec,
+    ) -> Result<Vec<Asked>, String> {
+        let of = logged.key_vectors.as_ref();
+        let request = self.request(of.ok_or("it was logged without key-vectors")?, spec)?;
+        let asked = logged.candidates.iter().map(|candidate| {
+            let groups = candidate.groups.iter().map(|name| &**name);
+            let item = self.item(ItemKeys::of(&candidate.item_id, groups));
+            Asked { request, item }
+        });
+        Ok(asked.collect())
+    }
+
     fn named(of: &KeyVectors<'_>, id: &str, groups: &[u32]) -> Result<ItemKeys, String> {
         let name = |place: &u32| {
             let name = of.groups.get(*place as usize).map(|name| &**name);
@@ -251,10 +271,5 @@ impl Seen {
             later => self.ends[later as usize - 1],
         };
         &self.atoms[start..end]
-    }
-
-    /// How many requests were told.
-    pub fn requests(&self) -> usize {
-        self.ends.len()
     }
 }

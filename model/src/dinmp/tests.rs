@@ -255,6 +255,25 @@ proptest! {
     }
 }
 
+/// Goal: of a key's k categories and attributes each that the candidate shares counts 1/k on its side, and the rest on the other; a key without any is not of its kind. Method: how
+/// much lies in the two sides of a stretch, for a key of two groups and candidates that share both, one and none of them.
+#[test]
+fn each_of_k_groups_counts_a_kth() {
+    let bare = network(&values());
+    let table = table().snapshot();
+    let volumes = |key: usize, candidate: usize| {
+        let (seen, rows) = seen(&[(vec![(key, 0, 0, vec![(0, 1)])], vec![candidate])]);
+        let looked = Looked::of(&seen, &table);
+        let ahead = bare.ahead(&seen, &looked, &rows);
+        bare.pool(&seen, &looked, &ahead, rows[0]).volumes[..SIDES].to_vec()
+    };
+    // 3 is of g0 and g1, 7 of all three, 1 of g0, 4 of g2, 0 of none.
+    assert_eq!(volumes(3, 7), [1.0, 0.0]);
+    assert_eq!(volumes(3, 1), [0.5, 0.5]);
+    assert_eq!(volumes(3, 4), [0.0, 1.0]);
+    assert_eq!(volumes(0, 7), [0.0, 1.0]);
+}
+
 /// Goal: time, recency, counts, kinds and items are all seen. Method: one of them changed in one atom.
 #[test]
 fn times_and_counts_and_kinds_matter() {

@@ -18,9 +18,6 @@ pub struct KeyVectorSpec {
 }
 
 impl KeyVectorSpec {
-    /// Kinds, and stretches, at most: each has a byte in the log.
-    pub const MAX: usize = 255;
-
     /// The stretch that holds what happened so long before the row.
     pub fn stretch(&self, age_ms: i64) -> usize {
         self.edges_ms.partition_point(|edge| *edge <= age_ms)
@@ -71,6 +68,26 @@ pub struct LoggedAtom<'a> {
 }
 
 impl KeyVectors<'_> {
+    /// The same, whose names are these: nothing of them is copied.
+    #[must_use]
+    pub fn borrowed(&self) -> KeyVectors<'_> {
+        KeyVectors {
+            layout: Cow::Borrowed(&self.layout),
+            groups: self
+                .groups
+                .iter()
+                .map(|name| Cow::Borrowed(&**name))
+                .collect(),
+            items: self
+                .items
+                .iter()
+                .map(|name| Cow::Borrowed(&**name))
+                .collect(),
+            of: self.of.clone(),
+            atoms: self.atoms.clone(),
+        }
+    }
+
     /// Adds an atom; `age_ms` is that of its newest event, `counts` are events by kind.
     pub fn push(&mut self, item: u32, stretch: u32, age_ms: i64, counts: &[(u32, u32)]) {
         let head = [item, stretch, gap_of(Some(age_ms)), counts.len() as u32];

@@ -277,7 +277,8 @@ fn a_model_says_what_training_said() {
                 "{served}, in training {trained}"
             );
         }
-        let alone = interest.forward_one(&corpus.seen, candidates[candidate]);
+        let (seen, asked) = corpus.seen.part(&candidates[candidate..=candidate]);
+        let alone = interest.forward(&seen, &asked);
         let mut one = [base(0.4), base(-0.2)];
         let seen = (&[][..], &[][..], &*alone);
         model
