@@ -12,6 +12,9 @@ use crate::quantity::Span;
 pub struct TrainConfig {
     /// Between the end of one training and the beginning of the next; zero: never.
     pub every: Span,
+    /// How long a challenger has to prove itself on rows that are scored from then on, and how long a former champion is held against who followed it; zero: who is
+    /// better on the rows that training has kept aside takes over at once.
+    pub trial: Span,
     /// Labelled rows that there must be. At least 100.
     pub rows_min: usize,
     /// Labelled rows that are learned from at most: the newest. At least `rows_min`.

@@ -15,13 +15,16 @@ use headwater_model::bahe::{BaheModel, Layers, MANIFEST, VALUES};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::scan;
+use crate::scan::{self, Stretch};
 use crate::trained::TrainedError;
 use crate::world::unix_ms;
 
 mod follower;
+mod trial;
 
 pub(crate) use follower::{Follower, Held};
+pub(crate) use trial::{Bench, note, take_over};
+pub use trial::{Look, Seat, Seen, Standing, Trial, put_on_trial, standing};
 
 /// The form of announcements that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -55,6 +58,28 @@ pub struct Announced {
     pub former: Option<Named>,
     /// Since when, Unix milliseconds.
     pub time: i64,
+    /// Why; none: a build that did not say announced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// Whether it stays until somebody says otherwise, whoever proves itself beside it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+}
+
+/// Why somebody is champion.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody said so.
+    Promoted,
+    /// It was better than its predecessor, on trial.
+    ProvedItself,
+    /// Somebody went back to it.
+    RolledBack,
+    /// Who came after it was worse than it.
+    Disappointed,
+    /// Somebody said that the baseline is to score.
+    Retired,
 }
 
 /// Why a champion cannot be announced or loaded.
@@ -155,6 +180,7 @@ fn named(model: &BaheModel, parts: u32) -> Named {
 #[derive(Debug, Default)]
 struct Registry {
     champion: Option<Vec<u8>>,
+    trials: BTreeMap<Seat, Vec<u8>>,
     /// Bytes by their keys.
     parts: BTreeMap<String, Vec<u8>>,
 }
@@ -163,8 +189,13 @@ impl Registry {
     /// Reads the topic to its end as of now.
     fn read(config: &Config, log: &dyn Log) -> Result<Self, LogError> {
         let whole = scan::whole(log, Topic::Models, &config.topic_name(Topic::Models))?;
+        Self::of(log, &whole)
+    }
+
+    /// Reads these stretches of it.
+    fn of(log: &dyn Log, stretches: &[Stretch]) -> Result<Self, LogError> {
         let mut registry = Self::default();
-        scan::read(log, &whole, &mut |record| {
+        scan::read(log, stretches, &mut |record| {
             registry.take(record);
         })?;
         Ok(registry)
@@ -176,6 +207,12 @@ impl Registry {
         if key == CHAMPION {
             self.champion = record.value.map(<[u8]>::to_vec);
             return true;
+        }
+        if let Some(seat) = (Seat::ALL.into_iter()).find(|seat| seat.key().as_bytes() == key) {
+            match record.value {
+                Some(value) => drop(self.trials.insert(seat, value.to_vec())),
+                None => drop(self.trials.remove(&seat)),
+            }
         }
         if let Ok(key) = std::str::from_utf8(key)
             && key.starts_with(ARTIFACT)
@@ -189,20 +226,7 @@ impl Registry {
     }
 
     fn announced(&self) -> Result<Option<Announced>, ChampionError> {
-        #[derive(Deserialize)]
-        struct Form {
-            format: u32,
-        }
-        let Some(value) = &self.champion else {
-            return Ok(None);
-        };
-        let form: Form = serde_json::from_slice(value).map_err(ChampionError::Form)?;
-        if form.format != FORMAT {
-            return Err(ChampionError::Format { found: form.format });
-        }
-        serde_json::from_slice(value)
-            .map(Some)
-            .map_err(ChampionError::Form)
+        self.champion.as_deref().map(read).transpose()
     }
 
     /// Writes a model's bytes into a folder, and opens it: what is not the announced model, byte by byte, is none.
@@ -252,20 +276,21 @@ impl Registry {
     }
 }
 
-/// Who is champion, as it was announced last.
-///
-/// # Errors
-/// The log's, or that the announcement cannot be read.
-pub fn announced(config: &Config, log: &dyn Log) -> Result<Option<Announced>, ChampionError> {
-    Registry::read(config, log)?.announced()
+/// A record of this build's form.
+fn read<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, ChampionError> {
+    #[derive(Deserialize)]
+    struct Form {
+        format: u32,
+    }
+    let form: Form = serde_json::from_slice(value).map_err(ChampionError::Form)?;
+    if form.format != FORMAT {
+        return Err(ChampionError::Format { found: form.format });
+    }
+    serde_json::from_slice(value).map_err(ChampionError::Form)
 }
 
-/// Makes the model of a folder champion: its bytes go to the topic, then the announcement. Bytes of models that are neither champion nor former any more
-/// are deleted.
-///
-/// # Errors
-/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is announced then.
-pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announced, ChampionError> {
+/// A folder's model as the topic names it, and the parts of its bytes.
+fn parts_of(config: &Config, folder: &Path) -> Result<(Named, Vec<Vec<u8>>), ChampionError> {
     let model = crate::trained::open_folder(config, folder)?;
     if model.manifest().layers != Layers::None {
         return Err(ChampionError::Texts);
@@ -280,15 +305,62 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
             bytes: values.len(),
         });
     }
+    let mut parts = vec![manifest];
+    parts.extend(values.chunks(PART_BYTES).map(<[u8]>::to_vec));
+    Ok((named(&model, parts.len() as u32), parts))
+}
+
+/// Sends the bytes of a folder's model, and is done when they are there.
+fn send_parts(
+    config: &Config,
+    producer: &mut dyn Producer,
+    folder: &Path,
+) -> Result<Named, ChampionError> {
+    let (model, parts) = parts_of(config, folder)?;
+    for (number, part) in parts.iter().enumerate() {
+        let key = format!("{ARTIFACT}{}/{number}", model.id);
+        send(producer, key.as_bytes(), Some(part))?;
+    }
+    // What is announced must be there.
+    producer.flush()?;
+    Ok(model)
+}
+
+/// Deletes the bytes of models that have no part in this, and are none of those either.
+fn forget(
+    producer: &mut dyn Producer,
+    registry: &Registry,
+    standing: &Standing,
+    others: &[&Option<Named>],
+) -> Result<(), LogError> {
+    let announced = standing.announced.as_ref();
+    let announced = announced.map(|announced| [&announced.champion, &announced.former]);
+    let tried = standing.challenger.as_ref().map(|trial| &trial.model);
+    let kept = announced.into_iter().flatten().chain(tried);
+    let kept = kept.chain(others.iter().copied()).flatten();
+    let kept: Vec<String> = kept.map(|of| format!("{ARTIFACT}{}/", of.id)).collect();
+    for key in registry.parts.keys() {
+        if !kept.iter().any(|kept| key.starts_with(kept)) {
+            send(producer, key.as_bytes(), None)?;
+        }
+    }
+    producer.flush()
+}
+
+/// Makes the model of a folder champion: its bytes go to the topic, then the announcement. Bytes of models that are neither champion nor former nor challenger any more
+/// are deleted.
+///
+/// # Errors
+/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is announced then.
+pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announced, ChampionError> {
+    let (champion, _) = parts_of(config, folder)?;
     let registry = Registry::read(config, log)?;
-    let held = match registry.announced() {
+    let mut standing = match Standing::of(&registry) {
         // What nobody can read is nobody's champion: this is how it is mended.
-        Err(ChampionError::Form(_)) => None,
+        Err(ChampionError::Form(_)) => Standing::default(),
         read => read?,
     };
-    let mut parts = vec![&manifest[..]];
-    parts.extend(values.chunks(PART_BYTES));
-    let champion = named(&model, parts.len() as u32);
+    let held = standing.announced.take();
     let is_champion = |held: &Announced| held.champion.as_ref() == Some(&champion);
     if let Some(held) = held.as_ref().filter(|held| is_champion(held))
         && registry.bytes_of(&champion).is_ok()
@@ -296,30 +368,19 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
         // Who asks again must not lose the former.
         return Ok(held.clone());
     }
+    let pinned = held.as_ref().is_some_and(|held| held.pinned);
     let (before, former) = held.map_or((None, None), |held| (held.champion, held.former));
     let mut producer = log.producer()?;
-    for (number, part) in parts.into_iter().enumerate() {
-        let key = format!("{ARTIFACT}{}/{number}", champion.id);
-        send(&mut *producer, key.as_bytes(), Some(part))?;
-    }
-    // What is announced must be there.
-    producer.flush()?;
+    let champion = send_parts(config, &mut *producer, folder)?;
     // Of the same model, whose bytes were damaged, the former stays.
     let former = match before {
         Some(before) if before.id == champion.id => former,
         before => before,
     };
-    let announced = announce(&mut *producer, Some(champion), former)?;
-    let kept = [&announced.champion, &announced.former].map(|model| {
-        let id = model.as_ref().map_or("", |model| &*model.id);
-        format!("{ARTIFACT}{id}/")
-    });
-    for key in registry.parts.keys() {
-        if !kept.iter().any(|kept| key.starts_with(kept)) {
-            send(&mut *producer, key.as_bytes(), None)?;
-        }
-    }
-    producer.flush()?;
+    let of = [Some(champion), former];
+    let announced = announce(&mut *producer, of, Cause::Promoted, pinned)?;
+    standing.announced = Some(announced.clone());
+    forget(&mut *producer, &registry, &standing, &[])?;
     Ok(announced)
 }
 
@@ -330,7 +391,8 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
 pub fn roll_back(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError> {
     let before = Registry::read(config, log)?.announced()?;
     let before = before.ok_or(ChampionError::NoFormer)?;
-    announce(&mut *log.producer()?, before.former, before.champion)
+    let of = [before.former, before.champion];
+    announce(&mut *log.producer()?, of, Cause::RolledBack, before.pinned)
 }
 
 /// Lets the baseline score alone. Who is champion now is the former then.
@@ -342,31 +404,65 @@ pub fn retire(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError
         Err(ChampionError::Form(_)) => None,
         read => read?,
     };
+    let pinned = held.as_ref().is_some_and(|held| held.pinned);
     match held {
         // Who asks again must not lose the former.
         Some(held) if held.champion.is_none() => Ok(held),
-        held => announce(
-            &mut *log.producer()?,
-            None,
-            held.and_then(|held| held.champion),
-        ),
+        held => {
+            let of = [None, held.and_then(|held| held.champion)];
+            announce(&mut *log.producer()?, of, Cause::Retired, pinned)
+        }
+    }
+}
+
+/// Says whether who is champion stays it until somebody says otherwise, or is held against others by those who train. Nothing else of it changes.
+///
+/// # Errors
+/// The log's, or that the announcement cannot be read.
+pub fn pin(config: &Config, log: &dyn Log, pinned: bool) -> Result<Announced, ChampionError> {
+    let held = Registry::read(config, log)?.announced()?;
+    let pins = |held: Option<Announced>| match held {
+        Some(held) => Announced { pinned, ..held },
+        None => Announced {
+            pinned,
+            ..Announced::new([None, None], Cause::Retired)
+        },
+    };
+    let announced = pins(held);
+    announced.send(&mut *log.producer()?)?;
+    Ok(announced)
+}
+
+impl Announced {
+    fn new([champion, former]: [Option<Named>; 2], cause: Cause) -> Self {
+        Self {
+            format: FORMAT,
+            champion,
+            former,
+            time: unix_ms(),
+            cause: Some(cause),
+            pinned: false,
+        }
+    }
+
+    fn send(&self, producer: &mut dyn Producer) -> Result<(), LogError> {
+        let value = serde_json::to_vec(self).expect("invariant: an announcement is plain JSON");
+        send(producer, CHAMPION, Some(&value))?;
+        producer.flush()
     }
 }
 
 fn announce(
     producer: &mut dyn Producer,
-    champion: Option<Named>,
-    former: Option<Named>,
+    of: [Option<Named>; 2],
+    cause: Cause,
+    pinned: bool,
 ) -> Result<Announced, ChampionError> {
     let announced = Announced {
-        format: FORMAT,
-        champion,
-        former,
-        time: unix_ms(),
+        pinned,
+        ..Announced::new(of, cause)
     };
-    let value = serde_json::to_vec(&announced).expect("invariant: an announcement is plain JSON");
-    send(producer, CHAMPION, Some(&value))?;
-    producer.flush()?;
+    announced.send(producer)?;
     Ok(announced)
 }
 
@@ -396,8 +492,7 @@ pub(crate) fn current(
     else {
         return Ok(None);
     };
-    let folder = folder.join("champion");
-    match registry.copy(config, &champion, &folder) {
+    match registry.copy(config, &champion, &folder.join("champion")) {
         Ok(model) => Ok(Some(model)),
         Err(ChampionError::Trained(error)) => {
             let error = &error as &dyn std::error::Error;

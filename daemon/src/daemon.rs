@@ -287,6 +287,7 @@ impl Inner {
             partitions: self.found.partitions,
             started: self.started,
             items_caught_up,
+            trials: self.board.trials(),
             items_trouble,
             put_aside: self.put_aside.clone(),
             texts: self.texts.as_ref().map(|texts| texts.status(&self.fast)),

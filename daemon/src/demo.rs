@@ -106,9 +106,21 @@ pub struct Second {
     /// The trained model that scores, once one was promoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub champion: Option<String>,
+    /// What is on trial beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialSecond>,
     /// How far texts are, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<TextsSecond>,
+}
+
+/// How a model on trial stands.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TrialSecond {
+    /// Labelled rows of the last look; 0: there was none so far.
+    pub rows: usize,
+    /// By how many errors it was better on them.
+    pub z: f64,
 }
 
 /// How far texts are.
@@ -389,6 +401,14 @@ impl Show {
     fn look_at(&mut self, daemon: &Handle) {
         let status = daemon.status();
         self.now.champion = status.model.map(|model| model.name);
+        let trial = status.trials.and_then(|trials| trials.challenger);
+        self.now.trial = trial.map(|trial| {
+            let look = trial.looks.last();
+            TrialSecond {
+                rows: look.map_or(0, |look| look.all.rows),
+                z: look.map_or(0.0, |look| look.all.z),
+            }
+        });
         let families = daemon.registry().gather();
         let trainings = families
             .iter()
@@ -396,7 +416,7 @@ impl Show {
             .flat_map(MetricFamily::get_metric);
         let judged = trainings.filter(|metric| {
             let outcome = metric.get_label().first().map(LabelPair::value);
-            outcome.is_some_and(|outcome| ["promoted", "kept"].contains(&outcome))
+            outcome.is_some_and(|outcome| ["promoted", "on_trial", "kept"].contains(&outcome))
         });
         let judged = judged.map(|metric| metric.get_counter().get_value() as u64);
         self.now.judged = judged.sum();

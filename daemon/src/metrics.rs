@@ -1,6 +1,6 @@
 //! The daemon's own metrics. `docs/metrics.md` lists them with those of all crates, and a test holds the page against the registry.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Handles to every metric of this crate.
 #[derive(Clone, Debug)]
@@ -17,8 +17,14 @@ pub struct Metrics {
     pub fleet: IntGauge,
     /// Bytes of the stores on disk.
     pub store_bytes: IntGauge,
-    /// Trainings by outcome: promoted, kept, `too_few`, failed, stopped.
+    /// Trainings by outcome: promoted, `on_trial`, kept, `too_few`, failed, stopped.
     pub trainings: IntCounterVec,
+    /// Trials by seat and outcome: promoted, dropped, `went_back`.
+    pub trials: IntCounterVec,
+    /// Labelled rows of a trial's last look.
+    pub trial_rows: IntGaugeVec,
+    /// By how many errors the model on trial was better then.
+    pub trial_z: GaugeVec,
 }
 
 impl Metrics {
@@ -51,6 +57,30 @@ impl Metrics {
             &["outcome"],
         )?;
         registry.register(Box::new(trainings.clone()))?;
+        let trials = IntCounterVec::new(
+            Opts::new(
+                "headwater_daemon_trials_total",
+                "Trials of models beside the champion that came to an end.",
+            ),
+            &["seat", "outcome"],
+        )?;
+        registry.register(Box::new(trials.clone()))?;
+        let trial_rows = IntGaugeVec::new(
+            Opts::new(
+                "headwater_daemon_trial_rows",
+                "Labelled rows of a trial's last look.",
+            ),
+            &["seat"],
+        )?;
+        registry.register(Box::new(trial_rows.clone()))?;
+        let trial_z = GaugeVec::new(
+            Opts::new(
+                "headwater_daemon_trial_z",
+                "By how many errors the model on trial was better at the last look.",
+            ),
+            &["seat"],
+        )?;
+        registry.register(Box::new(trial_z.clone()))?;
         Ok(Self {
             ready: gauge(
                 "headwater_daemon_ready",
@@ -77,6 +107,9 @@ impl Metrics {
                 "Bytes of the stores on disk.",
             )?,
             trainings,
+            trials,
+            trial_rows,
+            trial_z,
         })
     }
 }

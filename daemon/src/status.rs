@@ -8,6 +8,8 @@ use std::fmt;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::champion::Standing;
+
 /// What a daemon is doing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -33,6 +35,9 @@ pub struct Status {
     /// The trained model, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
+    /// Who is on trial beside the champion, as this instance saw it last, where it trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trials: Option<Standing>,
     /// Each worker.
     pub workers: Vec<WorkerStatus>,
     /// Whether it is stopping, and why if that is for a failure.
@@ -204,6 +209,7 @@ impl fmt::Display for Reason {
 pub(crate) struct Board {
     workers: Vec<Mutex<WorkerStatus>>,
     items: Mutex<Items>,
+    trials: Mutex<Option<Standing>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -223,7 +229,16 @@ impl Board {
         Self {
             workers: (0..workers).map(worker).collect(),
             items: Mutex::default(),
+            trials: Mutex::default(),
         }
+    }
+
+    pub(crate) fn tell_trials(&self, standing: Standing) {
+        *self.trials.lock() = Some(standing);
+    }
+
+    pub(crate) fn trials(&self) -> Option<Standing> {
+        self.trials.lock().clone()
     }
 
     pub(crate) fn tell(&self, status: WorkerStatus) {

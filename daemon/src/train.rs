@@ -32,16 +32,19 @@ mod calibrate;
 mod error;
 mod ids;
 mod judged;
+mod labelled;
 mod logged;
 mod moments;
 mod place;
 mod predict;
 mod rows;
+mod trial;
 mod vectors;
 
 pub use error::TrainError;
 pub use ids::Ids;
-pub use judged::Judged;
+pub use judged::{Judged, Winner};
+pub(crate) use trial::{Outcome, Trials};
 
 use artifact::{Artifact, Course, Unfinished, hex, position};
 use rows::Recorded;
@@ -127,8 +130,8 @@ pub struct TrainBahe {
     pub log_rows: [usize; 2],
     /// The newest of them must be later than this, Unix milliseconds: what was learned from before is not learned from again.
     pub later_than: i64,
-    /// Whether it is made champion if it is better than the one there is, on rows behind those that it was made from.
-    pub promote: bool,
+    /// What becomes of it if it is better than the champion there is, on rows behind those that it was made from.
+    pub winner: Winner,
     /// Steps of this run at most: the next run goes on from there. None: to the end.
     pub steps: Option<u64>,
     /// Whether to draw bars.
@@ -188,7 +191,7 @@ impl TrainBahe {
         config: &Config,
         stop: &dyn Fn() -> bool,
     ) -> Result<TrainSummary, TrainError> {
-        if self.promote && config.scoring.model.is_some() {
+        if self.winner != Winner::Stays && config.scoring.model.is_some() {
             return Err(TrainError::NobodyFollows);
         }
         let config = &self.effective(config);

@@ -2,12 +2,17 @@
 //!
 //! Compared is the log loss of each labelled row, champion's less challenger's. Rows of one user are not independent: a user who dislikes everything speaks once, not
 //! a hundred times. So the error of the mean difference is that over users (Liang and Zeger 1986, the cluster-robust variance with its small-sample factor
-//! G / (G − 1)), and the challenger wins if the difference is above 0 by [`Z_MIN`] of it: of challengers that are no better, one in twenty does.
+//! G / (G − 1)), and its distribution Student's of G − 1 degrees. The challenger wins if the difference is above 0 by [`Z_MIN`] errors: of challengers that are no better, one in twenty
+//! does.
 //!
-//! That holds for one look at rows that the challenger has not learned from. Who looks again and again at growing rows, and takes the first win, takes
-//! more than one in twenty.
+//! That holds for one look at rows that the challenger has not learned from. Who looks again and again at growing rows goes by [`Judgement::at_look`], which takes no more than one
+//! in twenty over all looks.
 
 use std::collections::BTreeMap;
+
+mod looks;
+
+pub use looks::{Verdict, next_look};
 
 /// Of the standard normal distribution, above which one in twenty lies.
 pub const Z_MIN: f64 = 1.645;
@@ -30,16 +35,24 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// By how many errors the challenger is better; 0 where nothing can be said.
+    /// By how many errors the challenger is better, of a normal distribution: Student's is brought to it (Wallace 1959, the first of his bounds). 0 where nothing can be said.
     pub fn z(&self) -> f64 {
-        if self.error > 0.0 {
-            (self.champion - self.challenger) / self.error
-        } else {
-            0.0
+        if self.error <= 0.0 || self.users < 2 {
+            return 0.0;
         }
+        let errors = (self.champion - self.challenger) / self.error;
+        let freedom = (self.users - 1) as f64;
+        let normal = (freedom * (errors * errors / freedom).ln_1p()).sqrt();
+        let factor = (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0);
+        (factor * normal).copysign(errors)
     }
 
-    /// Whether the challenger is to take over.
+    /// Whether the challenger is better at all, on rows of enough users to say anything.
+    pub fn is_better(&self) -> bool {
+        self.users >= USERS_MIN && self.challenger < self.champion
+    }
+
+    /// Whether the challenger is to take over, by this look alone.
     pub fn wins(&self) -> bool {
         self.users >= USERS_MIN && self.z() >= Z_MIN
     }
@@ -103,10 +116,10 @@ mod tests {
     use super::*;
 
     /// Numbers from 0 to 1 that look random: splitmix64 (Steele, Lea and Flood 2014).
-    struct Random(u64);
+    pub(super) struct Random(pub(super) u64);
 
     impl Random {
-        fn next(&mut self) -> f64 {
+        pub(super) fn next(&mut self) -> f64 {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -119,15 +132,21 @@ mod tests {
         }
     }
 
-    /// Rows of users whose rows are alike: a model's error is the same for all rows of a user, but for little. Some users have many.
-    fn rows(random: &mut Random, users: u32, errors: [f64; 2]) -> Vec<Compared> {
+    /// Rows of users whose rows are alike: who a user is (taste, what each model gets wrong of it) stays the same whenever they come. Some bring many rows.
+    pub(super) fn rows_of(
+        random: &mut Random,
+        world: u64,
+        users: impl IntoIterator<Item = u32>,
+        errors: [f64; 2],
+    ) -> Vec<Compared> {
         let mut rows = Vec::new();
-        for user in 0..users {
-            let truth = random.normal() - 1.0;
-            let of_user = errors.map(|error| error * random.normal());
-            let many = if random.next() < 0.1 { 40 } else { 4 };
+        for user in users {
+            let mut of_user = Random(world ^ (u64::from(user) << 40));
+            let truth = of_user.normal() - 1.0;
+            let wrong = errors.map(|error| error * of_user.normal());
+            let many = if of_user.next() < 0.1 { 40 } else { 4 };
             for _ in 0..many {
-                let [champion, challenger] = of_user.map(|of| truth + of + 0.05 * random.normal());
+                let [champion, challenger] = wrong.map(|of| truth + of + 0.05 * random.normal());
                 rows.push(Compared {
                     user,
                     weight: 1.0,
@@ -143,7 +162,8 @@ mod tests {
     fn won(trials: usize, errors: [f64; 2], users: impl Fn(&Compared) -> u32) -> usize {
         let mut random = Random(7);
         let wins = (0..trials).filter(|_| {
-            let mut rows = rows(&mut random, 400, errors);
+            let world = random.0;
+            let mut rows = rows_of(&mut random, world, 0..400, errors);
             let of: Vec<u32> = rows.iter().map(&users).collect();
             for (number, (row, of)) in rows.iter_mut().zip(of).enumerate() {
                 row.user = if of == u32::MAX { number as u32 } else { of };

@@ -30,5 +30,5 @@ pub use feature::{
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,
 };
-pub use judge::{Compared, Judgement, USERS_MIN, Z_MIN, judge};
+pub use judge::{Compared, Judgement, USERS_MIN, Verdict, Z_MIN, judge, next_look};
 pub use labels::{LabelledRow, LabelsError, LoggedExample, Policy};

@@ -2,12 +2,17 @@
 //! gives back while requests come and daemons are killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use headwater_config::Topic;
+use headwater_config::{Config, Topic};
+use headwater_consumers::assemble::Assembler;
+use headwater_model::bahe::{BaheModel, Described, MANIFEST, Manifest, VALUES};
+use headwater_model::language::{from_safetensors, to_safetensors};
 use headwater_tests::broker::Broker;
 use headwater_tests::program::{Daemon, Place, until};
 use rdkafka::Message as _;
@@ -110,8 +115,9 @@ fn learn(place: &Place, folder: &str) {
     );
 }
 
-/// An instance that only trains promotes what it learned, also where the one before it was killed on the way.
-fn train(trainer: &Place, daemons: &[Daemon]) {
+/// An instance that only trains promotes what it learned once it has proved itself, also where the one before it was killed on the way. A champion that was spoiled goes back by
+/// itself.
+fn train([trainer, scores]: [&Place; 2], daemons: &[Daemon], folder: &Path) {
     let until_trains = |daemon: &Daemon| {
         until("a training", || {
             (daemon.metric("headwater_daemon_trainings_total") > 0).then_some(())
@@ -124,8 +130,69 @@ fn train(trainer: &Place, daemons: &[Daemon]) {
     let promoted = |daemon: &Daemon| scorer(daemon).is_some_and(|name| name != "baseline");
     until("a champion", || daemons.iter().all(promoted).then_some(()));
     let told = scorer(&daemons[0]);
-    progress(&format!("the trainer has promoted {told:?}"));
+    let standing = |daemon: &Daemon| daemon.json("/status")["trials"].clone();
+    progress(&format!("{told:?} proved itself: {}", standing(&daemon)));
+    until("the promotion to be told", || {
+        (standing(&daemon)["cause"] == "proved_itself").then_some(())
+    });
+
+    let spoilt = folder.join("spoilt");
+    let id = standing(&daemon)["champion"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let copy = scores.state().join("champions").join(id);
+    spoil(&trainer.config(), &copy, &spoilt);
+    let ran = trainer.run(&[
+        "champion",
+        "promote",
+        &spoilt.display().to_string(),
+        "--format",
+        "json",
+    ]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let of_spoilt = ran.json()["champion"].clone();
+    until("both to follow the spoilt one", || {
+        let follows = |daemon: &Daemon| scorer(daemon).as_deref() == of_spoilt["name"].as_str();
+        daemons.iter().all(follows).then_some(())
+    });
+    drop(daemon.kill());
+    let daemon = trainer.start(&[]);
+    until("the spoilt one to go back", || {
+        let told = standing(&daemon);
+        (told["cause"] == "disappointed" && told["former"] == of_spoilt).then_some(())
+    });
+    progress(&format!("the spoilt one went back: {}", standing(&daemon)));
     daemon.stop();
+}
+
+/// A copy of a model that says of everything that it is almost never liked.
+fn spoil(config: &Config, from: &Path, to: &Path) {
+    let mut config = config.clone();
+    config.key_vectors.logged = true;
+    let schema = Assembler::new(&config).unwrap().schema().clone();
+    let model = BaheModel::open(from, &schema).unwrap();
+    let manifest = model.manifest().clone();
+    let mut values = from_safetensors(&fs::read(from.join(VALUES)).unwrap()).unwrap();
+    let bias = values.get_mut("head.out.bias").unwrap();
+    *bias = bias.affine(1.0, -4.0).unwrap();
+    let values = to_safetensors(&values).unwrap();
+    let described = Described {
+        layers: (manifest.layers, manifest.blocks),
+        encoder: (manifest.encoder, manifest.cut),
+        limit: manifest.limit,
+        sequences: manifest.sequences,
+        texts: manifest.texts_described,
+        head: manifest.head,
+        features: manifest.features,
+        key_vectors: manifest.key_vectors,
+        objective: manifest.objective,
+        rows: manifest.rows,
+    };
+    fs::create_dir_all(to).unwrap();
+    let manifest = Manifest::of(described, &schema, &values).bytes();
+    fs::write(to.join(MANIFEST), manifest).unwrap();
+    fs::write(to.join(VALUES), values).unwrap();
 }
 
 /// Goal: a model that was learned from live behavior takes over and gives back under load without one failed, missing or mixed answer, kill -9 in between (`MODEL-1`, `MODEL-2`,
@@ -161,13 +228,11 @@ fn a_model_takes_over_and_gives_back() {
     });
     let out = tempfile::tempdir().unwrap();
     let folder = out.path().join("live").display().to_string();
-    train(
-        &place(
-            "trains",
-            "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003",
-        ),
-        &daemons,
+    let trainer = place(
+        "trains",
+        "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003",
     );
+    train([&trainer, &places[0]], &daemons, out.path());
     learn(&places[0], &folder);
     let ran = places[0].run(&["champion", "retire"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -401,7 +401,7 @@ fn keyed_beside_keyed(place: &Place, folder: &Path, fixed: &[&str]) {
 }
 
 /// Goal: a promoted model scores, its scores can be computed again to the bit (`MODEL-1`), and going back goes back. Method: the model that was learned from the log,
-/// promoted while no daemon has the log; a request before, after, and after going back; one that looks at texts, which is refused.
+/// promoted while no daemon has the log; a request before, after, and after going back, while it is on trial; one that looks at texts, which is refused.
 fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
     let live = folder.join("live").display().to_string();
     let config = place.config();
@@ -452,6 +452,19 @@ fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
         ran.answer.starts_with("champion: the baseline since "),
         "{ran:?}"
     );
+    for (command, words) in [
+        (&["try", &live][..], "\non trial: bahe-"),
+        (&["pin"], ", pinned; before: bahe-"),
+        (&["show"], " 0 looks"),
+    ] {
+        let ran = place.run(&[&["champion"], command].concat());
+        assert!(ran.code == Some(0) && ran.answer.contains(words), "{ran:?}");
+    }
+    let ran = place.run(&["champion", "unpin", "--format", "json"]);
+    assert_eq!(ran.json()["challenger"]["model"]["name"], name);
+    assert!(ran.json()["pinned"].is_null(), "{ran:?}");
+    let ran = place.run(&["champion", "try", "nowhere"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
     let (back, _) = ask("back");
     assert_eq!(back["model"], "baseline-1");
     assert_eq!(back["items"], before["items"]);

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use headwater::champion::{Announced, ChampionError, announced, promote, retire, roll_back};
+use headwater::champion::{
+    ChampionError, Named, Standing, Trial, pin, promote, put_on_trial, retire, roll_back, standing,
+};
 use serde_json::json;
 
 use super::table::moment;
@@ -17,8 +19,9 @@ use super::{Failure, Format, Global, print};
 #[command(after_long_help = "\
 Examples:
   headwater --config shop.toml train bahe --log --texts none --out shop-live
-  headwater --config shop.toml champion promote shop-live
+  headwater --config shop.toml champion try shop-live
   headwater --config shop.toml champion show
+  headwater --config shop.toml champion promote shop-live
   headwater --config shop.toml champion rollback
 
 The embedded log belongs to the daemon that runs: stop it first.")]
@@ -32,7 +35,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show who is champion, and who was it before.
+    /// Show who is champion, who was it before, and who is on trial beside it.
     Show,
     /// Make the model of a folder champion. It must be of this configuration's rows, and look at no texts.
     Promote {
@@ -44,6 +47,17 @@ enum Command {
     Rollback,
     /// Let the baseline score alone.
     Retire,
+    /// Put the model of a folder on trial, in the place of who was: it scores nobody, and whoever trains (train.every) judges it on rows that are scored from now on, and
+    /// makes it champion once it has proved itself.
+    Try {
+        /// The folder that `headwater train` wrote.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Let nobody but a command change who is champion.
+    Pin,
+    /// Let those who prove themselves become champion again.
+    Unpin,
 }
 
 impl From<ChampionError> for Failure {
@@ -57,34 +71,66 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     headwater::telemetry::init(&config.telemetry);
     let log =
         headwater::daemon::open_log(&config).map_err(|error| Failure::of(error.exit(), &error))?;
-    let found = match &arguments.command {
-        Command::Show => announced(&config, &*log)?,
-        Command::Promote { folder } => Some(promote(&config, &*log, folder)?),
-        Command::Rollback => Some(roll_back(&config, &*log)?),
-        Command::Retire => Some(retire(&config, &*log)?),
-    };
+    match &arguments.command {
+        Command::Show => {}
+        Command::Promote { folder } => drop(promote(&config, &*log, folder)?),
+        Command::Rollback => drop(roll_back(&config, &*log)?),
+        Command::Retire => drop(retire(&config, &*log)?),
+        Command::Try { folder } => drop(put_on_trial(&config, &*log, folder, None)?),
+        Command::Pin => drop(pin(&config, &*log, true)?),
+        Command::Unpin => drop(pin(&config, &*log, false)?),
+    }
+    let found = standing(&config, &*log)?;
     match arguments.format {
-        Format::Text => tell(found.as_ref()),
+        Format::Text => tell(&found),
         Format::Json => print(&json!(found).to_string()),
     }
     Ok(())
 }
 
-fn tell(found: Option<&Announced>) {
-    let Some(found) = found else {
-        print("no champion was ever announced: the baseline scores");
-        return;
-    };
-    let name = |model: &Option<headwater::champion::Named>| {
-        let named = |model: &headwater::champion::Named| format!("{} ({})", model.name, model.id);
-        model
-            .as_ref()
-            .map_or_else(|| "the baseline".to_owned(), named)
-    };
+fn name(model: Option<&Named>) -> String {
+    model.map_or_else(
+        || "the baseline".to_owned(),
+        |model| format!("{} ({})", model.name, model.id),
+    )
+}
+
+fn tell(found: &Standing) {
+    match &found.announced {
+        None => print("no champion was ever announced: the baseline scores"),
+        Some(announced) => print(&format!(
+            "champion: {} since {}{}; before: {}",
+            name(announced.champion.as_ref()),
+            moment(announced.time),
+            if announced.pinned { ", pinned" } else { "" },
+            name(announced.former.as_ref()),
+        )),
+    }
+    if let Some(trial) = &found.challenger {
+        tell_trial("on trial", trial);
+    }
+    if let Some(trial) = &found.watch {
+        tell_trial("held against it", trial);
+    }
+}
+
+fn tell_trial(what: &str, trial: &Trial) {
     print(&format!(
-        "champion: {} since {}; before: {}",
-        name(&found.champion),
-        moment(found.time),
-        name(&found.former)
+        "{what}: {} since {}, {} looks",
+        name(trial.model.as_ref()),
+        moment(trial.began),
+        trial.looks.len()
     ));
+    for look in &trial.looks {
+        let [champion, model] = look.all.losses;
+        print(&format!(
+            "  {}: {} rows of {} users: loss {model:.5} against {champion:.5}, {:+.1} errors better; of them put in order by chance: {} rows, {:+.1}",
+            moment(look.time),
+            look.all.rows,
+            look.all.users,
+            look.all.z,
+            look.random.rows,
+            look.random.z,
+        ));
+    }
 }

@@ -140,6 +140,14 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
             texts.hits * 100.0
         )
     });
+    let trial = second.trial.map(|trial| match trial.rows {
+        0 => ", one on trial".to_owned(),
+        rows => format!(
+            ", one on trial: {:+.1} errors better on {rows} live rows",
+            trial.z
+        ),
+    });
+    let trial = trial.unwrap_or_default();
     let scorer = match (&second.champion, second.judged) {
         (Some(model), judged) => format!(", scored by {model}, the best of {judged} learned here"),
         (None, 0) => String::new(),
@@ -148,7 +156,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
     if !redraw {
         return format!(
             "{:>4} s  {:>6} behaviors/s  {:>6} scores/s  latency p50 {p50:.1} p95 {p95:.1} p99 {p99:.1} ms  freshness {:.1} ms  clicks: \
-             ranked {:.1} %, random {:.1} %, lift {lift}{scorer}{}",
+             ranked {:.1} %, random {:.1} %, lift {lift}{scorer}{trial}{}",
             second.second,
             second.behaviors,
             second.scores,
@@ -179,7 +187,7 @@ fn picture(second: &Second, rates: &[f64], redraw: bool) -> String {
          latency     p50 {p50:.1}  p95 {p95:.1}  p99 {p99:.1} ms      freshness {:.1} ms\n\
          ranked      {:>5.1} % clicked  {}\n\
          random      {:>5.1} % clicked  {}\n\
-         lift        {lift}{scorer}\n\
+         lift        {lift}{scorer}{trial}\n\
          click rate  {line}{texts}",
         second.second,
         second.behaviors,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use headwater::Exit;
-use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary};
+use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary, Winner};
 use headwater_config::DeviceChoice;
 use headwater_model::DType;
 use headwater_model::bahe::Objective;
@@ -37,8 +37,12 @@ texts begins at once, and while training is not done a checkpoint: a run that is
 
 Examples:
   headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --out shop-bahe
-  headwater --config shop.toml train bahe --log --texts none --out shop-live --promote
+  headwater --config shop.toml train bahe --log --texts none --out shop-live --on-trial
   headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 struct Bahe {
     /// Item records, known from the start.
     #[arg(long, value_name = "FILE", required_unless_present = "log")]
@@ -115,6 +119,10 @@ struct Bahe {
     /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
     #[arg(long, requires = "log")]
     promote: bool,
+    /// Put it on trial beside the champion if it is better at all there: an instance with train.every holds both against each other on rows that are scored from
+    /// then on, and promotes it once it has proved itself. With --log.
+    #[arg(long, requires = "log", conflicts_with = "promote")]
+    on_trial: bool,
     /// Steps of this run at most; the same command goes on from there, as it does after a run that was killed.
     #[arg(long)]
     steps: Option<u64>,
@@ -259,7 +267,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         objective: bahe.objective.objective(bahe.seed),
         log_rows: [0, usize::MAX],
         later_than: i64::MIN,
-        promote: bahe.promote,
+        winner: match (bahe.promote, bahe.on_trial) {
+            (true, _) => Winner::Promoted,
+            (false, true) => Winner::OnTrial,
+            (false, false) => Winner::Stays,
+        },
         steps: bahe.steps,
         progress: std::io::stderr().is_terminal(),
     };
@@ -313,6 +325,7 @@ fn tell(summary: &TrainSummary) {
         let [champion, challenger] = judged.losses;
         let outcome = match (judged.wins, judged.promoted) {
             (_, true) => "promoted".to_owned(),
+            _ if judged.on_trial => "on trial from now on".to_owned(),
             (true, false) => "it would win (--promote)".to_owned(),
             (false, false) if users < USERS_MIN => {
                 format!("too few users to judge by, {USERS_MIN} are needed")

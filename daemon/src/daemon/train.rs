@@ -2,14 +2,18 @@
 //! wait for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use headwater_config::DeviceChoice;
+use headwater_config::{Config, DeviceChoice};
 use headwater_model::bahe::Objective;
 
 use super::Inner;
+use crate::champion::{Seat, Standing};
+use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
-use crate::train::{Ids, Source, Texts, TrainBahe, TrainError, TrainSummary};
+use crate::train::{
+    Ids, Outcome, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Winner,
+};
 
 /// Between two looks whether there are enough rows by now.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -32,19 +36,60 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
 }
 
 fn run(inner: &Inner, stopping: &Stopping) {
-    let settings = &inner.config.train;
-    let every = settings.every.duration();
-    let mut training = TrainBahe {
-        source: Source::Log(Arc::clone(&inner.log)),
+    let config = &inner.config;
+    let every = config.train.every.duration();
+    let mut training = training(config, Source::Log(Arc::clone(&inner.log)));
+    let mut trials = Trials::new(config, &training.out);
+    let mut next = Instant::now() + every;
+    while !stopping.pause(every.min(LOOK_EVERY)) {
+        match trials.turn(config, &*inner.log) {
+            Ok((standing, outcomes)) => {
+                tell_trials(&inner.metrics, &standing, &outcomes);
+                let waits = standing.is_pinned() || standing.challenger.is_some();
+                inner.board.tell_trials(standing);
+                if waits || Instant::now() < next {
+                    continue;
+                }
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "trials cannot be looked at; the champion goes on");
+                continue;
+            }
+        }
+        let told = training.run_until(config, &|| stopping.is_set());
+        let outcome = tell(&told);
+        if let Ok(summary) = &told
+            && summary.finished
+        {
+            training.later_than = summary.newest;
+        }
+        inner.metrics.trainings.with_label_values(&[outcome]).inc();
+        // Rows come by themselves, and until then a look costs little.
+        next = Instant::now()
+            + match told {
+                Err(TrainError::TooFew { .. } | TrainError::NoRows { .. }) => Duration::ZERO,
+                Ok(_) | Err(_) => every,
+            };
+        // Another beginning: who was no better may be unlucky.
+        training.seed += u64::from(outcome != "too_few");
+    }
+}
+
+/// What is trained.
+fn training(config: &Config, source: Source) -> TrainBahe {
+    let settings = &config.train;
+    TrainBahe {
+        source,
         model: std::path::PathBuf::new(),
-        out: inner.config.state.path.join("trained"),
+        out: config.state.path.join("trained"),
         predictions: None,
         texts: Texts::None,
-        key_vectors: inner.config.key_vectors.logged,
+        key_vectors: config.key_vectors.logged,
         ids: Ids::default(),
-        cut: inner.config.texts.cut,
+        cut: config.texts.cut,
         layers: 1,
-        limit: inner.config.texts.sequence_max,
+        limit: config.texts.sequence_max,
         passes: settings.passes,
         rate: settings.rate,
         deep_factor: 0.1,
@@ -57,27 +102,45 @@ fn run(inner: &Inner, stopping: &Stopping) {
         objective: Objective::Labels,
         log_rows: [settings.rows_min, settings.rows_max],
         later_than: i64::MIN,
-        promote: true,
+        winner: if settings.trial.is_zero() {
+            Winner::Promoted
+        } else {
+            Winner::OnTrial
+        },
         steps: None,
         progress: false,
+    }
+}
+
+/// Tells what became of trials, and how those stand that go on.
+fn tell_trials(metrics: &Metrics, standing: &Standing, outcomes: &[(Seat, Outcome)]) {
+    let name = |seat| match seat {
+        Seat::Challenger => "challenger",
+        Seat::Former => "former",
     };
-    let mut pause = every;
-    while !stopping.pause(pause) {
-        let told = training.run_until(&inner.config, &|| stopping.is_set());
-        let outcome = tell(&told);
-        if let Ok(summary) = &told
-            && summary.finished
-        {
-            training.later_than = summary.newest;
-        }
-        inner.metrics.trainings.with_label_values(&[outcome]).inc();
-        // Rows come by themselves, and until then a look costs little.
-        pause = match told {
-            Err(TrainError::TooFew { .. } | TrainError::NoRows { .. }) => every.min(LOOK_EVERY),
-            Ok(_) | Err(_) => every,
+    for (seat, outcome) in outcomes {
+        let outcome = match outcome {
+            Outcome::Promoted => "promoted",
+            Outcome::Dropped => "dropped",
+            Outcome::WentBack => "went_back",
         };
-        // Another beginning: who was no better may be unlucky.
-        training.seed += u64::from(outcome != "too_few");
+        tracing::info!(seat = name(*seat), outcome, "a trial came to its end");
+        let labels = [name(*seat), outcome];
+        metrics.trials.with_label_values(&labels).inc();
+    }
+    let trials = [
+        (Seat::Challenger, &standing.challenger),
+        (Seat::Former, &standing.watch),
+    ];
+    for (seat, trial) in trials {
+        let look = trial.as_ref().and_then(|trial| trial.looks.last());
+        let rows = look.map_or(0, |look| look.all.rows as i64);
+        let z = look.map_or(0.0, |look| look.all.z);
+        metrics
+            .trial_rows
+            .with_label_values(&[name(seat)])
+            .set(rows);
+        metrics.trial_z.with_label_values(&[name(seat)]).set(z);
     }
 }
 
@@ -97,9 +160,14 @@ fn tell(told: &Result<TrainSummary, TrainError>) -> &'static str {
                 champions_loss = champion,
                 z = judged.z,
                 promoted = judged.promoted,
+                on_trial = judged.on_trial,
                 "trained on what was scored"
             );
-            if judged.promoted { "promoted" } else { "kept" }
+            match (judged.promoted, judged.on_trial) {
+                (true, _) => "promoted",
+                (false, true) => "on_trial",
+                (false, false) => "kept",
+            }
         }
         Err(error @ (TrainError::TooFew { .. } | TrainError::NoRows { .. })) => {
             tracing::debug!(error = error as &dyn std::error::Error, "not trained");

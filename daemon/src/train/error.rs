@@ -60,7 +60,7 @@ pub enum TrainError {
     Champion(#[from] ChampionError),
     /// It would be promoted to nobody.
     #[error(
-        "--promote: scoring.model names a model, and instances that have one follow no champion"
+        "--promote and --on-trial: scoring.model names a model, and instances that have one follow no champion"
     )]
     NobodyFollows,
     /// Nothing of a log can be learned from.

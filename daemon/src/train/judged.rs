@@ -23,11 +23,23 @@ pub struct Judged {
     pub wins: bool,
     /// Whether it was made champion.
     pub promoted: bool,
+    /// Whether it was put on trial beside the champion.
+    pub on_trial: bool,
+}
+
+/// What becomes of a model that is better than the champion on rows that it was not made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Winner {
+    /// Nothing.
+    Stays,
+    /// It is made champion, if it wins.
+    Promoted,
+    /// It is put on trial, to prove itself on rows that are scored from now on, if it is better at all.
+    OnTrial,
 }
 
 impl TrainBahe {
-    /// Holds the model against the champion, on rows that are later than all that it was made from by the time that a label takes; and makes it champion, if it
-    /// is to be and wins.
+    /// Holds the model against the champion, on rows that are later than all that it was made from by the time that a label takes; and does what follows.
     pub(super) fn judge(
         &self,
         config: &Config,
@@ -41,8 +53,14 @@ impl TrainBahe {
         let apart_ms = config.labels.shown_within.millis() + windows.max().unwrap_or_default();
         let judgement = headwater_model::judge(recorded.compared(&scores, apart_ms));
         let wins = judgement.wins();
-        if self.promote && wins {
+        let promoted = self.winner == Winner::Promoted && wins;
+        if promoted {
             crate::champion::promote(config, log, &self.out)?;
+        }
+        let on_trial = self.winner == Winner::OnTrial && judgement.is_better();
+        if on_trial {
+            let after = recorded.newest().saturating_add(apart_ms);
+            crate::champion::put_on_trial(config, log, &self.out, Some(after))?;
         }
         Ok(Judged {
             champion: champion.map_or_else(
@@ -53,7 +71,8 @@ impl TrainBahe {
             losses: [judgement.champion, judgement.challenger],
             z: judgement.z(),
             wins,
-            promoted: self.promote && wins,
+            promoted,
+            on_trial,
         })
     }
 }

@@ -1,0 +1,314 @@
+//! Trials: models that score nobody, judged beside the champion on what it scores.
+//!
+//! A trial lies on the topic of models, beside the announcement, so whoever judges can die and another goes on: where the topics of rows and labels stood when it
+//! began, and every look so far. A model is frozen from then on: rows that judge it were scored after it was made.
+
+use std::path::Path;
+
+use headwater_config::{Config, Topic};
+use headwater_consumers::log::{Log, LogError, Producer};
+use headwater_model::bahe::BaheModel;
+use serde::{Deserialize, Serialize};
+
+use super::{Announced, ChampionError, FORMAT, Named, Registry, announce, forget, read, send};
+use super::{Cause, send_parts};
+use crate::scan::{self, Stretch};
+use crate::world::unix_ms;
+
+/// What a model is judged for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seat {
+    /// To become champion.
+    Challenger,
+    /// To become it again: who was it before, in case that who followed disappoints.
+    Former,
+}
+
+impl Seat {
+    /// All of them, in the order in which they are looked at: going back comes first.
+    pub const ALL: [Self; 2] = [Self::Former, Self::Challenger];
+
+    /// The record's key.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Challenger => "trial/challenger",
+            Self::Former => "trial/former",
+        }
+    }
+}
+
+/// A model beside the champion.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Trial {
+    format: u32,
+    /// Who is judged; none: the baseline.
+    pub model: Option<Named>,
+    /// Beside whom; none: the baseline.
+    pub champion: Option<Named>,
+    /// Where labels, and the feature log, stood when it began: rows before that are no evidence. The first partition's at the front.
+    pub(crate) from: [Vec<i64>; 2],
+    /// Rows that are not later are none either: the model was made from them, or their labels were not final by then. Unix milliseconds; none: nothing is known of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+    /// Since when, Unix milliseconds.
+    pub began: i64,
+    /// The looks so far.
+    pub looks: Vec<Look>,
+}
+
+/// One look at a trial.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Look {
+    /// When, Unix milliseconds.
+    pub time: i64,
+    /// On all rows.
+    pub all: Seen,
+    /// On those that chance had put in order.
+    pub random: Seen,
+}
+
+/// What was seen of a part of the rows.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Seen {
+    /// Labelled rows, and how many users they are of.
+    pub rows: usize,
+    /// Users.
+    pub users: usize,
+    /// Mean log loss of champion and model.
+    pub losses: [f64; 2],
+    /// By how many errors the model is better.
+    pub z: f64,
+}
+
+impl From<&headwater_model::Judgement> for Seen {
+    fn from(judged: &headwater_model::Judgement) -> Self {
+        Self {
+            rows: judged.rows,
+            users: judged.users,
+            losses: [judged.champion, judged.challenger],
+            z: judged.z(),
+        }
+    }
+}
+
+impl Trial {
+    /// One that begins now.
+    pub(super) fn begin(
+        config: &Config,
+        log: &dyn Log,
+        [model, champion]: [Option<Named>; 2],
+        after: Option<i64>,
+    ) -> Result<Self, LogError> {
+        let ends = |topic| -> Result<Vec<i64>, LogError> {
+            let whole = scan::whole(log, topic, &config.topic_name(topic))?;
+            Ok(whole.into_iter().map(|of| of.until).collect())
+        };
+        Ok(Self {
+            format: FORMAT,
+            model,
+            champion,
+            from: [ends(Topic::Labels)?, ends(Topic::FeatureLog)?],
+            after,
+            began: unix_ms(),
+            looks: Vec::new(),
+        })
+    }
+}
+
+/// What the topic of models says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Standing {
+    /// Who is champion, as it was announced last.
+    #[serde(flatten)]
+    pub announced: Option<Announced>,
+    /// Who is to become it.
+    pub challenger: Option<Trial>,
+    /// Who was champion before, while it is held against who is.
+    pub watch: Option<Trial>,
+}
+
+impl Standing {
+    pub(super) fn of(registry: &Registry) -> Result<Self, ChampionError> {
+        // A trial that nobody can read is nobody's: the champion goes on, and another trial takes its place.
+        let trial = |seat: Seat| match registry.trials.get(&seat).map(|value| read(value)) {
+            Some(Err(ChampionError::Form(error))) => {
+                let key = seat.key();
+                tracing::warn!(%error, key, "a trial on the topic of models cannot be read");
+                Ok(None)
+            }
+            found => found.transpose(),
+        };
+        Ok(Self {
+            announced: registry.announced()?,
+            challenger: trial(Seat::Challenger)?,
+            watch: trial(Seat::Former)?,
+        })
+    }
+
+    pub(crate) fn champion(&self) -> Option<&Named> {
+        self.announced.as_ref()?.champion.as_ref()
+    }
+
+    /// Whether nobody but a command may change who is champion.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.announced.as_ref().is_some_and(|of| of.pinned)
+    }
+}
+
+/// Who scores, and who is on trial beside it.
+///
+/// # Errors
+/// The log's, or that a record cannot be read.
+pub fn standing(config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> {
+    Standing::of(&Registry::read(config, log)?)
+}
+
+/// Puts the model of a folder on trial beside the champion, in the place of who was; rows that are not later than `after` (Unix milliseconds) are no evidence. Whoever trains
+/// (`train.every`) judges it.
+///
+/// # Errors
+/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is on trial then.
+pub fn put_on_trial(
+    config: &Config,
+    log: &dyn Log,
+    folder: &Path,
+    after: Option<i64>,
+) -> Result<Trial, ChampionError> {
+    let registry = Registry::read(config, log)?;
+    let standing = Standing::of(&registry)?;
+    let mut producer = log.producer()?;
+    let model = send_parts(config, &mut *producer, folder)?;
+    let champion = standing.champion().cloned();
+    let trial = Trial::begin(config, log, [Some(model), champion], after)?;
+    put(&mut *producer, Seat::Challenger, Some(&trial))?;
+    forget(&mut *producer, &registry, &standing, &[&trial.model])?;
+    Ok(trial)
+}
+
+/// Writes a trial down, or ends it.
+pub(crate) fn note(log: &dyn Log, seat: Seat, trial: Option<&Trial>) -> Result<(), LogError> {
+    put(&mut *log.producer()?, seat, trial)
+}
+
+fn put(producer: &mut dyn Producer, seat: Seat, trial: Option<&Trial>) -> Result<(), LogError> {
+    let value = trial
+        .map(|trial| serde_json::to_vec(trial).expect("invariant: a trial holds finite numbers"));
+    send(producer, seat.key().as_bytes(), value.as_deref())?;
+    producer.flush()
+}
+
+/// Whoever looks at trials again and again: what the topic of models holds, read anew when something was written there.
+#[derive(Debug, Default)]
+pub(crate) struct Bench {
+    registry: Registry,
+    read: Option<Vec<Stretch>>,
+}
+
+impl Bench {
+    /// How things stand now, with trials that are those of who is champion now ([`settle`]).
+    ///
+    /// # Errors
+    /// The log's, or that a record cannot be read.
+    pub(crate) fn turn(
+        &mut self,
+        config: &Config,
+        log: &dyn Log,
+        watch_ms: i64,
+    ) -> Result<Standing, ChampionError> {
+        let whole = scan::whole(log, Topic::Models, &config.topic_name(Topic::Models))?;
+        if self.read.as_ref() != Some(&whole) {
+            self.registry = Registry::of(log, &whole)?;
+            self.read = Some(whole);
+        }
+        settle((config, log), &self.registry, watch_ms)
+    }
+
+    /// A model of the topic, copied into a folder and opened.
+    ///
+    /// # Errors
+    /// What keeps it from being read or used.
+    pub(crate) fn open(
+        &self,
+        config: &Config,
+        model: &Named,
+        folder: &Path,
+    ) -> Result<BaheModel, ChampionError> {
+        self.registry.copy(config, model, folder)
+    }
+}
+
+/// Sees to it that trials are those of who is champion now: of who became it, or is beside another than it began with, nothing is carried over; and after a promotion who was champion before is
+/// watched, for so long.
+fn settle(
+    (config, log): (&Config, &dyn Log),
+    registry: &Registry,
+    watch_ms: i64,
+) -> Result<Standing, ChampionError> {
+    let mut standing = Standing::of(registry)?;
+    let champion = standing.champion().cloned();
+    if let Some(trial) = standing.challenger.take() {
+        standing.challenger = if trial.model == champion {
+            note(log, Seat::Challenger, None)?;
+            None
+        } else if trial.champion == champion {
+            Some(trial)
+        } else {
+            let again = [trial.model, champion.clone()];
+            let again = Trial::begin(config, log, again, trial.after)?;
+            note(log, Seat::Challenger, Some(&again))?;
+            Some(again)
+        };
+    }
+    let watched = standing.announced.as_ref().filter(|announced| {
+        let is_new = matches!(announced.cause, Some(Cause::Promoted | Cause::ProvedItself));
+        is_new && unix_ms() < announced.time.saturating_add(watch_ms)
+    });
+    let watched = watched.map(|announced| announced.former.clone());
+    let held = standing.watch.take();
+    standing.watch = match (watched, held) {
+        (None, None) => None,
+        (None, Some(_)) => {
+            note(log, Seat::Former, None)?;
+            None
+        }
+        (Some(former), Some(held)) if held.model == former && held.champion == champion => {
+            Some(held)
+        }
+        (Some(former), _) => {
+            let trial = Trial::begin(config, log, [former, champion], None)?;
+            note(log, Seat::Former, Some(&trial))?;
+            Some(trial)
+        }
+    };
+    Ok(standing)
+}
+
+/// Makes who proved itself champion: the challenger, or the former again. Nothing happens where another champion was announced meanwhile.
+///
+/// # Errors
+/// The log's, or that a record cannot be read.
+pub(crate) fn take_over(
+    config: &Config,
+    log: &dyn Log,
+    seat: Seat,
+    trial: &Trial,
+) -> Result<Option<Announced>, ChampionError> {
+    let registry = Registry::read(config, log)?;
+    let standing = Standing::of(&registry)?;
+    if standing.champion() != trial.champion.as_ref() || standing.is_pinned() {
+        return Ok(None);
+    }
+    if let Some(model) = &trial.model {
+        registry.bytes_of(model)?;
+    }
+    let cause = match seat {
+        Seat::Challenger => Cause::ProvedItself,
+        Seat::Former => Cause::Disappointed,
+    };
+    let mut producer = log.producer()?;
+    let of = [trial.model.clone(), trial.champion.clone()];
+    let announced = announce(&mut *producer, of, cause, false)?;
+    put(&mut *producer, seat, None)?;
+    Ok(Some(announced))
+}

@@ -1,0 +1,302 @@
+//! Labels and the rows that they speak of, put together: what daemons logged, as examples.
+//!
+//! Before it stand the topics of labels and of rows, as `consumers` wrote them; after it, training makes rows to learn from of them, and trials hold models
+//! against each other.
+
+use std::collections::BTreeMap;
+
+use headwater_config::{Config, Topic};
+use headwater_consumers::assemble::Assembler;
+use headwater_consumers::log::{Log, Record, TopicPartition};
+use headwater_model::bahe::{BaheModel, base_log_odds};
+use headwater_model::dinmp::Seen;
+use headwater_model::{LabelledRow, LoggedRequest, Policy};
+
+use super::TrainError;
+use crate::progress::Progress;
+use crate::scan::{self, Stretch};
+
+/// Records between two looks at the clock.
+const PROGRESS_RECORDS: u64 = 256;
+
+/// A label and its weight, by task; none: it has none.
+pub(super) type Labels = Vec<Option<(f32, f32)>>;
+
+/// What became of a row.
+struct OfRow {
+    time: i64,
+    policy: Policy,
+    /// By item.
+    items: BTreeMap<String, Labels>,
+}
+
+/// A logged request with the labels of its candidates.
+pub(super) struct Matched<'a> {
+    /// What its rows are called.
+    pub(super) row: &'a str,
+    pub(super) logged: &'a LoggedRequest<'a>,
+    /// Who put its candidates in order.
+    pub(super) policy: Policy,
+    /// Of each candidate; none: it has none, or had them in another part of the request.
+    pub(super) labels: Vec<Option<Labels>>,
+}
+
+/// What labels were read, by row and item; those that are not matched yet.
+pub(super) struct Labelled<'a> {
+    config: &'a Config,
+    log: &'a dyn Log,
+    assembler: Assembler,
+    rows: BTreeMap<String, OfRow>,
+    /// Logged requests of another schema that had labels.
+    pub(super) other_schema: u64,
+    progress: bool,
+}
+
+/// What a topic holds from these offsets on, the first partition's at the front; none: all of it.
+pub(super) fn stretches(
+    config: &Config,
+    log: &dyn Log,
+    topic: Topic,
+    from: Option<&[i64]>,
+) -> Result<Vec<Stretch>, TrainError> {
+    let mut stretches = scan::whole(log, topic, &config.topic_name(topic))?;
+    for (stretch, from) in stretches.iter_mut().zip(from.unwrap_or_default()) {
+        // What retention has deleted is not there, and offsets of a topic that was made anew are behind its end.
+        stretch.from = stretch.from.max(*from).min(stretch.until);
+    }
+    Ok(stretches)
+}
+
+impl<'a> Labelled<'a> {
+    /// Reads labels, from these offsets on, to the topic's end as of now.
+    ///
+    /// # Errors
+    /// The log's, or a record that cannot be read.
+    pub(super) fn read(
+        (config, log): (&'a Config, &'a dyn Log),
+        from: Option<&[i64]>,
+        progress: bool,
+    ) -> Result<Self, TrainError> {
+        let mut labelled = Self {
+            config,
+            log,
+            assembler: Assembler::new(config).map_err(TrainError::Schema)?,
+            rows: BTreeMap::new(),
+            other_schema: 0,
+            progress,
+        };
+        let stretches = stretches(config, log, Topic::Labels, from)?;
+        let mut take = |record: &Record<'_>| labelled.label(record);
+        each(
+            (config, log),
+            Topic::Labels,
+            &stretches,
+            progress,
+            &mut take,
+        )?;
+        Ok(labelled)
+    }
+
+    /// The schema of rows, and the baseline.
+    pub(super) fn assembler(&self) -> &Assembler {
+        &self.assembler
+    }
+
+    /// Labelled items that no row was found for so far.
+    pub(super) fn len(&self) -> usize {
+        self.rows.values().map(|of| of.items.len()).sum()
+    }
+
+    /// Time of the newest of these rows.
+    pub(super) fn newest(&self) -> Option<i64> {
+        self.rows.values().map(|of| of.time).max()
+    }
+
+    /// Leaves out rows that are not later than this.
+    pub(super) fn keep_later(&mut self, than: i64) {
+        self.rows.retain(|_, of| of.time > than);
+    }
+
+    /// Leaves the labels of the oldest rows out, until there are so many items at most.
+    pub(super) fn keep_newest(&mut self, rows_max: usize) {
+        let mut rows: Vec<(i64, usize)> = self
+            .rows
+            .values()
+            .map(|of| (of.time, of.items.len()))
+            .collect();
+        rows.sort_unstable_by(|one, other| other.cmp(one));
+        let mut kept = 0;
+        let beyond = rows.into_iter().find(|(_, items)| {
+            kept += items;
+            kept > rows_max
+        });
+        if let Some((time, _)) = beyond {
+            self.keep_later(time);
+        }
+    }
+
+    /// Gives each logged request that has labels, with these: each item once. Reads rows from these offsets on, to the topic's end as of now.
+    ///
+    /// # Errors
+    /// The log's, or a record that cannot be read.
+    pub(super) fn each(
+        &mut self,
+        from: Option<&[i64]>,
+        take: &mut dyn FnMut(&Assembler, &Matched<'_>) -> Result<(), String>,
+    ) -> Result<(), TrainError> {
+        let (config, log) = (self.config, self.log);
+        let stretches = stretches(config, log, Topic::FeatureLog, from)?;
+        let progress = self.progress;
+        let mut one = |record: &Record<'_>| self.row(record, take);
+        each(
+            (config, log),
+            Topic::FeatureLog,
+            &stretches,
+            progress,
+            &mut one,
+        )
+    }
+
+    /// Takes labels in; what is said later of a row, an item and a task holds.
+    fn label(&mut self, record: &Record<'_>) -> Result<(), String> {
+        let labelled = LabelledRow::read(record.value.unwrap_or_default());
+        let labelled = labelled.map_err(|error| headwater_consumers::words(&error))?;
+        let of_row = self.rows.entry(labelled.row.into_owned());
+        let of_row = of_row.or_insert_with(|| OfRow {
+            time: labelled.time,
+            policy: labelled.policy,
+            items: BTreeMap::new(),
+        });
+        for example in labelled.items {
+            let of_item = of_row.items.entry(example.item_id.into_owned());
+            let of_item = of_item.or_insert_with(|| vec![None; self.config.tasks.len()]);
+            for (held, name) in of_item.iter_mut().zip(self.config.tasks.keys()) {
+                if let Some(label) = example.labels.get(name.as_str()) {
+                    let label = f32::from(u8::from(*label > 0.0));
+                    *held = Some((label, example.weight as f32));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn row(
+        &mut self,
+        record: &Record<'_>,
+        take: &mut dyn FnMut(&Assembler, &Matched<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let id = record.headers.get("headwater-id").unwrap_or_default();
+        let id = String::from_utf8_lossy(id);
+        // The last number is the part's.
+        let row = id.rsplit_once('-').map_or(&*id, |(row, _)| row);
+        let Some(of_row) = self.rows.get_mut(row) else {
+            return Ok(());
+        };
+        let logged = LoggedRequest::read(record.value.unwrap_or_default());
+        let logged = logged.map_err(|error| headwater_consumers::words(&error))?;
+        let schema = self.assembler.schema();
+        let of = logged.key_vectors.as_ref();
+        // Rows from before key-vectors were logged, or were laid out so.
+        let lacks = (schema.key_vectors())
+            .is_some_and(|spec| of.is_none_or(|of| of.layout != spec.layout()));
+        if lacks || logged.schema != schema.hash() {
+            self.other_schema += 1;
+            return Ok(());
+        }
+        let candidates = logged.candidates.iter();
+        let labels: Vec<Option<Labels>> = candidates
+            .map(|candidate| of_row.items.remove(&*candidate.item_id))
+            .collect();
+        let matched = Matched {
+            row,
+            logged: &logged,
+            policy: of_row.policy,
+            labels,
+        };
+        if of_row.items.is_empty() {
+            self.rows.remove(row);
+        }
+        if matched.labels.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        take(&self.assembler, &matched)
+    }
+}
+
+impl Matched<'_> {
+    /// What a model says of the candidates that have labels, those of the others left out: log-odds, (labelled candidates, tasks). None: the baseline.
+    ///
+    /// # Errors
+    /// If the record is not whole.
+    pub(super) fn log_odds(
+        &self,
+        assembler: &Assembler,
+        model: Option<&BaheModel>,
+    ) -> Result<Vec<f32>, String> {
+        let rows = self.logged.rows(assembler.schema());
+        let rows = rows.map_err(|error| headwater_consumers::words(&error))?;
+        let tasks = assembler.schema().tasks().len();
+        // By itself: of all that is read, only this request concerns the model.
+        let mut interest = Vec::new();
+        if let Some(network) = model.and_then(BaheModel::interest) {
+            let mut seen = Seen::default();
+            let asked = seen.logged(self.logged, network.spec())?;
+            interest = network.forward(&seen, &asked);
+        }
+        let wide = interest.len() / self.labels.len().max(1);
+        let mut found = Vec::new();
+        for (place, (row, labels)) in rows.zip(&self.labels).enumerate() {
+            if labels.is_none() {
+                continue;
+            }
+            let mut scores: Vec<f32> = (0..tasks)
+                .map(|task| assembler.baseline().explain(row, task).probability)
+                .collect();
+            if let Some(model) = model {
+                let interest = &interest[place * wide..][..wide];
+                let seen = (&[][..], &[][..], interest);
+                model.scorer().score_row(row, seen, &mut scores);
+            }
+            found.extend(scores.into_iter().map(base_log_odds));
+        }
+        Ok(found)
+    }
+}
+
+/// Gives each record of the stretches; the first that cannot be read ends it, with its place.
+fn each(
+    (config, log): (&Config, &dyn Log),
+    topic: Topic,
+    stretches: &[Stretch],
+    progress: bool,
+    take: &mut dyn FnMut(&Record<'_>) -> Result<(), String>,
+) -> Result<(), TrainError> {
+    let whole: i64 = stretches.iter().map(|of| of.until - of.from).sum();
+    let bar = Progress::new(u64::try_from(whole).ok(), progress);
+    let (mut count, mut wrong) = (0, None);
+    scan::read(log, stretches, &mut |record| {
+        if let (None, Err(reason)) = (&wrong, take(record)) {
+            wrong = Some((record.at, record.offset, reason));
+        }
+        count += 1;
+        if count % PROGRESS_RECORDS == 0 {
+            bar.at(count, count);
+        }
+    })?;
+    bar.finish();
+    match wrong {
+        None => Ok(()),
+        Some((at, offset, reason)) => Err(TrainError::Logged {
+            place: place(config, topic, at, offset),
+            reason,
+        }),
+    }
+}
+
+fn place(config: &Config, topic: Topic, at: TopicPartition, offset: i64) -> String {
+    format!(
+        "{}-{} at offset {offset}",
+        config.topic_name(topic),
+        at.partition
+    )
+}

@@ -1,0 +1,336 @@
+//! Trials on a log in memory: models that know more or less than the baseline, and rows whose labels follow from what they know.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use headwater_consumers::assemble::Assembler;
+use headwater_consumers::log::local::{LocalLog, Options};
+use headwater_consumers::log::{Outgoing, Producer, TopicPartition, TopicSpec};
+use headwater_model::bahe::{
+    Described, Head, HeadConfig, Layers, MANIFEST, Manifest, Objective, VALUES,
+};
+use headwater_model::language::to_safetensors;
+use headwater_model::{
+    Device, FeatureBatch, LabelledRow, LogHead, LoggedExample, LoggedRequest, Scores, Tensor,
+};
+
+use super::*;
+
+/// What the log-odds of a positive are, over those of the baseline.
+const TRUTH: f32 = 1.0;
+const USERS: u64 = 60;
+
+struct World {
+    folder: tempfile::TempDir,
+    config: Config,
+    log: LocalLog,
+    trials: Trials,
+    random: u64,
+    rows: u64,
+}
+
+impl World {
+    fn new(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state").display().to_string();
+        let config = Config::from_toml(&format!("state.path = '{state}'\n{more}\n")).unwrap();
+        let log = LocalLog::in_memory(Options::new(unix_ms));
+        for topic in [Topic::Models, Topic::Labels, Topic::FeatureLog] {
+            let spec = TopicSpec {
+                topic,
+                partitions: if topic == Topic::Models { 1 } else { 2 },
+                replication_factor: 1,
+                min_insync_replicas: 1,
+            };
+            log.create(&spec).unwrap();
+        }
+        let trials = Trials::new(&config, folder.path());
+        Self {
+            folder,
+            config,
+            log,
+            trials,
+            random: 5,
+            rows: 0,
+        }
+    }
+
+    /// A model that adds this to the baseline's log-odds.
+    fn model(&self, adds: f32) -> PathBuf {
+        let schema = Assembler::new(&self.config).unwrap().schema().clone();
+        let features = schema.shared().len() + schema.own().len();
+        let head = HeadConfig {
+            width: 0,
+            sequences: 1,
+            features,
+            tasks: 1,
+            projected: 1,
+            inner: [4, 4],
+            interest: 0,
+        };
+        let mut values = Head::random(&head, 1).unwrap();
+        let bias = Tensor::from_vec(vec![adds], 1, &Device::Cpu).unwrap();
+        values.insert("head.out.bias".to_owned(), bias);
+        let values = to_safetensors(&values).unwrap();
+        let described = Described {
+            layers: (Layers::None, None),
+            encoder: (None, 1),
+            limit: 64,
+            sequences: vec!["all".to_owned()],
+            texts: Vec::new(),
+            head,
+            features: vec![[0.0, 1.0]; features],
+            key_vectors: None,
+            objective: Objective::Labels,
+            rows: [1, 1, 0],
+        };
+        let folder = self.folder.path().join(format!("adds-{adds}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = Manifest::of(described, &schema, &values).bytes();
+        std::fs::write(folder.join(MANIFEST), manifest).unwrap();
+        std::fs::write(folder.join(VALUES), values).unwrap();
+        folder
+    }
+
+    fn chance(&mut self) -> f32 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        ((self.random >> 33) as f32 + 0.5) / (1_u64 << 31) as f32
+    }
+
+    /// So many rows of two items that were scored now, and what became of them. Every fifth is in random order, where the truth may be another.
+    fn live(&mut self, rows: usize, [truth, by_chance]: [f32; 2]) {
+        let assembler = Assembler::new(&self.config).unwrap();
+        let schema = assembler.schema().clone();
+        let mut batch = FeatureBatch::new(&schema);
+        let mut scores = Scores::default();
+        let mut producer = self.log.producer().unwrap();
+        for _ in 0..rows {
+            let number = self.rows;
+            self.rows += 1;
+            let time = 1_000_000 + number as i64;
+            batch.begin(time, 2);
+            assembler.baseline().score(&batch, &mut scores);
+            let user = format!("user-{}", number % USERS);
+            let row = format!("requests-0-{number}");
+            let head = LogHead {
+                model: "baseline",
+                version: 1,
+                request_id: &row,
+                user: &user,
+                scenario: "home",
+                item_state: 0,
+                embeddings: None,
+            };
+            let mut logged = Vec::new();
+            let of = LoggedRequest::of(head, &schema, ["ia", "ib"], &batch, &scores);
+            of.write(&mut logged).unwrap();
+            let policy = if (number + number / USERS).is_multiple_of(5) {
+                Policy::Random
+            } else {
+                Policy::Scored
+            };
+            let truth = if policy == Policy::Random {
+                by_chance
+            } else {
+                truth
+            };
+            let items = ["ia", "ib"].into_iter().enumerate().map(|(place, item)| {
+                let base = headwater_model::bahe::base_log_odds(scores.candidate(place)[0]);
+                let probability = 1.0 / (1.0 + (-(base + truth)).exp());
+                let label = f64::from(u8::from(self.chance() < probability));
+                LoggedExample {
+                    item_id: item.into(),
+                    shown: time,
+                    position: None,
+                    propensity: None,
+                    weight: 1.0,
+                    labels: BTreeMap::from([(Cow::from("click"), label)]),
+                }
+            });
+            let labelled = LabelledRow {
+                row: Cow::from(&*row),
+                request_id: Cow::from(&*row),
+                user: Cow::from(&*user),
+                scenario: "home".into(),
+                time,
+                window_ms: 1,
+                policy,
+                correction: false,
+                items: items.collect(),
+            };
+            let mut label = Vec::new();
+            labelled.write(&mut label);
+            let id = format!("{row}-0");
+            let partition = (number % 2) as i32;
+            send(&mut *producer, Topic::FeatureLog, partition, &logged, &id);
+            send(&mut *producer, Topic::Labels, partition, &label, &id);
+        }
+        producer.flush().unwrap();
+    }
+
+    fn turn(&mut self) -> (Standing, Vec<(Seat, Outcome)>) {
+        self.trials.turn(&self.config, &self.log).unwrap()
+    }
+
+    fn promote(&self, adds: f32) -> Named {
+        let announced = champion::promote(&self.config, &self.log, &self.model(adds)).unwrap();
+        announced.champion.unwrap()
+    }
+
+    fn try_it(&self, adds: f32) -> Named {
+        let folder = self.model(adds);
+        let trial = champion::put_on_trial(&self.config, &self.log, &folder, None).unwrap();
+        trial.model.unwrap()
+    }
+}
+
+fn send(producer: &mut dyn Producer, topic: Topic, partition: i32, value: &[u8], id: &str) {
+    producer
+        .send(Outgoing {
+            to: TopicPartition::new(topic, partition),
+            key: None,
+            value: Some(value),
+            headers: &[("headwater-id", id.as_bytes())],
+        })
+        .unwrap();
+}
+
+/// Goal: who is better on live rows becomes champion, and only then; rows from before its trial are no evidence, and whoever judges can be another at each look. Method: thousands of rows in the
+/// log, a challenger that knows the truth and has no rows of its own yet, then few, then enough, each time judged by somebody who knows nothing but the log.
+#[test]
+fn who_proves_itself_becomes_champion() {
+    let mut world = World::new("");
+    world.live(500, [TRUTH; 2]);
+    let challenger = world.try_it(TRUTH);
+    let (standing, outcomes) = world.turn();
+    assert!(outcomes.is_empty() && standing.challenger.unwrap().looks.is_empty());
+    world.live(50, [TRUTH; 2]);
+    assert!(world.turn().1.is_empty());
+    let mut looks = 0;
+    let mut rows = 50;
+    loop {
+        world.trials = Trials::new(&world.config, world.folder.path());
+        let (standing, outcomes) = world.turn();
+        if let [(seat, outcome)] = outcomes[..] {
+            assert_eq!((seat, outcome), (Seat::Challenger, Outcome::Promoted));
+            let announced = standing.announced.unwrap();
+            assert_eq!(announced.champion, Some(challenger.clone()));
+            assert_eq!(announced.cause, Some(champion::Cause::ProvedItself));
+            assert!(standing.challenger.is_none());
+            // The baseline, which was there before, stays beside it.
+            assert_eq!(standing.watch.unwrap().model, None);
+            break;
+        }
+        let trial = standing.challenger.unwrap();
+        assert!(trial.looks.len() <= looks + 1);
+        if let Some(look) = trial.looks.get(looks) {
+            looks += 1;
+            assert!(
+                look.all.rows >= 200 && look.all.rows <= 2 * rows,
+                "{look:?}"
+            );
+            assert_eq!(look.all.users, 60);
+            assert!(look.random.rows > 0 && look.random.rows < look.all.rows / 4);
+        }
+        assert!(rows < 3_000, "{trial:?}");
+        world.live(50, [TRUTH; 2]);
+        rows += 50;
+    }
+}
+
+/// Goal: who is no better is dropped and never promoted: a worse one, one that says the same, and one that is better only where the champion's scores had put rows in order. Method: each on trial, beside
+/// rows of its own truth, until something becomes of it.
+#[test]
+fn who_is_no_better_is_dropped() {
+    for (adds, truths) in [
+        (-TRUTH, [TRUTH, TRUTH]),
+        (0.0, [TRUTH, TRUTH]),
+        (1.0, [1.2, -1.5]),
+    ] {
+        let mut world = World::new("");
+        world.try_it(adds);
+        let mut outcomes = Vec::new();
+        let mut turns = 0;
+        while outcomes.is_empty() && turns < 6 {
+            world.live(400 << (turns / 2), truths);
+            outcomes = world.turn().1;
+            turns += 1;
+        }
+        let standing = world.turn().0;
+        assert_eq!(standing.announced, None, "{adds}");
+        if adds < 1.0 {
+            assert_eq!(outcomes, [(Seat::Challenger, Outcome::Dropped)], "{adds}");
+            assert!(standing.challenger.is_none());
+        } else {
+            let trial = standing.challenger.unwrap();
+            let last = trial.looks.last().unwrap();
+            assert!(last.all.z > 4.0 && last.random.z < -2.0, "{last:?}");
+        }
+    }
+    // Nobody waits for ever.
+    let mut world = World::new("train.trial = \"1ms\"");
+    world.try_it(TRUTH);
+    std::thread::sleep(std::time::Duration::from_millis(3));
+    assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Dropped)]);
+}
+
+/// Goal: a champion that was spoiled goes back by itself, to who was it before, and stays gone; one that is right stays; whoever is pinned stays whatever comes; a challenger begins anew beside
+/// another champion. Method: a good champion, a spoilt one over it, rows; then the same pinned; then a challenger while the champion is changed by hand.
+#[test]
+fn a_spoilt_champion_goes_back() {
+    let mut world = World::new("");
+    let good = world.promote(TRUTH);
+    let (standing, _) = world.turn();
+    assert_eq!(standing.watch.as_ref().unwrap().model, None, "the baseline");
+    for _ in 0..5 {
+        world.live(200, [TRUTH; 2]);
+        assert!(world.turn().1.is_empty(), "who is right stays");
+    }
+    let spoilt = world.promote(-3.0);
+    world.turn();
+    world.live(300, [TRUTH; 2]);
+    let (standing, outcomes) = world.turn();
+    assert_eq!(outcomes, [(Seat::Former, Outcome::WentBack)]);
+    let announced = standing.announced.unwrap();
+    assert_eq!(announced.champion, Some(good.clone()));
+    assert_eq!(announced.former, Some(spoilt.clone()));
+    assert_eq!(announced.cause, Some(champion::Cause::Disappointed));
+    assert!(
+        standing.watch.is_none(),
+        "what disappointed is not tried again"
+    );
+
+    // Its bytes are there still: somebody may want it, and gets it, for as long as it is pinned.
+    assert_eq!(world.promote(-3.0), spoilt);
+    champion::pin(&world.config, &world.log, true).unwrap();
+    world.turn();
+    world.live(300, [TRUTH; 2]);
+    assert!(world.turn().1.is_empty());
+    champion::pin(&world.config, &world.log, false).unwrap();
+    let (standing, outcomes) = world.turn();
+    assert_eq!(outcomes, [(Seat::Former, Outcome::WentBack)]);
+    assert_eq!(standing.champion(), Some(&good));
+
+    // Beside another champion it begins anew.
+    world.try_it(TRUTH + 0.3);
+    world.live(100, [TRUTH; 2]);
+    let looks = world.turn().0.challenger.unwrap().looks;
+    assert_eq!(looks.len(), 1);
+    champion::retire(&world.config, &world.log).unwrap();
+    let trial = world.turn().0.challenger.unwrap();
+    assert_eq!((trial.champion, trial.looks.len()), (None, 0));
+    // What nobody can read is nobody's.
+    let mut producer = world.log.producer().unwrap();
+    let bad = Outgoing {
+        to: TopicPartition::new(Topic::Models, 0),
+        key: Some(b"trial/challenger"),
+        value: Some(b"{\"format\":1}"),
+        headers: &[],
+    };
+    producer.send(bad).unwrap();
+    producer.flush().unwrap();
+    assert!(world.turn().0.challenger.is_none());
+}
