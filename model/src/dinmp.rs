@@ -20,6 +20,7 @@
 mod interest;
 mod learn;
 mod network;
+mod pool;
 mod seen;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ mod labels;
 pub mod language;
 mod numbers;
 pub mod table;
+mod wide;
 
 pub use candle_core::{DType, Device, Tensor, Var};
 

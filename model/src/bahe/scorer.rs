@@ -14,15 +14,16 @@ use crate::baseline::Scores;
 use crate::feature::{FeatureBatch, FeatureRow};
 use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::kernel::dot;
+use crate::language::kernel::{self, exp};
 use crate::language::part::{Origin, Purpose, Source};
+use crate::wide::{add_product, widest};
 
 use super::head::HeadConfig;
 
 /// What a row's number is to a model before it is centred: a count of a thousand is not a hundred times one of ten.
 #[must_use]
 pub fn squashed(value: f32) -> f32 {
-    value.signum() * value.abs().ln_1p()
+    kernel::squashed(value)
 }
 
 /// The baseline's log-odds, as the head begins with them.
@@ -61,41 +62,45 @@ impl RowVectors {
     }
 }
 
-/// A row of weights for each number that comes out.
+/// Weights as products take them, (inputs, outputs), and what is added.
 #[derive(Debug)]
-struct Rows {
-    columns: usize,
+struct Layer {
+    outputs: usize,
     weights: Vec<f32>,
     bias: Vec<f32>,
 }
 
-impl Rows {
+impl Layer {
     fn of(
         source: &mut Source<'_>,
         name: &str,
-        (rows, columns): (usize, usize),
+        (outputs, inputs): (usize, usize),
     ) -> Result<Self, LanguageError> {
-        let mut read = |name: &str, shape: &[usize]| {
-            let tensor = source.tensor(name, shape)?.flatten_all();
-            tensor
-                .and_then(|tensor| tensor.to_vec1::<f32>())
-                .map_err(computing("reading the head"))
-        };
+        let doing = "reading the head";
+        let weights = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+        let turned = weights.t().and_then(|turned| turned.contiguous());
+        let flat = turned.and_then(|turned| turned.flatten_all()?.to_vec1());
+        let bias = source.tensor(&format!("{name}.bias"), &[outputs])?;
         Ok(Self {
-            columns,
-            weights: read(&format!("{name}.weight"), &[rows, columns])?,
-            bias: read(&format!("{name}.bias"), &[rows])?,
+            outputs,
+            weights: flat.map_err(computing(doing))?,
+            bias: bias.to_vec1().map_err(computing(doing))?,
         })
     }
 
-    fn rows(&self) -> impl Iterator<Item = (&[f32], f32)> {
-        let rows = self.weights.chunks(self.columns);
-        rows.zip(self.bias.iter().copied())
+    /// Adds what some of the inputs come to, of so many rows: `out += x · weights`.
+    fn add(&self, inputs: Range<usize>, x: &[f32], out: &mut [f32]) {
+        let weights = &self.weights[inputs.start * self.outputs..inputs.end * self.outputs];
+        if !weights.is_empty() {
+            add_product(x, weights, out, self.outputs);
+        }
     }
 
-    fn apply(&self, x: &[f32], y: &mut Vec<f32>) {
-        y.clear();
-        y.extend(self.rows().map(|(row, bias)| bias + dot(row, x)));
+    /// Of rows of all inputs.
+    fn apply(&self, x: &[f32], out: &mut Vec<f32>, rows: usize) {
+        out.clear();
+        (0..rows).for_each(|_| out.extend_from_slice(&self.bias));
+        add_product(x, &self.weights, out, self.outputs);
     }
 }
 
@@ -107,21 +112,52 @@ pub struct Scorer {
     shared: usize,
     /// Mean and spread of each of a row's numbers, squashed.
     moments: Vec<[f32; 2]>,
-    projections: Option<(Rows, Rows)>,
-    hidden: [Rows; 2],
-    out: Rows,
+    projections: Option<(Layer, Layer)>,
+    hidden: [Layer; 2],
+    out: Layer,
     base: Vec<f32>,
 }
 
-/// Buffers of one request.
+/// Candidates that are computed at once: what they take lies near the processor.
+const PIECE: usize = 64;
+
+/// Some candidates of a request, each thing of them one behind the other.
 #[derive(Debug, Default)]
-struct Buffers {
-    shared: Vec<f32>,
-    own: Vec<f32>,
+struct Piece {
+    rows: usize,
+    items: Vec<f32>,
     products: Vec<f32>,
-    same: Vec<f32>,
+    own: Vec<f32>,
+    interest: Vec<f32>,
     hidden: [Vec<f32>; 2],
     out: Vec<f32>,
+}
+
+impl Piece {
+    fn clear(&mut self) {
+        self.rows = 0;
+        self.items.clear();
+        self.products.clear();
+        self.own.clear();
+        self.interest.clear();
+    }
+
+    fn push(
+        &mut self,
+        scorer: &Scorer,
+        own: &[f32],
+        (users, item, interest): (&[f32], &[f32], &[f32]),
+    ) {
+        self.rows += 1;
+        self.items.extend_from_slice(item);
+        // Without vectors there is no item to take products with.
+        for user in users.chunks(item.len().max(1)) {
+            let products = user.iter().zip(item).map(|(user, item)| user * item);
+            self.products.extend(products);
+        }
+        scorer.centred(scorer.shared, own, &mut self.own);
+        self.interest.extend_from_slice(interest);
+    }
 }
 
 impl Scorer {
@@ -150,8 +186,8 @@ impl Scorer {
         let projections = if config.width == 0 {
             None
         } else {
-            let user = Rows::of(&mut source, "head.user", shape)?;
-            Some((user, Rows::of(&mut source, "head.item", shape)?))
+            let user = Layer::of(&mut source, "head.user", shape)?;
+            Some((user, Layer::of(&mut source, "head.item", shape)?))
         };
         let [one, two] = config.inner;
         let base = source.tensor("head.base", &[config.tasks])?;
@@ -160,10 +196,10 @@ impl Scorer {
             moments,
             projections,
             hidden: [
-                Rows::of(&mut source, "head.hidden.0", (one, config.inputs()))?,
-                Rows::of(&mut source, "head.hidden.1", (two, one))?,
+                Layer::of(&mut source, "head.hidden.0", (one, config.inputs()))?,
+                Layer::of(&mut source, "head.hidden.1", (two, one))?,
             ],
-            out: Rows::of(&mut source, "head.out", (config.tasks, two))?,
+            out: Layer::of(&mut source, "head.out", (config.tasks, two))?,
             base: base.to_vec1().map_err(computing("reading the head"))?,
             config: config.clone(),
         })
@@ -200,9 +236,8 @@ impl Scorer {
         let (user, _) = self.projections.as_ref().expect("a head with vectors");
         let from = sequence * vectors.projected;
         let to = &mut vectors.users[from..from + vectors.projected];
-        for (to, (row, bias)) in to.iter_mut().zip(user.rows()) {
-            *to = bias + dot(row, vector);
-        }
+        to.copy_from_slice(&user.bias);
+        add_product(vector, &user.weights, to, user.outputs);
     }
 
     /// Sets a candidate's vector, (width).
@@ -213,9 +248,8 @@ impl Scorer {
         let (_, item) = self.projections.as_ref().expect("a head with vectors");
         let from = candidate * vectors.projected;
         let to = &mut vectors.items[from..from + vectors.projected];
-        for (to, (row, bias)) in to.iter_mut().zip(item.rows()) {
-            *to = bias + dot(row, vector);
-        }
+        to.copy_from_slice(&item.bias);
+        add_product(vector, &item.weights, to, item.outputs);
         vectors.known[candidate] = true;
     }
 
@@ -230,22 +264,28 @@ impl Scorer {
         (vectors, interest): (&RowVectors, &[f32]),
         scores: &mut Scores,
     ) {
-        let mut buffers = self.same_of(batch.shared(), &vectors.users);
+        let same = self.same_of(batch.shared(), &vectors.users);
         let wide = self.config.interest;
         assert_eq!(
             interest.len(),
             batch.len() * wide,
             "interest in each candidate"
         );
-        for candidate in 0..batch.len() {
-            if vectors.known[candidate] {
-                let from = candidate * vectors.projected;
-                let item = &vectors.items[from..from + vectors.projected];
-                let row = batch.row(candidate);
-                let scores = scores.candidate_mut(candidate);
+        let known: Vec<usize> = (0..batch.len())
+            .filter(|candidate| vectors.known[*candidate])
+            .collect();
+        let mut piece = Piece::default();
+        for candidates in known.chunks(PIECE) {
+            piece.clear();
+            for candidate in candidates {
+                let item = &vectors.items[candidate * vectors.projected..][..vectors.projected];
                 let interest = &interest[candidate * wide..][..wide];
                 let seen = (&*vectors.users, item, interest);
-                self.candidate(&mut buffers, row.own, seen, scores);
+                piece.push(self, batch.row(*candidate).own, seen);
+            }
+            self.run(&same, &mut piece);
+            for (place, candidate) in candidates.iter().enumerate() {
+                self.answer(&piece, place, scores.candidate_mut(*candidate));
             }
         }
     }
@@ -261,8 +301,11 @@ impl Scorer {
         scores: &mut [f32],
     ) {
         assert_eq!(interest.len(), self.config.interest, "the row's interest");
-        let mut buffers = self.same_of(row.shared, users);
-        self.candidate(&mut buffers, row.own, (users, item, interest), scores);
+        let same = self.same_of(row.shared, users);
+        let mut piece = Piece::default();
+        piece.push(self, row.own, (users, item, interest));
+        self.run(&same, &mut piece);
+        self.answer(&piece, 0, scores);
     }
 
     /// Where the parts of the first layer's inputs begin ([`HeadConfig::inputs`]): item, products, shared numbers, own numbers, interest.
@@ -288,65 +331,66 @@ impl Scorer {
     }
 
     /// What the first layer makes of what all candidates share.
-    fn same_of(&self, shared: &[f32], users: &[f32]) -> Buffers {
+    fn same_of(&self, shared: &[f32], users: &[f32]) -> Vec<f32> {
         assert_eq!(shared.len(), self.shared, "rows of the head's schema");
-        let mut buffers = Buffers::default();
         let [item, _, of_shared, ..] = self.parts();
-        self.centred(0, shared, &mut buffers.shared);
-        let same = self.hidden[0].rows().map(|(row, bias)| {
-            bias + dot(&row[..item.start], users) + dot(&row[of_shared.clone()], &buffers.shared)
-        });
-        buffers.same = same.collect();
-        buffers
+        let mut centred = Vec::new();
+        self.centred(0, shared, &mut centred);
+        let mut same = self.hidden[0].bias.clone();
+        self.hidden[0].add(0..item.start, users, &mut same);
+        self.hidden[0].add(of_shared, &centred, &mut same);
+        same
     }
 
-    fn candidate(
-        &self,
-        buffers: &mut Buffers,
-        own: &[f32],
-        (users, item, interest): (&[f32], &[f32], &[f32]),
-        scores: &mut [f32],
-    ) {
+    /// The layers.
+    fn run(&self, same: &[f32], piece: &mut Piece) {
         let [of_item, of_products, _, of_own, of_interest] = self.parts();
-        self.centred(self.shared, own, &mut buffers.own);
-        buffers.products.clear();
-        // Without vectors there is no item to take products with.
-        for user in users.chunks(item.len().max(1)) {
-            let products = user.iter().zip(item).map(|(user, item)| user * item);
-            buffers.products.extend(products);
-        }
-        let [one, two] = &mut buffers.hidden;
+        let Piece {
+            rows,
+            items,
+            products,
+            own,
+            interest,
+            hidden: [one, two],
+            out,
+        } = piece;
         one.clear();
-        let rows = self.hidden[0].rows().zip(&buffers.same);
-        one.extend(rows.map(|((row, _), same)| {
-            let item = dot(&row[of_item.clone()], item);
-            let products = dot(&row[of_products.clone()], &buffers.products);
-            let interest = dot(&row[of_interest.clone()], interest);
-            silu(same + item + products + dot(&row[of_own.clone()], &buffers.own) + interest)
-        }));
-        self.hidden[1].apply(one, two);
-        two.iter_mut().for_each(|value| *value = silu(*value));
-        self.out.apply(two, &mut buffers.out);
-        let believed = buffers.out.iter().zip(&self.base);
-        for (score, (more, base)) in scores.iter_mut().zip(believed) {
+        (0..*rows).for_each(|_| one.extend_from_slice(same));
+        for (of, x) in [
+            (of_item, items),
+            (of_products, products),
+            (of_own, own),
+            (of_interest, interest),
+        ] {
+            self.hidden[0].add(of, x, one);
+        }
+        widest(|| one.iter_mut().for_each(|value| *value = silu(*value)));
+        self.hidden[1].apply(one, two, *rows);
+        widest(|| two.iter_mut().for_each(|value| *value = silu(*value)));
+        self.out.apply(two, out, *rows);
+    }
+
+    /// A candidate's probabilities in the place of the baseline's.
+    fn answer(&self, piece: &Piece, place: usize, scores: &mut [f32]) {
+        let tasks = self.base.len();
+        let more = &piece.out[place * tasks..][..tasks];
+        for (score, (more, base)) in scores.iter_mut().zip(more.iter().zip(&self.base)) {
             let log_odds = more + base_log_odds(*score) * base;
             *score = 1.0 / (1.0 + (-log_odds).exp());
         }
     }
 
-    /// A row's numbers from the `first` on, as the network was trained on them.
+    /// A row's numbers from the `first` on, as the network was trained on them, behind what is there.
     fn centred(&self, first: usize, values: &[f32], to: &mut Vec<f32>) {
         let moments = &self.moments[first..first + values.len()];
-        to.clear();
-        to.extend(
-            values
-                .iter()
-                .zip(moments)
-                .map(|(value, [mean, spread])| (squashed(*value) - mean) / spread),
-        );
+        let centred = values
+            .iter()
+            .zip(moments)
+            .map(|(value, [mean, spread])| (squashed(*value) - mean) / spread);
+        widest(|| to.extend(centred));
     }
 }
 
 fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
+    x / (1.0 + exp(-x))
 }

@@ -1,4 +1,8 @@
 //! The way back through the network, and to the rows of the table.
+#![expect(
+    clippy::inline_always,
+    reason = "only what is compiled into a loop that runs by the processor's own vectors can use them"
+)]
 
 use std::collections::BTreeMap;
 
@@ -8,6 +12,7 @@ use rayon::prelude::*;
 use crate::language::LanguageError;
 use crate::language::error::computing;
 use crate::table::{Dropout, Gathered, RowKey, Table};
+use crate::wide::widest;
 
 use super::network::{
     Ahead, INNER, Inner, Looked, MARK, Network, Pooled, SAID, SIDES, Said, TOLD, Vector, WIDTH,
@@ -178,9 +183,11 @@ impl Network {
             .zip(gradient.par_chunks(part * outputs));
         let parts = parts.map(|(rows, gradients)| {
             let mut sums = Sums::new(self, seen.items().len(), seen.marks().len());
-            for (row, gradient) in rows.iter().zip(gradients.chunks_exact(outputs)) {
-                self.row_back((seen, looked, &ahead), *row, gradient, &mut sums);
-            }
+            widest(|| {
+                for (row, gradient) in rows.iter().zip(gradients.chunks_exact(outputs)) {
+                    self.row_back((seen, looked, &ahead), *row, gradient, &mut sums);
+                }
+            });
             sums
         });
         let mut parts = parts.collect::<Vec<_>>().into_iter();
@@ -192,6 +199,7 @@ impl Network {
     }
 
     /// Of a row: from what came out to its sums, and from these to its atoms.
+    #[inline(always)]
     fn row_back(
         &self,
         (seen, looked, ahead): (&Seen, &Looked, &Ahead),
@@ -232,7 +240,7 @@ impl Network {
                 bent[at] *= inner[at];
             }
             let weight = weights.attention_bias[0] + dot(attention, &bent);
-            let share = seen.items()[item].share(&seen.items()[asked]);
+            let share = seen.share(item, asked);
             let mut of_said: Said = [0.0; SAID];
             for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
                 add(&mut of_said, share, &of_sums[mark.bucket * SIDES + side]);

@@ -1,4 +1,8 @@
 //! The network's weights, and the way forward.
+#![expect(
+    clippy::inline_always,
+    reason = "only what is compiled into a loop that runs by the processor's own vectors can use them"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +13,13 @@ use rayon::prelude::*;
 use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::kernel::exp;
+use crate::language::kernel::{exp, squashed};
 use crate::language::part::{Origin, Purpose, Source};
 use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
+use crate::wide::{add_product, widest};
 
+use super::pool::Pools;
 use super::seen::{Asked, Mark, Seen};
 
 /// Numbers of an item's vector: of a row of the table.
@@ -149,7 +155,9 @@ impl Looked {
     /// Of these, by rows that are already there: of each item the place of its id's row, and of those of its groups.
     pub(super) fn of_rows(values: &[f32], items: &[(u32, Vec<u32>)]) -> Self {
         let row = |at: u32| &values[at as usize * WIDTH..][..WIDTH];
-        let vectors = items.iter().map(|(id, groups)| vector(*id, groups, row));
+        let vectors = items
+            .iter()
+            .map(|(id, groups)| vector(row(*id), groups.iter().map(|group| row(*group))));
         Self {
             vectors: vectors.collect(),
         }
@@ -158,19 +166,26 @@ impl Looked {
     /// Of all that is seen, by a table as it is.
     pub fn of(seen: &Seen, table: &Snapshot) -> Self {
         let row = |key: RowKey| table.row(key).unwrap_or(table.unknown());
-        let items = seen.items().iter();
+        // Items are of few groups: each is looked up once.
+        let groups: Vec<&[f32]> = seen.group_keys().iter().map(|key| row(*key)).collect();
+        let items = seen.items().iter().enumerate();
+        let vectors = items.map(|(place, of)| {
+            let of_item = seen.groups_of(place).iter();
+            let of_item = of_item.map(|group| groups[*group as usize]);
+            vector(row(of.id), of_item)
+        });
         Self {
-            vectors: items.map(|of| vector(of.id, &of.groups, row)).collect(),
+            vectors: vectors.collect(),
         }
     }
 }
 
 /// The vector of an item: its id's row, and the mean of its groups'.
-fn vector<'a, K: Copy>(id: K, groups: &[K], row: impl Fn(K) -> &'a [f32]) -> Vector {
-    let mut vector: Vector = row(id).try_into().expect("invariant: rows are so wide");
+fn vector<'a>(id: &[f32], groups: impl ExactSizeIterator<Item = &'a [f32]>) -> Vector {
+    let mut vector: Vector = id.try_into().expect("invariant: rows are so wide");
     let share = 1.0 / groups.len().max(1) as f32;
     for group in groups {
-        let group = row(*group).iter();
+        let group = group.iter();
         vector
             .iter_mut()
             .zip(group)
@@ -200,6 +215,7 @@ pub(super) struct Marked {
 }
 
 /// What a row's sums come to, before anything is made of them.
+#[derive(Clone, Default)]
 pub(super) struct Pooled {
     /// (buckets, SIDES)
     pub(super) sums: Vec<Said>,
@@ -208,7 +224,7 @@ pub(super) struct Pooled {
 }
 
 /// `line += value · weights`; of a length that the compiler knows, so that lines stay in registers.
-#[inline]
+#[inline(always)]
 pub(super) fn add<const N: usize>(line: &mut [f32; N], value: f32, weights: &[f32; N]) {
     for at in 0..N {
         line[at] += value * weights[at];
@@ -216,7 +232,7 @@ pub(super) fn add<const N: usize>(line: &mut [f32; N], value: f32, weights: &[f3
 }
 
 /// The inner product, eight sums side by side.
-#[inline]
+#[inline(always)]
 pub(super) fn dot<const N: usize>(one: &[f32; N], other: &[f32; N]) -> f32 {
     let mut sums = [0.0; 8];
     for at in 0..N {
@@ -243,7 +259,7 @@ pub(super) fn through<const N: usize>(input: &[f32], weights: &[f32], line: &mut
 }
 
 /// The logistic function of each.
-#[inline]
+#[inline(always)]
 pub(super) fn sigmoid(inner: &Inner) -> Inner {
     let mut out = [0.0; INNER];
     for (to, x) in out.iter_mut().zip(inner) {
@@ -252,13 +268,9 @@ pub(super) fn sigmoid(inner: &Inner) -> Inner {
     out
 }
 
-pub(super) fn squashed(value: f32) -> f32 {
-    value.signum() * value.abs().ln_1p()
-}
-
 impl Marked {
     /// What an atom of this mark says.
-    #[inline]
+    #[inline(always)]
     pub(super) fn said(&self, key: &Vector) -> Said {
         let mut said = [0.0; SAID];
         for at in 0..WIDTH {
@@ -270,7 +282,7 @@ impl Marked {
 }
 
 /// Where the hidden layer of an atom is, before it is bent: what was computed ahead of key, candidate and mark, and what key and candidate come to together.
-#[inline]
+#[inline(always)]
 pub(super) fn hidden(before: [&Inner; 3], key: &Vector, crossing: &[Inner; WIDTH]) -> Inner {
     let [keys, candidates, marks] = before;
     let mut inner = *keys;
@@ -351,23 +363,21 @@ impl Network {
         let weights = &self.weights;
         let mut asked = vec![false; looked.vectors.len()];
         rows.iter().for_each(|row| asked[row.item as usize] = true);
-        let keys = looked.vectors.iter().map(|vector| {
-            let mut inner = [0.0; INNER];
-            through(vector, &weights.key, &mut inner);
-            inner
-        });
+        let vectors = looked.vectors.as_flattened();
+        let mut keys = vec![[0.0; INNER]; looked.vectors.len()];
+        add_product(vectors, &weights.key, keys.as_flattened_mut(), INNER);
         let candidates = looked.vectors.iter().zip(asked).map(|(vector, asked)| {
             let mut inner = [0.0; INNER];
             if asked {
                 inner.copy_from_slice(&weights.inner_bias);
-                through(vector, &weights.candidate, &mut inner);
+                add_product(vector, &weights.candidate, &mut inner, INNER);
             }
             inner
         });
         Ahead {
-            keys: keys.collect(),
+            keys,
             candidates: candidates.collect(),
-            marks: seen.marks().iter().map(|mark| self.marked(mark)).collect(),
+            marks: widest(|| seen.marks().iter().map(|mark| self.marked(mark)).collect()),
         }
     }
 
@@ -405,56 +415,42 @@ impl Network {
 
     /// The sums of a row.
     pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
-        let mut sums = vec![[0.0; SAID]; self.buckets * SIDES];
-        let mut volumes = vec![0.0; self.buckets * SIDES];
-        let asked = row.item as usize;
-        let crossing = self.crossing(&looked.vectors[asked]);
-        let attention: &Inner = line(&self.weights.attention, 0);
-        for atom in seen.atoms_of(row.request) {
-            let (item, mark) = (atom.item as usize, &ahead.marks[atom.mark as usize]);
-            let key = &looked.vectors[item];
-            let before = [&ahead.keys[item], &ahead.candidates[asked], &mark.inner];
-            let inner = hidden(before, key, &crossing);
-            let mut bent = sigmoid(&inner);
-            for at in 0..INNER {
-                bent[at] *= inner[at];
-            }
-            let weight = self.weights.attention_bias[0] + dot(attention, &bent);
-            let said = mark.said(key);
-            let share = seen.items()[item].share(&seen.items()[asked]);
-            for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
-                if share != 0.0 {
-                    let place = mark.bucket * SIDES + side;
-                    volumes[place] += share;
-                    add(&mut sums[place], weight * share, &said);
-                }
-            }
-        }
-        Pooled { sums, volumes }
+        let mut pooled = Pooled::default();
+        let of = Pools {
+            network: self,
+            seen,
+            looked,
+            ahead,
+        };
+        of.each(&[row], |_, of_row| pooled = of_row.clone());
+        pooled
     }
 
     /// The sums as they are read on: squashed, and of empty buckets what stands for them.
+    #[inline(always)]
     pub(super) fn read(&self, pooled: &Pooled) -> Vec<Said> {
+        let mut read = pooled.sums.clone();
+        for value in read.as_flattened_mut() {
+            *value = squashed(*value);
+        }
         let empty = self.weights.empty.as_chunks::<SAID>().0;
-        let all = pooled.sums.iter().zip(&pooled.volumes).zip(empty);
-        let read = all.map(|((sums, volume), empty)| {
-            if *volume > 0.0 {
-                sums.map(squashed)
-            } else {
-                *empty
+        for ((read, volume), empty) in read.iter_mut().zip(&pooled.volumes).zip(empty) {
+            if *volume <= 0.0 {
+                *read = *empty;
             }
-        });
-        read.collect()
+        }
+        read
     }
 
     /// What is made of a row's sums, [`Network::outputs`] numbers.
+    #[inline(always)]
     fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
         let read = self.read(pooled);
         let (sums, rest) = to.split_at_mut(read.len() * SAID);
         sums.copy_from_slice(read.as_flattened());
         let (volumes, rest) = rest.split_at_mut(read.len());
         for (to, volume) in volumes.iter_mut().zip(&pooled.volumes) {
-            *to = 0.25 * volume.ln_1p();
+            *to = 0.25 * squashed(*volume);
         }
         let mut rest = rest.iter_mut();
         let mut put = |value| {
@@ -479,11 +475,17 @@ impl Network {
         let outputs = Self::outputs(self.buckets);
         let ahead = self.ahead(seen, looked, rows);
         let mut all = vec![0.0; rows.len() * outputs];
+        let of = Pools {
+            network: self,
+            seen,
+            looked,
+            ahead: &ahead,
+        };
         let fill = |to: &mut [f32], rows: &[Asked]| {
-            for (to, row) in to.chunks_exact_mut(outputs).zip(rows) {
-                let pooled = self.pool(seen, looked, &ahead, *row);
-                self.write(&pooled, &looked.vectors[row.item as usize], to);
-            }
+            of.each(rows, |place, pooled| {
+                let to = &mut to[place * outputs..][..outputs];
+                self.write(pooled, &looked.vectors[rows[place].item as usize], to);
+            });
         };
         if rows.len() <= PIECE {
             // A small request is done before other threads have heard of it.

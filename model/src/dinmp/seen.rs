@@ -32,16 +32,6 @@ impl ItemKeys {
             groups,
         }
     }
-
-    /// Which part of it is of the other's kind: of k categories and attributes each counts 1/k.
-    pub(super) fn share(&self, other: &Self) -> f32 {
-        if self.groups.is_empty() {
-            return 0.0;
-        }
-        let common = self.groups.iter();
-        let common = common.filter(|group| other.groups.contains(group));
-        common.count() as f32 / self.groups.len() as f32
-    }
 }
 
 /// What is known of a key in one stretch of time before the row.
@@ -80,12 +70,43 @@ pub struct Atom {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     items: Vec<ItemKeys>,
+    groups: Groups,
     marks: Vec<Mark>,
     atoms: Vec<Atom>,
     /// Where each request's atoms end.
     ends: Vec<usize>,
     item_places: hashbrown::HashMap<ItemKeys, u32>,
     mark_places: BTreeMap<Mark, u32>,
+}
+
+/// Categories and attributes of items, numbered as they were met.
+#[derive(Clone, Debug, Default)]
+struct Groups {
+    keys: Vec<RowKey>,
+    places: hashbrown::HashMap<RowKey, u32>,
+    /// Those of the items, one behind the other, and where each item's end.
+    of: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl Groups {
+    fn push(&mut self, groups: &[RowKey]) {
+        for group in groups {
+            let place = *self.places.entry(*group).or_insert_with(|| {
+                self.keys.push(*group);
+                self.keys.len() as u32 - 1
+            });
+            self.of.push(place);
+        }
+        self.ends.push(self.of.len());
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.places.clear();
+        self.of.clear();
+        self.ends.clear();
+    }
 }
 
 /// A row: what its request sees, and whom it asks about.
@@ -104,6 +125,7 @@ impl Seen {
             return *place;
         }
         let place = self.items.len() as u32;
+        self.groups.push(&item.groups);
         self.items.push(item.clone());
         self.item_places.insert(item, place);
         place
@@ -233,7 +255,9 @@ impl Seen {
         let place = &mut places[item as usize];
         if *place == u32::MAX {
             *place = self.items.len() as u32;
-            self.items.push(whole.items[item as usize].clone());
+            let item = &whole.items[item as usize];
+            self.groups.push(&item.groups);
+            self.items.push(item.clone());
         }
         *place
     }
@@ -241,6 +265,7 @@ impl Seen {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.items.clear();
+        self.groups.clear();
         self.marks.clear();
         self.atoms.clear();
         self.ends.clear();
@@ -251,6 +276,30 @@ impl Seen {
     /// The items.
     pub fn items(&self) -> &[ItemKeys] {
         &self.items
+    }
+
+    /// Categories and attributes of all items, each once.
+    pub(super) fn group_keys(&self) -> &[RowKey] {
+        &self.groups.keys
+    }
+
+    /// Those of an item, by their places.
+    #[inline]
+    pub(super) fn groups_of(&self, item: usize) -> &[u32] {
+        let start = if item == 0 {
+            0
+        } else {
+            self.groups.ends[item - 1]
+        };
+        &self.groups.of[start..self.groups.ends[item]]
+    }
+
+    /// Which part of an item is of the other's kind: of k categories and attributes each counts 1/k.
+    #[inline]
+    pub(super) fn share(&self, item: usize, other: usize) -> f32 {
+        let (groups, others) = (self.groups_of(item), self.groups_of(other));
+        let common = groups.iter().filter(|group| others.contains(group));
+        common.count() as f32 / groups.len().max(1) as f32
     }
 
     /// The marks.

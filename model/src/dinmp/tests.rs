@@ -6,7 +6,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
-use super::network::{INNER, SAID, SIDES, hidden, sigmoid};
+use super::network::{INNER, Pooled, SAID, SIDES, hidden, sigmoid};
+use super::pool::Pools;
 use super::{Asked, ItemKeys, Looked, Mark, Network, Rows, Seen, WIDTH};
 use crate::numbers::Numbers;
 use crate::table::{Adagrad, Admission, Table, TableSettings};
@@ -103,6 +104,59 @@ fn loss(network: &Network, seen: &Seen, looked: &Looked, rows: &[Asked]) -> f64 
     let all = out.iter().zip(&weights);
     all.map(|(one, weight)| f64::from(*one) * f64::from(*weight))
         .sum()
+}
+
+/// Goal: a candidate's numbers are the same bits on every processor, and a request's atoms do not come out even. Method: requests of 0 to 21 atoms, by vectors of all widths that there are here;
+/// the widest again, a row at a time.
+#[test]
+fn all_widths_give_the_same_bits() {
+    let events = |atoms: usize| {
+        let event = |at: usize| {
+            let counts = vec![((at % KINDS) as u8, 1 + at as u32)];
+            (at % 7, (at % BUCKETS) as u8, at as i64 * HOUR, counts)
+        };
+        (0..atoms).map(event).collect()
+    };
+    let requests: Vec<Request> = [0, 1, 7, 8, 9, 16, 21]
+        .map(|atoms| (events(atoms), vec![1, 4, 0]))
+        .into();
+    let (seen, rows) = seen(&requests);
+    let of_rows = Rows::gather(&seen, &table(), None);
+    let looked = of_rows.looked();
+    let network = network(&values());
+    let ahead = network.ahead(&seen, &looked, &rows);
+    let of = Pools {
+        network: &network,
+        seen: &seen,
+        looked: &looked,
+        ahead: &ahead,
+    };
+    let bits = |pooled: &Pooled| {
+        let all = pooled.sums.as_flattened().iter().chain(&pooled.volumes);
+        all.map(|number| number.to_bits()).collect::<Vec<u32>>()
+    };
+    let mut wanted = Vec::new();
+    of.each_by(pulp::Scalar::new(), &rows, |_, pooled| {
+        wanted.push(bits(pooled));
+    });
+    let same = |what: &str, found: Vec<Vec<u32>>| assert!(found == wanted, "{what}");
+    let alone = rows
+        .iter()
+        .map(|row| bits(&network.pool(&seen, &looked, &ahead, *row)));
+    same("alone", alone.collect());
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! by {
+            ($($width:ident),*) => {
+                $(if let Some(simd) = pulp::x86::$width::try_new() {
+                    let mut found = Vec::new();
+                    of.each_by(simd, &rows, |_, pooled| found.push(bits(pooled)));
+                    same(stringify!($width), found);
+                })*
+            };
+        }
+        by!(V2, V3, V4);
+    }
 }
 
 /// Goal: the way back is right, of every tensor and of rows of ids. Method: differences of some function of all that comes out, over rows with full, empty and repeated buckets.
@@ -213,7 +267,7 @@ fn counts_as_weights_are_din_over_every_event() {
             .map(|((bend, one), weight)| bend * one * weight)
             .sum::<f32>()
             + bare.weights.attention_bias[0];
-        let share = keyed.items()[atom.item as usize].share(&keyed.items()[rows[0].item as usize]);
+        let share = keyed.share(atom.item as usize, rows[0].item as usize);
         for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
             for at in 0..WIDTH {
                 sums[side][at] += share * count as f32 * weight * key[at];

@@ -93,6 +93,38 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { scaled }
 }
 
+/// ln(1 + |x|) with the sign of a finite x, within 2 units in the last place; without branches, as [`exp`].
+#[inline]
+pub(crate) fn squashed(x: f32) -> f32 {
+    // Of the root of 1/2: what is above it up to its double has the exponent 0.
+    const ROOT: u32 = 0x3f35_04f3;
+    const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    let held = x.abs();
+    let whole = 1.0 + held;
+    // What the sum has lost of x, by the slope of the logarithm.
+    let lost = (held - (whole - 1.0)) / whole;
+    let shifted = whole.to_bits().wrapping_sub(ROOT);
+    let exponent = (shifted.cast_signed() >> 23) as f32;
+    let near = f32::from_bits((shifted & 0x007f_ffff) + ROOT) - 1.0;
+    let square = near * near;
+    // Of (ln (1 + f) - f + f² / 2) / f³, minimax between the roots of 1/2 and 2 (Cephes, logf).
+    let mut sum = 7.037_683_6e-2_f32;
+    for coefficient in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ] {
+        sum = sum * near + coefficient;
+    }
+    let small = sum * near * square + exponent * LN2[1] - 0.5 * square + lost;
+    (near + small + exponent * LN2[0]).copysign(x)
+}
+
 /// With eight sums side by side: the compiler may not reorder one.
 pub(crate) fn dot(one: &[f32], other: &[f32]) -> f32 {
     let mut sums = [0.0; 8];
@@ -437,6 +469,23 @@ mod tests {
         assert_eq!(exp(-1e30), 0.0);
         assert!(exp(f32::INFINITY) > 1e38);
         assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
+    }
+
+    /// Goal: the squashed number is right wherever it is asked for, and no NaN is made a number. Method: against f64 over all magnitudes of both signs, and the extremes.
+    #[test]
+    fn squashed_numbers_are_right_to_the_last_places() {
+        let mut worst = 0.0_f64;
+        for step in -600_000..600_000 {
+            let x = 10_f32.powf(step as f32 / 20_000.0);
+            let right = f64::from(x).ln_1p();
+            worst = worst.max(((f64::from(squashed(x)) - right) / right).abs());
+            assert_eq!(squashed(-x), -squashed(x));
+        }
+        assert!(worst < 2.5e-7, "{worst}");
+        assert_eq!(squashed(0.0), 0.0);
+        assert_eq!(squashed(f32::MIN_POSITIVE), f32::MIN_POSITIVE);
+        assert!((squashed(f32::MAX) - 88.722_84).abs() < 1e-4);
+        assert!(squashed(f32::NAN).is_nan());
     }
 
     /// Goal: what these kernels cannot read they refuse. Method: f64, and a tensor that does not lie in one piece.
