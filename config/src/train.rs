@@ -4,7 +4,28 @@
 
 use serde::Deserialize;
 
+use crate::choice::choice;
 use crate::quantity::Span;
+
+choice! {
+    /// What training lowers, where there are several tasks.
+    ObjectiveChoice {
+        /// The mean over all labels.
+        Labels = "labels",
+        /// The mean over tasks.
+        Sum = "sum",
+        /// The same by GDOD: no task is harmed.
+        Gdod = "gdod",
+        /// By `PCGrad`.
+        PcGrad = "pcgrad",
+        /// By MGDA.
+        Mgda = "mgda",
+        /// By `CAGrad`.
+        CaGrad = "cagrad",
+        /// By Aligned-MTL.
+        AlignedMtl = "aligned-mtl",
+    }
+}
 
 /// Whether this instance learns from what the fleet scored, and how often.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -23,4 +44,6 @@ pub struct TrainConfig {
     pub passes: u64,
     /// Learning rate. More than 0, at most 1.
     pub rate: f64,
+    /// What it lowers, where there are several tasks.
+    pub objective: ObjectiveChoice,
 }

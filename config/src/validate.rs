@@ -5,11 +5,11 @@
 
 mod names;
 mod source;
+mod train;
 
 use std::fmt::Display;
 
 use crate::kafka::owner_of;
-use crate::labels::Examples;
 use crate::log::LogKind;
 use crate::quantity::{Bytes, Span};
 use crate::texts::TextsConfig;
@@ -120,7 +120,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     scoring(&mut rules, config);
     labels(&mut rules, config);
     key_vectors(&mut rules, config);
-    train(&mut rules, config);
+    train::check(&mut rules, config);
     names::list(
         &mut rules,
         "items.attributes",
@@ -413,40 +413,6 @@ fn labels(rules: &mut Rules, config: &Config) {
     for (name, task) in &config.tasks {
         rules.positive(&format!("tasks.{name}.window"), task.window);
     }
-}
-
-fn train(rules: &mut Rules, config: &Config) {
-    let train = &config.train;
-    rules.range("train.rows_min", train.rows_min, (100, 1_000_000_000));
-    rules.range("train.passes", train.passes, (1, 100));
-    rules.require(
-        train.rate > 0.0 && train.rate <= 1.0,
-        &["train.rate"],
-        || format!("{} is not above 0 and at most 1", train.rate),
-    );
-    rules.require(
-        train.rows_max >= train.rows_min,
-        &["train.rows_max", "train.rows_min"],
-        || {
-            format!(
-                "rows_max ({}) is less than rows_min ({}): there would never be enough",
-                train.rows_max, train.rows_min
-            )
-        },
-    );
-    if train.every.is_zero() {
-        return;
-    }
-    rules.require(
-        config.labels.examples != Examples::Off && config.scoring.feature_log,
-        &["train.every", "labels.examples", "scoring.feature_log"],
-        || "there are no labelled rows to learn from: labels.examples is off, or scoring.feature_log".to_owned(),
-    );
-    rules.require(
-        config.scoring.model.is_none(),
-        &["train.every", "scoring.model"],
-        || "instances that have a scoring.model follow no champion: what is learned would never score".to_owned(),
-    );
 }
 
 fn texts(rules: &mut Rules, config: &Config) {

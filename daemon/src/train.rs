@@ -35,6 +35,7 @@ mod judged;
 mod labelled;
 mod logged;
 mod moments;
+mod objective;
 mod place;
 mod predict;
 mod rows;
@@ -44,6 +45,7 @@ mod vectors;
 pub use error::TrainError;
 pub use ids::Ids;
 pub use judged::{Judged, Winner};
+pub use objective::objective;
 pub(crate) use trial::{Outcome, Trials};
 
 use artifact::{Artifact, Course, Unfinished, hex, position};

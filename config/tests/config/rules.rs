@@ -239,7 +239,7 @@ fn every_rule_refuses_what_breaks_it() {
     }
 }
 
-/// Goal: limits of lists and names hold at their edges. Method: 64 and 65 kinds; names of 256 and 257 bytes.
+/// Goal: limits of lists and names hold at their edges. Method: 64 and 65 kinds; names of 256 and 257 bytes; 16 and 17 tasks that learn by a rule, and 17 that do not.
 #[test]
 fn lists_and_names_have_limits() {
     let kinds = |count: usize| {
@@ -259,6 +259,21 @@ fn lists_and_names_have_limits() {
     assert_eq!(
         complaint(&scenario(257)),
         "scenarios.names (line 2): name 1 has 257 bytes: at most 256 are allowed"
+    );
+    let learned = |objective: &str, tasks: usize| {
+        let task = |n| {
+            format!(
+                "[tasks.t{n}]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\n"
+            )
+        };
+        let tasks: String = (0..tasks).map(task).collect();
+        format!("train.objective = \"{objective}\"\n{tasks}")
+    };
+    assert_eq!(complaint(&learned("gdod", 16)), "nothing is wrong");
+    assert_eq!(complaint(&learned("labels", 17)), "nothing is wrong");
+    assert_eq!(
+        complaint(&learned("gdod", 17)),
+        "train.objective (line 1): \"gdod\" takes 16 tasks at most, and there are 17"
     );
 }
 

@@ -3,12 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use headwater::Exit;
-use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary, Winner};
-use headwater_config::DeviceChoice;
+use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary, Winner, objective};
+use headwater_config::{DeviceChoice, ObjectiveChoice};
 use headwater_model::DType;
-use headwater_model::bahe::Objective;
-use headwater_model::gradient::{GradientRule, Scope};
 use headwater_model::{USERS_MIN, Z_MIN};
 
 use super::{Failure, Format, Global, print};
@@ -114,7 +113,7 @@ struct Bahe {
     seed: u64,
     /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
     /// pcgrad, mgda, cagrad, aligned-mtl.
-    #[arg(long, value_enum, default_value = "labels")]
+    #[arg(long, value_parser = objectives(), default_value = "labels")]
     objective: ObjectiveChoice,
     /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
     #[arg(long, requires = "log")]
@@ -152,33 +151,15 @@ enum Precision {
     Bf16,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum ObjectiveChoice {
-    Labels,
-    Sum,
-    Gdod,
-    Pcgrad,
-    Mgda,
-    Cagrad,
-    AlignedMtl,
-}
-
-impl ObjectiveChoice {
-    fn objective(self, seed: u64) -> Objective {
-        let rule = match self {
-            Self::Labels => return Objective::Labels,
-            Self::Sum => GradientRule::Sum,
-            Self::Gdod => GradientRule::default(),
-            Self::Pcgrad => GradientRule::PcGrad { seed },
-            Self::Mgda => GradientRule::Mgda,
-            Self::Cagrad => GradientRule::CaGrad { radius: 0.5 },
-            Self::AlignedMtl => GradientRule::AlignedMtl,
-        };
-        Objective::Tasks {
-            rule,
-            scope: Scope::Global,
-        }
-    }
+/// The words for what is lowered.
+fn objectives() -> impl TypedValueParser<Value = ObjectiveChoice> {
+    let words = ObjectiveChoice::ALL.iter().map(|choice| choice.as_str());
+    let choice = |word: String| {
+        let mut all = ObjectiveChoice::ALL.iter().copied();
+        all.find(|choice| choice.as_str() == word)
+            .expect("invariant: no other word is possible")
+    };
+    PossibleValuesParser::new(words).map(choice)
 }
 
 fn layers(text: &str) -> Result<usize, String> {
@@ -264,7 +245,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         }),
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
-        objective: bahe.objective.objective(bahe.seed),
+        objective: objective(bahe.objective, bahe.seed),
         log_rows: [0, usize::MAX],
         later_than: i64::MIN,
         winner: match (bahe.promote, bahe.on_trial) {

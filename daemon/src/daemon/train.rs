@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_config::{Config, DeviceChoice};
-use headwater_model::bahe::Objective;
 
 use super::Inner;
 use crate::champion::{Seat, Standing};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
 use crate::train::{
-    Ids, Outcome, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Winner,
+    Ids, Outcome, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Winner, objective,
 };
 
 /// Between two looks whether there are enough rows by now.
@@ -99,7 +98,7 @@ fn training(config: &Config, source: Source) -> TrainBahe {
         numbers: None,
         shares: SHARES,
         seed: 0,
-        objective: Objective::Labels,
+        objective: objective(settings.objective, 0),
         log_rows: [settings.rows_min, settings.rows_max],
         later_than: i64::MIN,
         winner: if settings.trial.is_zero() {
