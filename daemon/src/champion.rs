@@ -24,7 +24,7 @@ mod trial;
 
 pub(crate) use follower::{Follower, Held};
 pub(crate) use trial::{Bench, note, take_over};
-pub use trial::{Look, Seat, Seen, Standing, Trial, put_on_trial, standing};
+pub use trial::{Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, standing};
 
 /// The form of announcements that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -326,25 +326,27 @@ fn send_parts(
     Ok(model)
 }
 
-/// Deletes the bytes of models that have no part in this, and are none of those either.
+/// Deletes the bytes of models that have no part in anything, of those that were there `before`: what came since is somebody's who is not done yet.
 fn forget(
+    (config, log): (&Config, &dyn Log),
     producer: &mut dyn Producer,
-    registry: &Registry,
-    standing: &Standing,
-    others: &[&Option<Named>],
-) -> Result<(), LogError> {
+    before: &Registry,
+) -> Result<(), ChampionError> {
+    let standing = standing(config, log)?;
     let announced = standing.announced.as_ref();
     let announced = announced.map(|announced| [&announced.champion, &announced.former]);
-    let tried = standing.challenger.as_ref().map(|trial| &trial.model);
-    let kept = announced.into_iter().flatten().chain(tried);
-    let kept = kept.chain(others.iter().copied()).flatten();
+    let trials = [&standing.challenger, &standing.watch]
+        .into_iter()
+        .flatten();
+    let tried = trials.flat_map(|trial| [&trial.model, &trial.champion]);
+    let kept = announced.into_iter().flatten().chain(tried).flatten();
     let kept: Vec<String> = kept.map(|of| format!("{ARTIFACT}{}/", of.id)).collect();
-    for key in registry.parts.keys() {
+    for key in before.parts.keys() {
         if !kept.iter().any(|kept| key.starts_with(kept)) {
             send(producer, key.as_bytes(), None)?;
         }
     }
-    producer.flush()
+    Ok(producer.flush()?)
 }
 
 /// Makes the model of a folder champion: its bytes go to the topic, then the announcement. Bytes of models that are neither champion nor former nor challenger any more
@@ -355,12 +357,11 @@ fn forget(
 pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announced, ChampionError> {
     let (champion, _) = parts_of(config, folder)?;
     let registry = Registry::read(config, log)?;
-    let mut standing = match Standing::of(&registry) {
+    let held = match registry.announced() {
         // What nobody can read is nobody's champion: this is how it is mended.
-        Err(ChampionError::Form(_)) => Standing::default(),
+        Err(ChampionError::Form(_)) => None,
         read => read?,
     };
-    let held = standing.announced.take();
     let is_champion = |held: &Announced| held.champion.as_ref() == Some(&champion);
     if let Some(held) = held.as_ref().filter(|held| is_champion(held))
         && registry.bytes_of(&champion).is_ok()
@@ -379,8 +380,7 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
     };
     let of = [Some(champion), former];
     let announced = announce(&mut *producer, of, Cause::Promoted, pinned)?;
-    standing.announced = Some(announced.clone());
-    forget(&mut *producer, &registry, &standing, &[])?;
+    forget((config, log), &mut *producer, &registry)?;
     Ok(announced)
 }
 

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// Trainings by outcome: promoted, `on_trial`, kept, `too_few`, failed, stopped.
     pub trainings: IntCounterVec,
-    /// Trials by seat and outcome: promoted, dropped, `went_back`.
+    /// Trials by seat and outcome: promoted, dropped, `went_back`, failed.
     pub trials: IntCounterVec,
     /// Labelled rows of a trial's last look.
     pub trial_rows: IntGaugeVec,

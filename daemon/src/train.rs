@@ -46,7 +46,7 @@ pub use error::TrainError;
 pub use ids::Ids;
 pub use judged::{Judged, Winner};
 pub use objective::objective;
-pub(crate) use trial::{Outcome, Trials};
+pub(crate) use trial::{Trials, Turn};
 
 use artifact::{Artifact, Course, Unfinished, hex, position};
 use rows::Recorded;
@@ -220,6 +220,7 @@ impl TrainBahe {
             }
             None => None,
         };
+        let began = crate::world::unix_ms();
         let champion = match log {
             Some(log) => crate::champion::current(config, &**log, &self.out)?,
             None => None,
@@ -282,7 +283,8 @@ impl TrainBahe {
         artifact.finished()?;
         if let Some(log) = log {
             let champion = champion.as_ref();
-            summary.judged = Some(self.judge(config, (&**log, champion), &trainer, &recorded)?);
+            let beside = (&**log, champion, began);
+            summary.judged = Some(self.judge(config, beside, &trainer, &recorded)?);
         }
         if let Some(path) = &self.predictions {
             self.predict(&trainer, &recorded, config, path)?;

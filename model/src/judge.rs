@@ -1,9 +1,11 @@
 //! Whether a challenger is better than a champion, by what both say of the same labelled rows.
 //!
 //! Compared is the log loss of each labelled row, champion's less challenger's. Rows of one user are not independent: a user who dislikes everything speaks once, not
-//! a hundred times. So the error of the mean difference is that over users (Liang and Zeger 1986, the cluster-robust variance with its small-sample factor
-//! G / (G − 1)), and its distribution Student's of G − 1 degrees. The challenger wins if the difference is above 0 by [`Z_MIN`] errors: of challengers that are no better, one in twenty
-//! does.
+//! a hundred times. So the error of the mean difference is that over users, by leaving each of them out (the jackknife; CR3 of `MacKinnon` and White 1985 for groups): a user with half of all
+//! rows pulls the mean to himself, and would hide his own deviation otherwise. Its distribution is Student's of one degree less than there are users in effect (Kish 1965: (Σ w)² / Σ w²).
+//! The challenger wins if the difference is above 0 by [`Z_MIN`] errors: of challengers that are no better, one in twenty does.
+//!
+//! Of few positives nothing can be said: where there is none, whoever says less of everything is better by any number of errors. So there must be [`LABELS_MIN`] of both.
 //!
 //! That holds for one look at rows that the challenger has not learned from. Who looks again and again at growing rows goes by [`Judgement::at_look`], which takes no more than one
 //! in twenty over all looks.
@@ -16,8 +18,10 @@ pub use looks::{Verdict, next_look};
 
 /// Of the standard normal distribution, above which one in twenty lies.
 pub const Z_MIN: f64 = 1.645;
-/// With fewer users the error is not to be trusted.
+/// With fewer users in effect the error is not to be trusted.
 pub const USERS_MIN: usize = 30;
+/// With fewer positives, or negatives, the difference is not.
+pub const LABELS_MIN: usize = 30;
 
 /// What a comparison says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +30,10 @@ pub struct Judgement {
     pub rows: usize,
     /// Users that they are of.
     pub users: usize,
+    /// How many users of equal weight would say as much.
+    pub effective: f64,
+    /// Of the rows those that were positives.
+    pub positives: usize,
     /// Mean log loss of the champion.
     pub champion: f64,
     /// Mean log loss of the challenger.
@@ -37,24 +45,30 @@ pub struct Judgement {
 impl Judgement {
     /// By how many errors the challenger is better, of a normal distribution: Student's is brought to it (Wallace 1959, the first of his bounds). 0 where nothing can be said.
     pub fn z(&self) -> f64 {
-        if self.error <= 0.0 || self.users < 2 {
+        if self.error <= 0.0 || self.effective <= 1.0 {
             return 0.0;
         }
         let errors = (self.champion - self.challenger) / self.error;
-        let freedom = (self.users - 1) as f64;
+        let freedom = self.effective - 1.0;
         let normal = (freedom * (errors * errors / freedom).ln_1p()).sqrt();
         let factor = (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0);
         (factor * normal).copysign(errors)
     }
 
-    /// Whether the challenger is better at all, on rows of enough users to say anything.
+    /// Whether there are rows enough to say anything.
+    pub fn is_enough(&self) -> bool {
+        let negatives = self.rows - self.positives;
+        self.effective >= USERS_MIN as f64 && self.positives.min(negatives) >= LABELS_MIN
+    }
+
+    /// Whether the challenger is better at all.
     pub fn is_better(&self) -> bool {
-        self.users >= USERS_MIN && self.challenger < self.champion
+        self.is_enough() && self.challenger < self.champion
     }
 
     /// Whether the challenger is to take over, by this look alone.
     pub fn wins(&self) -> bool {
-        self.users >= USERS_MIN && self.z() >= Z_MIN
+        self.is_enough() && self.z() >= Z_MIN
     }
 }
 
@@ -81,12 +95,13 @@ fn loss(log_odds: f64, positive: bool) -> f64 {
 
 /// Compares two models on rows that neither has learned from.
 pub fn judge(rows: impl IntoIterator<Item = Compared>) -> Judgement {
-    let (mut count, mut weights, mut sums) = (0, 0.0, [0.0; 2]);
+    let (mut count, mut positives, mut weights, mut sums) = (0, 0, 0.0, [0.0; 2]);
     // Of each user: the sum of differences, and of weights.
     let mut users: BTreeMap<u32, [f64; 2]> = BTreeMap::new();
     for row in rows.into_iter().filter(|row| row.weight > 0.0) {
         let losses = [row.champion, row.challenger].map(|log_odds| loss(log_odds, row.positive));
         count += 1;
+        positives += usize::from(row.positive);
         weights += row.weight;
         sums[0] += row.weight * losses[0];
         sums[1] += row.weight * losses[1];
@@ -97,17 +112,21 @@ pub fn judge(rows: impl IntoIterator<Item = Compared>) -> Judgement {
     let [champion, challenger] = sums.map(|sum| sum / f64::max(weights, f64::MIN_POSITIVE));
     let mean = champion - challenger;
     let groups = users.len() as f64;
-    let squares: f64 = users
-        .values()
-        .map(|[difference, weight]| (difference - mean * weight).powi(2))
-        .sum();
-    let variance = squares * groups / f64::max(groups - 1.0, 1.0);
+    let squares = users.values().map(|[difference, weight]| {
+        // What the mean without this user leaves of it; of a single user that is nothing.
+        let others = 1.0 - weight / weights;
+        ((difference - mean * weight) / f64::max(others, f64::EPSILON)).powi(2)
+    });
+    let variance = squares.sum::<f64>() * (groups - 1.0) / f64::max(groups, 1.0);
+    let shares = users.values().map(|[_, weight]| (weight / weights).powi(2));
     Judgement {
         rows: count,
         users: users.len(),
+        effective: 1.0 / f64::max(shares.sum(), f64::MIN_POSITIVE),
+        positives,
         champion,
         challenger,
-        error: variance.sqrt() / f64::max(weights, f64::MIN_POSITIVE),
+        error: variance.max(0.0).sqrt() / f64::max(weights, f64::MIN_POSITIVE),
     }
 }
 
@@ -127,7 +146,7 @@ mod tests {
         }
 
         /// About normal: the sum of twelve, less six.
-        fn normal(&mut self) -> f64 {
+        pub(super) fn normal(&mut self) -> f64 {
             (0..12).map(|_| self.next()).sum::<f64>() - 6.0
         }
     }
@@ -216,12 +235,18 @@ mod tests {
         let mean = ln2 - challenger;
         let first = (ln2 - losses[0]) + 2.0 * (ln2 - losses[1]) - 3.0 * mean;
         let second = ln2 - mean;
-        let error = (2.0 * (first * first + second * second)).sqrt() / 4.0;
+        // Each by what the others weigh, of four.
+        let (first, second) = (4.0 * first, second / 0.75);
+        let error = (0.5 * (first * first + second * second)).sqrt() / 4.0;
         assert!((judged.error - error).abs() < 1e-12, "{judged:?} {error}");
         assert_eq!((judged.rows, judged.users, judged.wins()), (3, 2, false));
+        assert_eq!(judged.positives, 2);
+        assert!((judged.effective - 16.0 / 10.0).abs() < 1e-12, "{judged:?}");
         let same = judge((0..100).map(|user| row(user, 1.0, user % 3 == 0, 0.5, 0.5)));
         assert_eq!((same.z(), same.wins()), (0.0, false));
         let nothing = judge([]);
         assert_eq!((nothing.rows, nothing.z(), nothing.wins()), (0, 0.0, false));
+        let one = judge([row(1, 1.0, true, 0.0, 1.0), row(1, 1.0, false, 0.0, 1.0)]);
+        assert_eq!((one.z(), one.wins()), (0.0, false));
     }
 }

@@ -102,6 +102,8 @@ def main():
             assert answer["apart"] < 1e-5, f"{path}: {answer}"
             part = user_part(t, h, t["in.counts"], bucket, recency)
             inputs = (h, *part, places, share, q, base)
+            answer["pytorch_apart"] = (network(*inputs) - right).abs().max().item()
+            assert answer["pytorch_apart"] < 1e-5, f"{path}: {answer}"
             answer["user_us"] = timed(lambda: user_part(t, h, t["in.counts"], bucket, recency))
             answer["pytorch_us"] = timed(lambda: network(*inputs))
         names = ["h", "inner", "said", "same", "places", "share", "q", "base"]
@@ -111,6 +113,7 @@ def main():
         fed = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(names, inputs)}
         got = session.run(None, fed)[0]
         answer["onnx_apart"] = float(np.abs(got - right.numpy()).max())
+        assert answer["onnx_apart"] < 1e-5, f"{path}: {answer}"
         answer["onnx_us"] = timed(lambda: session.run(None, fed))
         print(json.dumps(answer), flush=True)
 

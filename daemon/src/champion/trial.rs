@@ -55,6 +55,9 @@ pub struct Trial {
     pub began: i64,
     /// The looks so far.
     pub looks: Vec<Look>,
+    /// Whether nobody looks any more: a former champion that cannot be used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// One look at a trial.
@@ -66,6 +69,21 @@ pub struct Look {
     pub all: Seen,
     /// On those that chance had put in order.
     pub random: Seen,
+    /// What follows from it; none: the trial goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// What becomes of a trial.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The challenger is champion.
+    Promoted,
+    /// The challenger was no better, or its time was over.
+    Dropped,
+    /// The former champion is champion again.
+    WentBack,
 }
 
 /// What was seen of a part of the rows.
@@ -112,6 +130,7 @@ impl Trial {
             after,
             began: unix_ms(),
             looks: Vec::new(),
+            ended: false,
         })
     }
 }
@@ -146,6 +165,13 @@ impl Standing {
         })
     }
 
+    fn of_seat(&self, seat: Seat) -> Option<&Trial> {
+        match seat {
+            Seat::Challenger => self.challenger.as_ref(),
+            Seat::Former => self.watch.as_ref(),
+        }
+    }
+
     pub(crate) fn champion(&self) -> Option<&Named> {
         self.announced.as_ref()?.champion.as_ref()
     }
@@ -176,19 +202,31 @@ pub fn put_on_trial(
     after: Option<i64>,
 ) -> Result<Trial, ChampionError> {
     let registry = Registry::read(config, log)?;
-    let standing = Standing::of(&registry)?;
     let mut producer = log.producer()?;
     let model = send_parts(config, &mut *producer, folder)?;
+    let standing = standing(config, log)?;
     let champion = standing.champion().cloned();
     let trial = Trial::begin(config, log, [Some(model), champion], after)?;
     put(&mut *producer, Seat::Challenger, Some(&trial))?;
-    forget(&mut *producer, &registry, &standing, &[&trial.model])?;
+    forget((config, log), &mut *producer, &registry)?;
     Ok(trial)
 }
 
-/// Writes a trial down, or ends it.
-pub(crate) fn note(log: &dyn Log, seat: Seat, trial: Option<&Trial>) -> Result<(), LogError> {
-    put(&mut *log.producer()?, seat, trial)
+/// Writes a trial down as it stands now, or ends it; not where the seat has another by now than this one. Gives whether it did.
+///
+/// # Errors
+/// The log's, or that a record cannot be read.
+pub(crate) fn note(
+    config: &Config,
+    log: &dyn Log,
+    (seat, held): (Seat, &Trial),
+    now: Option<&Trial>,
+) -> Result<bool, ChampionError> {
+    let is_held = standing(config, log)?.of_seat(seat) == Some(held);
+    if is_held {
+        put(&mut *log.producer()?, seat, now)?;
+    }
+    Ok(is_held)
 }
 
 fn put(producer: &mut dyn Producer, seat: Seat, trial: Option<&Trial>) -> Result<(), LogError> {
@@ -249,14 +287,14 @@ fn settle(
     let champion = standing.champion().cloned();
     if let Some(trial) = standing.challenger.take() {
         standing.challenger = if trial.model == champion {
-            note(log, Seat::Challenger, None)?;
+            put(&mut *log.producer()?, Seat::Challenger, None)?;
             None
         } else if trial.champion == champion {
             Some(trial)
         } else {
             let again = [trial.model, champion.clone()];
             let again = Trial::begin(config, log, again, trial.after)?;
-            note(log, Seat::Challenger, Some(&again))?;
+            put(&mut *log.producer()?, Seat::Challenger, Some(&again))?;
             Some(again)
         };
     }
@@ -269,7 +307,7 @@ fn settle(
     standing.watch = match (watched, held) {
         (None, None) => None,
         (None, Some(_)) => {
-            note(log, Seat::Former, None)?;
+            put(&mut *log.producer()?, Seat::Former, None)?;
             None
         }
         (Some(former), Some(held)) if held.model == former && held.champion == champion => {
@@ -277,14 +315,14 @@ fn settle(
         }
         (Some(former), _) => {
             let trial = Trial::begin(config, log, [former, champion], None)?;
-            note(log, Seat::Former, Some(&trial))?;
+            put(&mut *log.producer()?, Seat::Former, Some(&trial))?;
             Some(trial)
         }
     };
     Ok(standing)
 }
 
-/// Makes who proved itself champion: the challenger, or the former again. Nothing happens where another champion was announced meanwhile.
+/// Makes who proved itself champion: the challenger, or the former again. Nothing happens where another champion was announced meanwhile, or the seat has another trial.
 ///
 /// # Errors
 /// The log's, or that a record cannot be read.
@@ -296,7 +334,8 @@ pub(crate) fn take_over(
 ) -> Result<Option<Announced>, ChampionError> {
     let registry = Registry::read(config, log)?;
     let standing = Standing::of(&registry)?;
-    if standing.champion() != trial.champion.as_ref() || standing.is_pinned() {
+    let is_other = standing.champion() != trial.champion.as_ref();
+    if is_other || standing.is_pinned() || standing.of_seat(seat) != Some(trial) {
         return Ok(None);
     }
     if let Some(model) = &trial.model {

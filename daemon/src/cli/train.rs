@@ -8,7 +8,7 @@ use headwater::Exit;
 use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary, Winner, objective};
 use headwater_config::{DeviceChoice, ObjectiveChoice};
 use headwater_model::DType;
-use headwater_model::{USERS_MIN, Z_MIN};
+use headwater_model::{LABELS_MIN, USERS_MIN, Z_MIN};
 
 use super::{Failure, Format, Global, print};
 
@@ -308,9 +308,9 @@ fn tell(summary: &TrainSummary) {
             (_, true) => "promoted".to_owned(),
             _ if judged.on_trial => "on trial from now on".to_owned(),
             (true, false) => "it would win (--promote)".to_owned(),
-            (false, false) if users < USERS_MIN => {
-                format!("too few users to judge by, {USERS_MIN} are needed")
-            }
+            (false, false) if !judged.enough => format!(
+                "too little to judge by: {USERS_MIN} users, {LABELS_MIN} positives and as many negatives are needed"
+            ),
             (false, false) => format!("not enough to take over, {Z_MIN} errors are needed"),
         };
         if rows == 0 {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use headwater_config::{Config, DeviceChoice};
 
 use super::Inner;
-use crate::champion::{Seat, Standing};
+use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
 use crate::train::{
-    Ids, Outcome, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Winner, objective,
+    Ids, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner, objective,
 };
 
 /// Between two looks whether there are enough rows by now.
@@ -42,10 +42,10 @@ fn run(inner: &Inner, stopping: &Stopping) {
     let mut next = Instant::now() + every;
     while !stopping.pause(every.min(LOOK_EVERY)) {
         match trials.turn(config, &*inner.log) {
-            Ok((standing, outcomes)) => {
-                tell_trials(&inner.metrics, &standing, &outcomes);
-                let waits = standing.is_pinned() || standing.challenger.is_some();
-                inner.board.tell_trials(standing);
+            Ok(turn) => {
+                tell_trials(&inner.metrics, &turn);
+                let waits = turn.standing.is_pinned() || turn.standing.challenger.is_some();
+                inner.board.tell_trials(turn.standing);
                 if waits || Instant::now() < next {
                     continue;
                 }
@@ -112,12 +112,12 @@ fn training(config: &Config, source: Source) -> TrainBahe {
 }
 
 /// Tells what became of trials, and how those stand that go on.
-fn tell_trials(metrics: &Metrics, standing: &Standing, outcomes: &[(Seat, Outcome)]) {
+fn tell_trials(metrics: &Metrics, turn: &Turn) {
     let name = |seat| match seat {
         Seat::Challenger => "challenger",
         Seat::Former => "former",
     };
-    for (seat, outcome) in outcomes {
+    for (seat, outcome) in &turn.ended {
         let outcome = match outcome {
             Outcome::Promoted => "promoted",
             Outcome::Dropped => "dropped",
@@ -127,9 +127,13 @@ fn tell_trials(metrics: &Metrics, standing: &Standing, outcomes: &[(Seat, Outcom
         let labels = [name(*seat), outcome];
         metrics.trials.with_label_values(&labels).inc();
     }
+    for seat in &turn.failed {
+        let labels = [name(*seat), "failed"];
+        metrics.trials.with_label_values(&labels).inc();
+    }
     let trials = [
-        (Seat::Challenger, &standing.challenger),
-        (Seat::Former, &standing.watch),
+        (Seat::Challenger, &turn.standing.challenger),
+        (Seat::Former, &turn.standing.watch),
     ];
     for (seat, trial) in trials {
         let look = trial.as_ref().and_then(|trial| trial.looks.last());

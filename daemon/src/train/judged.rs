@@ -10,6 +10,10 @@ use super::{TrainBahe, TrainError};
 
 /// A challenger beside the champion, on rows that it has not seen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an answer of its own, by its name in the summary"
+)]
 pub struct Judged {
     /// The champion's name and version.
     pub champion: String,
@@ -19,6 +23,8 @@ pub struct Judged {
     pub losses: [f64; 2],
     /// By how many errors the challenger is better.
     pub z: f64,
+    /// Whether that is enough to judge by.
+    pub enough: bool,
     /// Whether it wins.
     pub wins: bool,
     /// Whether it was made champion.
@@ -39,24 +45,42 @@ pub enum Winner {
 }
 
 impl TrainBahe {
+    /// Makes the model champion, if nobody was announced since training `began` and who is champion may be replaced; gives whether it did.
+    fn promote_since(
+        &self,
+        config: &Config,
+        log: &dyn Log,
+        began: i64,
+    ) -> Result<bool, TrainError> {
+        let standing = crate::champion::standing(config, log)?;
+        let announced = standing.announced.as_ref();
+        if standing.is_pinned() || announced.is_some_and(|announced| announced.time >= began) {
+            tracing::warn!(
+                "not promoted: who it was judged beside is champion no more, or is pinned"
+            );
+            return Ok(false);
+        }
+        crate::champion::promote(config, log, &self.out)?;
+        Ok(true)
+    }
+
     /// Holds the model against the champion, on rows that are later than all that it was made from by the time that a label takes; and does what follows.
     pub(super) fn judge(
         &self,
         config: &Config,
-        (log, champion): (&dyn Log, Option<&BaheModel>),
+        (log, champion, began): (&dyn Log, Option<&BaheModel>, i64),
         trainer: &Trainer,
         recorded: &Recorded,
     ) -> Result<Judged, TrainError> {
         let [.., scored] = recorded.splits();
         let scores = trainer.score(&recorded.corpus, scored, &mut |_| {})?;
-        let windows = config.tasks.values().map(|task| task.window.millis());
-        let apart_ms = config.labels.shown_within.millis() + windows.max().unwrap_or_default();
+        let apart_ms = super::trial::labels_ms(config);
         let judgement = headwater_model::judge(recorded.compared(&scores, apart_ms));
         let wins = judgement.wins();
-        let promoted = self.winner == Winner::Promoted && wins;
-        if promoted {
-            crate::champion::promote(config, log, &self.out)?;
-        }
+        let promoted = match self.winner {
+            Winner::Promoted if wins => self.promote_since(config, log, began)?,
+            Winner::Promoted | Winner::Stays | Winner::OnTrial => false,
+        };
         let on_trial = self.winner == Winner::OnTrial && judgement.is_better();
         if on_trial {
             let after = recorded.newest().saturating_add(apart_ms);
@@ -70,6 +94,7 @@ impl TrainBahe {
             rows: [judgement.rows, judgement.users],
             losses: [judgement.champion, judgement.challenger],
             z: judgement.z(),
+            enough: judgement.is_enough(),
             wins,
             promoted,
             on_trial,

@@ -5,30 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::Log;
 use headwater_model::bahe::BaheModel;
-use headwater_model::{Compared, Judgement, Policy, USERS_MIN, Verdict, Z_MIN, judge, next_look};
+use headwater_model::{Compared, Judgement, Policy, Verdict, Z_MIN, judge, next_look};
 
 use super::TrainError;
 use super::labelled::{Labelled, stretches};
-use crate::champion::{self, Bench, ChampionError, Look, Named, Seat, Standing, Trial};
+use crate::champion::{self, Bench, ChampionError, Look, Named, Outcome, Seat, Standing, Trial};
 use crate::world::unix_ms;
 
 /// A challenger that is no better at this look goes: it is unlikely to be much better, and another may be.
 const PATIENCE: usize = 3;
 
-/// What became of a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The challenger is champion.
-    Promoted,
-    /// The challenger was no better, or its time was over.
-    Dropped,
-    /// The former champion is champion again.
-    WentBack,
+/// How long it takes at most until the labels of a row are final.
+pub(super) fn labels_ms(config: &Config) -> i64 {
+    let windows = config.tasks.values().map(|task| task.window.millis());
+    config.labels.shown_within.millis() + windows.max().unwrap_or_default()
 }
+
+/// After a look that failed the same is not tried again for so long: it may have read much.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// Whoever judges trials.
 #[derive(Debug)]
@@ -38,10 +37,23 @@ pub(crate) struct Trials {
     folder: PathBuf,
     /// Labelled rows that a look takes at most.
     rows_max: usize,
-    /// How long a trial takes at most, and how long a former champion is held against who followed it; milliseconds.
+    /// How long a trial takes at most, and how long a former champion is held against who followed it, behind what labels take; milliseconds.
     longest_ms: i64,
-    /// Records of labels that there must be before it is worth looking at a trial again.
+    labels_ms: i64,
+    /// Where labels must have come to before it is worth looking at a trial again.
     not_before: BTreeMap<(Seat, i64), i64>,
+    failed: BTreeMap<Seat, Instant>,
+}
+
+/// What a turn comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// How things stand now.
+    pub(crate) standing: Standing,
+    /// Trials that came to their end.
+    pub(crate) ended: Vec<(Seat, Outcome)>,
+    /// Trials that could not be looked at.
+    pub(crate) failed: Vec<Seat>,
 }
 
 impl Trials {
@@ -51,83 +63,151 @@ impl Trials {
             folder: folder.join("trial"),
             rows_max: config.train.rows_max,
             longest_ms: config.train.trial.millis(),
+            labels_ms: labels_ms(config),
             not_before: BTreeMap::new(),
+            failed: BTreeMap::new(),
         }
     }
 
-    /// Looks at each trial for which there are enough new rows, and does what follows. Gives how things stand then.
+    /// Looks at each trial for which there are enough new rows, and does what follows.
     ///
     /// # Errors
-    /// The log's, or a record that cannot be read: nothing was decided by that look then.
-    pub(crate) fn turn(
-        &mut self,
-        config: &Config,
-        log: &dyn Log,
-    ) -> Result<(Standing, Vec<(Seat, Outcome)>), TrainError> {
-        let mut outcomes = Vec::new();
-        let mut standing = self.bench.turn(config, log, self.longest_ms)?;
-        if standing.is_pinned() {
-            return Ok((standing, outcomes));
-        }
+    /// That the topic of models cannot be read. What keeps one trial from being looked at is told, and tried again.
+    pub(crate) fn turn(&mut self, config: &Config, log: &dyn Log) -> Result<Turn, TrainError> {
+        let mut turn = Turn {
+            standing: self.settled(config, log)?,
+            ..Turn::default()
+        };
         for seat in Seat::ALL {
             let trial = match seat {
-                Seat::Challenger => &mut standing.challenger,
-                Seat::Former => &mut standing.watch,
+                Seat::Challenger => &turn.standing.challenger,
+                Seat::Former => &turn.standing.watch,
             };
-            let Some(of_seat) = trial else { continue };
-            let judged = self.look((config, log), seat, of_seat);
-            let outcome = match judged {
-                Ok(judged) => self.outcome(log, seat, of_seat, judged)?,
-                // Rows have changed since: it can score nobody any more.
-                Err(TrainError::Champion(ChampionError::Trained(error))) => {
+            let waits = (self.failed.get(&seat)).is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+            let trial = trial.clone().filter(|trial| !trial.ended && !waits);
+            let (Some(trial), false) = (trial, turn.standing.is_pinned()) else {
+                continue;
+            };
+            match self.seat((config, log), seat, trial) {
+                Ok(None) => {}
+                Ok(Some(outcome)) => turn.ended.push((seat, outcome)),
+                Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, ?seat, "a model on trial cannot be used any more");
-                    Some(Outcome::Dropped)
+                    tracing::warn!(
+                        error,
+                        ?seat,
+                        "a trial cannot be looked at; the champion goes on"
+                    );
+                    self.failed.insert(seat, Instant::now());
+                    turn.failed.push(seat);
                 }
-                Err(error) => return Err(error),
-            };
-            let Some(outcome) = outcome else { continue };
-            match outcome {
-                Outcome::Promoted | Outcome::WentBack => {
-                    if champion::take_over(config, log, seat, of_seat)?.is_none() {
-                        continue;
-                    }
-                }
-                Outcome::Dropped => champion::note(log, seat, None)?,
             }
-            outcomes.push((seat, outcome));
-            if outcome != Outcome::Dropped {
-                // Another champion: other trials.
-                standing = self.bench.turn(config, log, self.longest_ms)?;
-                break;
-            }
-            *trial = None;
+            // With its looks, and beside another champion where there is one.
+            turn.standing = self.settled(config, log)?;
         }
-        Ok((standing, outcomes))
+        Ok(turn)
     }
 
-    /// What follows from a look, or from there being none; writes the look down.
+    fn settled(&mut self, config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> {
+        let watched_ms = match self.longest_ms {
+            0 => 0,
+            longest_ms => longest_ms.saturating_add(self.labels_ms),
+        };
+        self.bench.turn(config, log, watched_ms)
+    }
+
+    /// Looks at one trial, if there are enough new rows, and does what follows.
+    fn seat(
+        &mut self,
+        (config, log): (&Config, &dyn Log),
+        seat: Seat,
+        mut trial: Trial,
+    ) -> Result<Option<Outcome>, TrainError> {
+        // What was seen, and not acted upon by whoever saw it.
+        let seen = trial.looks.last().and_then(|look| look.outcome);
+        let outcome = match seen {
+            Some(outcome) => Some(outcome),
+            None => match self.look((config, log), seat, &trial) {
+                Ok(judged) => {
+                    let held = trial.clone();
+                    let outcome = self.outcome(seat, &mut trial, judged);
+                    // Before anything follows from it: who comes after must not look by the same bound again.
+                    if trial != held && !champion::note(config, log, (seat, &held), Some(&trial))? {
+                        return Ok(None);
+                    }
+                    outcome
+                }
+                // It can score nobody any more, or is not there.
+                Err(TrainError::Champion(
+                    error @ (ChampionError::Trained(_)
+                    | ChampionError::Parts { .. }
+                    | ChampionError::Other { .. }),
+                )) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, ?seat, "a model on trial cannot be used");
+                    Some(Outcome::Dropped)
+                }
+                Err(_) if self.is_over(seat, &trial) => Some(Outcome::Dropped),
+                Err(error) => return Err(error),
+            },
+        };
+        let Some(outcome) = outcome else {
+            return Ok(None);
+        };
+        let is_done = match outcome {
+            Outcome::Promoted | Outcome::WentBack => {
+                champion::take_over(config, log, seat, &trial)?.is_some()
+            }
+            // A former champion's place stays taken: it is not to be tried again.
+            Outcome::Dropped => {
+                let mut ended = trial.clone();
+                ended.ended = true;
+                let now = (seat == Seat::Former).then_some(&ended);
+                champion::note(config, log, (seat, &trial), now)?
+            }
+        };
+        Ok(is_done.then_some(outcome))
+    }
+
+    /// Whether a challenger's time is over: that which it has for rows whose labels are final.
+    fn is_over(&self, seat: Seat, trial: &Trial) -> bool {
+        let since = trial.began.max(trial.after.unwrap_or(i64::MIN));
+        let time = self.labels_ms.saturating_add(self.longest_ms);
+        let is_late = unix_ms() >= since.saturating_add(time);
+        seat == Seat::Challenger && (self.longest_ms == 0 || is_late)
+    }
+
+    /// What follows from a look, or from there being none; the look is put down.
     fn outcome(
         &self,
-        log: &dyn Log,
         seat: Seat,
         trial: &mut Trial,
         judged: Option<[Judgement; 2]>,
-    ) -> Result<Option<Outcome>, TrainError> {
+    ) -> Option<Outcome> {
         let is_challenger = seat == Seat::Challenger;
-        let is_over = is_challenger && unix_ms() >= trial.began.saturating_add(self.longest_ms);
+        let is_over = self.is_over(seat, trial);
         let Some([all, random]) = judged else {
-            return Ok(is_over.then_some(Outcome::Dropped));
+            return is_over.then_some(Outcome::Dropped);
+        };
+        let number = trial.looks.len() + 1;
+        let verdict = all.at_look(number);
+        // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
+        let is_worse_by_chance = random.is_enough() && random.z() <= -Z_MIN;
+        let outcome = match verdict {
+            Verdict::Better if !is_worse_by_chance && is_challenger => Some(Outcome::Promoted),
+            Verdict::Better if !is_worse_by_chance => Some(Outcome::WentBack),
+            Verdict::Better | Verdict::Worse | Verdict::Open if is_challenger => {
+                let is_hopeless = number >= PATIENCE && all.z() <= 0.0;
+                (verdict == Verdict::Worse || is_hopeless || is_over).then_some(Outcome::Dropped)
+            }
+            Verdict::Better | Verdict::Worse | Verdict::Open => None,
         };
         trial.looks.push(Look {
             time: unix_ms(),
             all: (&all).into(),
             random: (&random).into(),
+            outcome,
         });
-        let number = trial.looks.len();
-        let verdict = all.at_look(number);
-        // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
-        let is_worse_by_chance = random.users >= USERS_MIN && random.z() <= -Z_MIN;
         tracing::info!(
             ?seat,
             look = number,
@@ -137,24 +217,13 @@ impl Trials {
             champions_loss = all.champion,
             z = all.z(),
             ?verdict,
+            ?outcome,
             "looked at a trial"
         );
-        let outcome = match verdict {
-            Verdict::Better if is_worse_by_chance => None,
-            Verdict::Better if is_challenger => Some(Outcome::Promoted),
-            Verdict::Better => Some(Outcome::WentBack),
-            Verdict::Worse | Verdict::Open if is_challenger => {
-                let is_hopeless = number >= PATIENCE && all.z() <= 0.0;
-                (verdict == Verdict::Worse || is_hopeless || is_over).then_some(Outcome::Dropped)
-            }
-            Verdict::Worse | Verdict::Open => None,
-        };
-        // Before anything follows from it: who comes after must not look at the same rows by the same bound.
-        champion::note(log, seat, Some(trial))?;
-        Ok(outcome)
+        outcome
     }
 
-    /// Judges a trial on all rows of it, and on those that chance had put in order; none: there are not enough so far.
+    /// Judges a trial on all rows of it, and on those that chance had put in order; none: there are not enough so far. Whose time is over is looked at once more, whatever there is.
     fn look(
         &mut self,
         (config, log): (&Config, &dyn Log),
@@ -165,48 +234,50 @@ impl Trials {
         let Some(wanted) = next_look(trial.looks.len(), before) else {
             return Ok(None);
         };
+        let is_last = self.is_over(seat, trial);
+        let wanted = if is_last { before + 1 } else { wanted };
         let of_trial = (seat, trial.began);
         let labels = stretches(config, log, Topic::Labels, Some(&trial.from[0]))?;
-        let records: i64 = labels.iter().map(|of| of.until - of.from).sum();
-        if self
-            .not_before
-            .get(&of_trial)
-            .is_some_and(|not_before| records < *not_before)
-        {
+        let reached: i64 = labels.iter().map(|of| of.until).sum();
+        let not_before = self.not_before.get(&of_trial).copied().unwrap_or(i64::MIN);
+        if reached < not_before && !is_last {
             return Ok(None);
         }
         self.not_before
             .retain(|(held, began), _| *held != seat || *began == trial.began);
-        let [model, champion] = [(&trial.model, "model"), (&trial.champion, "champion")]
-            .map(|(named, name)| self.open(config, named.as_ref(), name));
-        let (model, champion) = (model?, champion?);
+        let model = trial.model.as_ref();
+        let model = model
+            .map(|named| self.open(config, named, "model"))
+            .transpose()?;
+        let champion = trial.champion.as_ref();
+        let champion = champion.map(|named| self.open(config, named, "champion"));
+        let champion = match champion.transpose() {
+            // One of other rows scores nobody: the baseline does.
+            Err(ChampionError::Trained(_)) => None,
+            opened => opened?,
+        };
         let models = [champion.as_ref(), model.as_ref()];
         let rows = self.compared((config, log), trial, models, wanted)?;
-        let found = rows.iter().filter(|(row, _)| row.weight > 0.0).count();
-        if found < wanted {
+        let all = judge(rows.iter().map(|(row, _)| *row));
+        if all.rows < wanted || !all.is_enough() {
             // So many more as are missing, if they come as those before; half of that, for they may not.
-            let missing = (wanted - found) as f64 / f64::max(found as f64, 1.0);
-            let more = (records as f64 * f64::min(missing, 1.0) / 2.0) as i64;
-            self.not_before.insert(of_trial, records + more.max(1));
+            let records: i64 = labels.iter().map(|of| of.until - of.from).sum();
+            let missing = (wanted.saturating_sub(all.rows)) as f64 / f64::max(all.rows as f64, 1.0);
+            let more = records as f64 * missing.clamp(0.1, 1.0) / 2.0;
+            self.not_before
+                .insert(of_trial, reached + (more as i64).max(1));
             return Ok(None);
         }
         let random = rows.iter().filter(|(_, policy)| *policy == Policy::Random);
         let random = judge(random.map(|(row, _)| *row));
-        Ok(Some([judge(rows.iter().map(|(row, _)| *row)), random]))
+        Ok(Some([all, random]))
     }
 
-    fn open(
-        &self,
-        config: &Config,
-        named: Option<&Named>,
-        name: &str,
-    ) -> Result<Option<BaheModel>, TrainError> {
+    fn open(&self, config: &Config, named: &Named, name: &str) -> Result<BaheModel, ChampionError> {
         let mut config = config.clone();
         // So that a model that reads them can be opened.
         config.key_vectors.logged = true;
-        let folder = self.folder.join(name);
-        let opened = named.map(|named| self.bench.open(&config, named, &folder));
-        Ok(opened.transpose()?)
+        self.bench.open(&config, named, &self.folder.join(name))
     }
 
     /// What champion and model say of the trial's rows; nothing, if there are fewer labelled items than are wanted.

@@ -4,7 +4,7 @@
 //! other, the probability of any false win is at most α, as parts are spent by Lan and `DeMets` 1983). A look comes when there are twice the rows of the one before: so looks have little in
 //! common, which is where that inequality loses little, and a difference that needs n rows is found with less than 2 n and a few.
 
-use super::{Judgement, USERS_MIN};
+use super::Judgement;
 
 /// Of the standard normal distribution, above which lies 1/20 of 1 / (k (k + 1)): bounds of the looks, the first at the front.
 const BOUNDS: [f64; 16] = [
@@ -42,7 +42,7 @@ impl Judgement {
     pub fn at_look(&self, number: usize) -> Verdict {
         let bound = BOUNDS[number - 1];
         match self.z() {
-            _ if self.users < USERS_MIN => Verdict::Open,
+            _ if !self.is_enough() => Verdict::Open,
             z if z >= bound => Verdict::Better,
             z if z <= -bound => Verdict::Worse,
             _ => Verdict::Open,
@@ -110,13 +110,13 @@ mod tests {
         Verdict::Open
     }
 
-    /// Goal: who is looked at again and again is promoted no oftener than once in twenty where he is no better, and nine times in ten where he is. Method: 1,000 pairs that err alike, with seven
+    /// Goal: who is looked at again and again is promoted no oftener than once in twenty where he is no better, and nine times in ten where he is. Method: 1,000 pairs that err alike, with eight
     /// looks; 200 of which one errs less, or more; and a single look's bound at each of the seven, which is what must not be done.
     #[test]
     fn looking_again_costs_nothing() {
         let mut random = Random(11);
         let mut count = |trials: usize, errors: [f64; 2], of: Verdict| {
-            let trials = (0..trials).map(|_| trial(&mut random, errors, 14_000));
+            let trials = (0..trials).map(|_| trial(&mut random, errors, 28_000));
             trials.filter(|verdict| *verdict == of).count()
         };
         let alike = count(1_000, [0.7, 0.7], Verdict::Better);
@@ -140,6 +140,53 @@ mod tests {
         assert!(often > 80, "{often} of 1000");
     }
 
+    /// Goal: what is rare, and what is of few, deceives nobody: where one row in 200 is a positive, who says less of everything is not promoted, and a user with half of all rows does not decide.
+    /// Method: 400 challengers that shift what a right champion says; 1,000 pairs that err alike, where one user has as many rows as all others.
+    #[test]
+    fn the_rare_and_the_heavy_deceive_nobody() {
+        let mut random = Random(13);
+        let wins = (0..400).filter(|_| {
+            let (mut rows, mut looks, mut wanted) = (Vec::new(), 0, next_look(0, 0));
+            while let Some(at) = wanted.filter(|at| *at <= 14_000) {
+                while rows.len() < at
+                    || (rows.len() < 14_000 && !judge(rows.iter().copied()).is_enough())
+                {
+                    for _ in 0..200 {
+                        let user = (random.next() * 400.0) as u32;
+                        let truth = random.normal() * 0.5 - 5.3;
+                        rows.push(Compared {
+                            user,
+                            weight: 1.0,
+                            positive: random.next() < 1.0 / (1.0 + (-truth).exp()),
+                            champion: truth,
+                            challenger: truth - 0.5,
+                        });
+                    }
+                }
+                looks += 1;
+                if judge(rows.iter().copied()).at_look(looks) == Verdict::Better {
+                    return true;
+                }
+                wanted = next_look(looks, rows.len());
+            }
+            false
+        });
+        let wins = wins.count();
+        assert!(wins <= 12, "{wins} of 400");
+        let heavy = (0..1_000).filter(|_| {
+            let world = random.0;
+            let mut rows = rows_of(&mut random, world, 0..400, [0.7, 0.7]);
+            let all = rows.len();
+            while rows.len() < 2 * all {
+                rows.append(&mut rows_of(&mut random, world, [1_000], [0.7, 0.7]));
+            }
+            let judged = judge(rows);
+            judged.z() >= BOUNDS[0] || judged.wins()
+        });
+        let heavy = heavy.count();
+        assert!(heavy <= 50, "{heavy} of 1000");
+    }
+
     /// Goal: looks come when rows have doubled, and end. Method: the first, the next, the last; a judgement of few users.
     #[test]
     fn looks_double_and_end() {
@@ -149,15 +196,23 @@ mod tests {
         assert_eq!(next_look(16, 1 << 21), None);
         let sure = Judgement {
             rows: 1_000,
-            users: USERS_MIN,
+            users: 30,
+            effective: 30.0,
+            positives: 30,
             champion: 0.5,
             challenger: 0.4,
             error: 0.01,
         };
         assert_eq!(sure.at_look(1), Verdict::Better);
         assert_eq!(sure.at_look(16), Verdict::Better);
-        let few = Judgement { users: 29, ..sure };
-        assert_eq!(few.at_look(1), Verdict::Open);
+        let few = |effective: f64, positives: usize| Judgement {
+            effective,
+            positives,
+            ..sure
+        };
+        for (effective, positives) in [(29.9, 500), (500.0, 29), (500.0, 971)] {
+            assert_eq!(few(effective, positives).at_look(1), Verdict::Open);
+        }
         let worse = Judgement {
             challenger: 0.6,
             ..sure
