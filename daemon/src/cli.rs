@@ -22,6 +22,7 @@ mod inspect;
 mod models;
 mod produce;
 mod replay;
+mod replay_score;
 mod run;
 mod table;
 mod topics;
@@ -78,6 +79,7 @@ enum Command {
     Models(models::Arguments),
     Produce(produce::Arguments),
     Replay(replay::Arguments),
+    ReplayScore(replay_score::Arguments),
     Run(run::Arguments),
     Topics(topics::Arguments),
     Train(train::Arguments),
@@ -110,6 +112,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Models(arguments) => models::run(&arguments, global),
         Command::Produce(arguments) => produce::run(&arguments, global),
         Command::Replay(arguments) => replay::run(&arguments, global),
+        Command::ReplayScore(arguments) => replay_score::run(&arguments, global),
         Command::Run(arguments) => run::run(&arguments, global),
         Command::Topics(arguments) => topics::run(&arguments, global),
         Command::Train(arguments) => train::run(&arguments, global),

@@ -3,6 +3,8 @@
 //! Before it, steps published answers and logged their rows; after it, `GET /explain/{request}` and `headwater explain`. Topics are read
 //! from their end backwards, in stretches that grow: what is asked for is most often young.
 
+use std::path::Path;
+
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::{Log, LogError};
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,9 @@ use crate::scan::{self, Stretch};
 
 mod row;
 
-pub use row::{FeatureView, RowView, RowsView, ScoreView, Selection, SequenceView, TermView};
+pub use row::{
+    FeatureView, Replayed, RowView, RowsView, ScoreView, Selection, SequenceView, TermView,
+};
 
 /// Records that are looked at first in each partition; each further look takes twice as many.
 const FIRST_LOOK: i64 = 10_000;
@@ -79,9 +83,32 @@ impl Explanation {
     }
 }
 
+/// Scores of logged rows, computed again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Replay {
+    /// Where the rows lie.
+    pub at: At,
+    /// Who made the scores.
+    pub model: String,
+    /// The scores, candidate by candidate.
+    pub scores: Vec<Replayed>,
+}
+
 /// Why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
+    /// The model that is to compute its scores again cannot be used.
+    #[error(transparent)]
+    Model(#[from] crate::trained::TrainedError),
+    /// A record of the feature log cannot be read.
+    #[error("feature_log-{partition} at offset {offset}", partition = at.partition, offset = at.offset)]
+    Row {
+        /// Where it lies.
+        at: At,
+        /// Why.
+        #[source]
+        source: Box<headwater_model::FeatureLogError>,
+    },
     /// The log's.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -128,6 +155,53 @@ pub fn find(
             })
             .collect(),
     })
+}
+
+/// Computes every published score of a request again, from its logged rows and the model that made them: a copy of this machine's, or the one of the folder `model`, which is then taken for
+/// whoever scored. Nothing: the feature log has no rows of it.
+///
+/// # Errors
+/// The log's, a model that cannot be used, or rows that are of another configuration.
+pub fn replay(
+    config: &Config,
+    log: &dyn Log,
+    request: &str,
+    model: Option<&Path>,
+) -> Result<Vec<Replay>, ExplainError> {
+    let reader = match model {
+        Some(folder) => row::Reader::with(config, crate::trained::open_folder(config, folder)?)?,
+        None => row::Reader::new(config)?,
+    };
+    let mut answers = newest(config, log, Topic::Scores, request, None)?;
+    answers.extend(newest(config, log, Topic::StandingScores, request, None)?);
+    let rows = newest(config, log, Topic::FeatureLog, request, None)?;
+    let mut replays = Vec::new();
+    for (at, _, bytes) in rows {
+        let (model, mut scores) = reader.replay(&bytes).map_err(|source| ExplainError::Row {
+            at: at.clone(),
+            source: Box::new(source),
+        })?;
+        // The part is the last number of either.
+        let cause = |id: &str| {
+            id.rsplit_once('-')
+                .map_or(id, |(cause, _)| cause)
+                .to_owned()
+        };
+        let of_rows = answers
+            .iter()
+            .filter(|(answer, ..)| answer.id == at.id || answer.id == cause(&at.id))
+            .filter_map(|(_, record, _)| record["items"].as_array())
+            .flatten();
+        for item in of_rows {
+            let of_item = scores.iter_mut();
+            for score in of_item.filter(|score| item["item_id"] == *score.item_id) {
+                let published = item["tasks"][&score.task].as_f64();
+                score.published = published.map(|published| published as f32);
+            }
+        }
+        replays.push(Replay { at, model, scores });
+    }
+    Ok(replays)
 }
 
 /// An error's words, and what a person may conclude from them.

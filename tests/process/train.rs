@@ -400,6 +400,52 @@ fn keyed_beside_keyed(place: &Place, folder: &Path, fixed: &[&str]) {
     );
 }
 
+/// Published scores are the same again in a process of their own, by the copy of the model and by its folder, and are not by another's.
+fn replayed(place: &Place, folder: &Path) {
+    let out = |name: &str| folder.join(name).display().to_string();
+    let other = [
+        "train",
+        "bahe",
+        "--log",
+        "--texts",
+        "none",
+        "--passes",
+        "2",
+        "--rate",
+        "0.006",
+        "--seed",
+        "9",
+        "--out",
+        &out("other-seed"),
+        "--format",
+        "json",
+    ];
+    let ran = place.run(&other);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for (more, same) in [
+        (&[][..], true),
+        (&["--model", &out("live")], true),
+        (&["--model", &out("other-seed")], false),
+    ] {
+        let command = ["replay-score", "after", "--format", "json"];
+        let ran = place.run(&[&command, more].concat());
+        assert_eq!(ran.code, Some(if same { 0 } else { 3 }), "{ran:?}");
+        let scores = ran.json()[0]["scores"].clone();
+        assert_eq!(scores.as_array().unwrap().len(), 2, "{scores}");
+        for score in scores.as_array().unwrap() {
+            assert_eq!(score["published"], score["logged"], "{score}");
+            assert_eq!(score["again"] == score["logged"], same, "{score}");
+        }
+    }
+    let ran = place.run(&["replay-score", "before"]);
+    assert!(
+        ran.code == Some(0) && ran.answer.contains("baseline-1"),
+        "{ran:?}"
+    );
+    let ran = place.run(&["replay-score", "never"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+}
+
 /// Goal: a promoted model scores, its scores can be computed again to the bit (`MODEL-1`), and going back goes back. Method: the model that was learned from the log,
 /// promoted while no daemon has the log; a request before, after, and after going back, while it is on trial; one that looks at texts, which is refused.
 fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
@@ -447,6 +493,7 @@ fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
     for row in explained["logged"][0]["rows"]["rows"].as_array().unwrap() {
         assert_eq!(row["scores"][0]["same"], true, "{row}");
     }
+    replayed(place, folder);
     let ran = place.run(&["champion", "rollback"]);
     assert!(
         ran.answer.starts_with("champion: the baseline since "),

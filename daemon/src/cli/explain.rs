@@ -40,6 +40,18 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
+impl From<ExplainError> for Failure {
+    fn from(error: ExplainError) -> Self {
+        let exit = match &error {
+            ExplainError::Log(error) => Exit::of_log(error),
+            ExplainError::Model(error) => error.exit(),
+            ExplainError::Schema(_) => Exit::Configuration,
+            ExplainError::Row { .. } => Exit::Format,
+        };
+        Self::of(exit, &error)
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure> {
     let id = &arguments.request_id;
     let found = match &arguments.address {
@@ -67,13 +79,7 @@ fn look(global: &Global, arguments: &Arguments) -> Result<Explanation, Failure> 
                 items: arguments.item.iter().cloned().collect(),
                 best: arguments.best,
             };
-            find(&config, &*log, &arguments.request_id, &selection).map_err(|error| {
-                let exit = match &error {
-                    ExplainError::Log(error) => Exit::of_log(error),
-                    ExplainError::Schema(_) => Exit::Configuration,
-                };
-                Failure::of(exit, &error)
-            })
+            find(&config, &*log, &arguments.request_id, &selection).map_err(Failure::from)
         }
         // The embedded log belongs to the daemon that runs.
         Err(error @ headwater::StartError::LogFolder { .. }) => match config.admin.address {

@@ -123,6 +123,32 @@ pub(crate) struct Reader {
     assembler: Assembler,
     /// The configured one, and the champions that this instance has copies of: what others scored is not computed again.
     models: Vec<BaheModel>,
+    /// Whether the one model is taken for whoever scored.
+    is_given: bool,
+}
+
+/// A score of a logged row, and what it is when it is computed again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Replayed {
+    /// The candidate.
+    pub item_id: String,
+    /// The task.
+    pub task: String,
+    /// As it was published; none: it was not, or is not there any more.
+    pub published: Option<f32>,
+    /// As it was logged.
+    pub logged: f32,
+    /// Computed again, from the row and the model; none: that model is not here.
+    pub again: Option<f32>,
+}
+
+impl Replayed {
+    /// Whether all that there is of it is the same, to the bit.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        let is_logged = |other: f32| other.to_bits() == self.logged.to_bits();
+        self.published.is_none_or(is_logged) && self.again.is_some_and(is_logged)
+    }
 }
 
 impl Reader {
@@ -138,7 +164,44 @@ impl Reader {
                     Vec::new()
                 }
             },
+            is_given: false,
         })
+    }
+
+    /// One that takes this model for whoever scored.
+    pub(crate) fn with(
+        config: &Config,
+        model: BaheModel,
+    ) -> Result<Self, headwater_model::FeatureSchemaError> {
+        Ok(Self {
+            assembler: Assembler::new(config)?,
+            models: vec![model],
+            is_given: true,
+        })
+    }
+
+    /// Computes all scores of a record of the feature log again; gives who made them, too.
+    pub(crate) fn replay(&self, record: &[u8]) -> Result<(String, Vec<Replayed>), FeatureLogError> {
+        let logged = LoggedRequest::read(record)?;
+        let schema = self.assembler.schema();
+        let tasks = schema.tasks();
+        let mut replayed = Vec::new();
+        for (place, row) in logged.rows(schema)?.enumerate() {
+            let probability = |task| self.assembler.baseline().explain(row, task).probability;
+            let base: Vec<f32> = (0..tasks.len()).map(probability).collect();
+            let again = self.again(&logged, row, place, &base);
+            let candidate = &logged.candidates[place];
+            for (number, (task, score)) in tasks.iter().zip(&*candidate.scores).enumerate() {
+                replayed.push(Replayed {
+                    item_id: candidate.item_id.to_string(),
+                    task: task.name.clone(),
+                    published: None,
+                    logged: *score,
+                    again: again.as_ref().map(|again| again[number]),
+                });
+            }
+        }
+        Ok((format!("{}-{}", logged.model, logged.version), replayed))
     }
 
     /// Takes a record of the feature log apart.
@@ -240,7 +303,7 @@ impl Reader {
             return Some(scores);
         }
         let mut models = self.models.iter();
-        let model = models.find(|model| model.version() == logged.version)?;
+        let model = models.find(|model| self.is_given || model.version() == logged.version)?;
         let head = model.scorer().config();
         let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
         let item = &*candidate.vector;
