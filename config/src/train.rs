@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use crate::choice::choice;
-use crate::quantity::Span;
+use crate::quantity::{Ratio, Span};
 
 choice! {
     /// What training lowers, where there are several tasks.
@@ -36,6 +36,10 @@ pub struct TrainConfig {
     /// How long a challenger has to prove itself on rows that are scored from then on, and how long a former champion is held against who followed it; zero: who is
     /// better on the rows that training has kept aside takes over at once.
     pub trial: Span,
+    /// Share of the users that a challenger scores, once it has proved itself, before it is champion; zero: none. Below 1.
+    pub canary: Ratio,
+    /// How long it does so at least.
+    pub canary_for: Span,
     /// Labelled rows that there must be. At least 100.
     pub rows_min: usize,
     /// Labelled rows that are learned from at most: the newest. At least `rows_min`.

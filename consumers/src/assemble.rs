@@ -37,12 +37,12 @@ mod look;
 mod memo;
 mod model;
 
-use deep::Trained;
 use entries::{Entries, Groups};
 use key_vectors::Keyed;
 use likings::Likings;
 use look::TextLook;
 use memo::{Memo, Plan};
+use model::Scorers;
 
 pub use deep::Source;
 pub use look::MissingText;
@@ -103,8 +103,8 @@ pub struct Assembler {
     texts: Option<(TextLook, Likings)>,
     /// What users did with each item; none: rows have nothing of it.
     keyed: Option<Keyed>,
-    /// A model that was trained; none: the baseline scores alone.
-    trained: Option<Trained>,
+    /// Models over the baseline.
+    scorers: Scorers,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -257,7 +257,7 @@ impl Assembler {
             schema_hash: format!("{:016x}", schema.hash()),
             baseline: Baseline::new(smoothing).expect("invariant: a share is a correlation"),
             model: format!("{}-{}", Baseline::NAME, Baseline::VERSION),
-            trained: None,
+            scorers: Scorers::default(),
             batch: FeatureBatch::new(&schema),
             memo: Memo::default(),
             entries: Entries::default(),
@@ -290,7 +290,7 @@ impl Assembler {
     pub fn failure(&mut self) -> Option<Error> {
         let texts = self.texts.as_mut();
         let failure = texts.and_then(|(look, _)| look.failure().map(Error::Encode));
-        failure.or_else(|| self.trained.as_mut()?.failure())
+        failure.or_else(|| self.scorers.champion.as_mut()?.failure())
     }
 
     /// Takes the texts that have no vector yet and were not told of before.
@@ -348,7 +348,7 @@ impl Assembler {
     pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
         self.assemble(row, items);
         self.baseline.score(&self.batch, scores);
-        if let Some(trained) = &mut self.trained {
+        if let Some(trained) = self.scorers.of(row) {
             let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
             trained.fill(row, items, encoder);
             trained.score((row, items), (&self.batch, self.keyed.as_ref()), scores);
@@ -545,7 +545,7 @@ impl Assembler {
         pseudonym: &'a str,
         scores: &'a Scores,
     ) -> LoggedRequest<'a> {
-        let scorer = self.trained.as_ref().filter(|trained| trained.has_scored());
+        let scorer = self.scorers.last().filter(|trained| trained.has_scored());
         let (model, version) = scorer.map_or((Baseline::NAME, Baseline::VERSION), |trained| {
             (BaheModel::NAME, trained.version())
         });

@@ -24,7 +24,9 @@ mod trial;
 
 pub(crate) use follower::{Follower, Held};
 pub(crate) use trial::{Bench, note, take_over};
-pub use trial::{Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, standing};
+pub use trial::{
+    Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, standing,
+};
 
 /// The form of announcements that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -201,7 +203,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Takes a record; gives whether it is an announcement.
+    /// Takes a record; gives whether it may be news of who scores.
     fn take(&mut self, record: &Record<'_>) -> bool {
         let key = record.key.unwrap_or_default();
         if key == CHAMPION {
@@ -213,6 +215,7 @@ impl Registry {
                 Some(value) => drop(self.trials.insert(seat, value.to_vec())),
                 None => drop(self.trials.remove(&seat)),
             }
+            return true;
         }
         if let Ok(key) = std::str::from_utf8(key)
             && key.starts_with(ARTIFACT)

@@ -19,7 +19,7 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// Trainings by outcome: promoted, `on_trial`, kept, `too_few`, failed, stopped.
     pub trainings: IntCounterVec,
-    /// Trials by seat and outcome: promoted, dropped, `went_back`, failed.
+    /// Trials by seat and outcome: canary, promoted, dropped, `went_back`, failed.
     pub trials: IntCounterVec,
     /// Labelled rows of a trial's last look.
     pub trial_rows: IntGaugeVec,
@@ -60,7 +60,7 @@ impl Metrics {
         let trials = IntCounterVec::new(
             Opts::new(
                 "headwater_daemon_trials_total",
-                "Trials of models beside the champion that came to an end.",
+                "Trials of models beside the champion, and what became of them.",
             ),
             &["seat", "outcome"],
         )?;

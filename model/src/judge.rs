@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 mod looks;
 
-pub use looks::{Verdict, next_look};
+pub use looks::{Verdict, is_harm, next_look};
 
 /// Of the standard normal distribution, above which one in twenty lies.
 pub const Z_MIN: f64 = 1.645;
@@ -43,16 +43,15 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// By how many errors the challenger is better, of a normal distribution: Student's is brought to it (Wallace 1959, the first of his bounds). 0 where nothing can be said.
+    /// By how many errors the challenger is better, of a normal distribution: Student's is brought to it. 0 where nothing can be said.
     pub fn z(&self) -> f64 {
         if self.error <= 0.0 || self.effective <= 1.0 {
             return 0.0;
         }
-        let errors = (self.champion - self.challenger) / self.error;
-        let freedom = self.effective - 1.0;
-        let normal = (freedom * (errors * errors / freedom).ln_1p()).sqrt();
-        let factor = (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0);
-        (factor * normal).copysign(errors)
+        normal(
+            (self.champion - self.challenger) / self.error,
+            self.effective - 1.0,
+        )
     }
 
     /// Whether there are rows enough to say anything.
@@ -110,23 +109,112 @@ pub fn judge(rows: impl IntoIterator<Item = Compared>) -> Judgement {
         user[1] += row.weight;
     }
     let [champion, challenger] = sums.map(|sum| sum / f64::max(weights, f64::MIN_POSITIVE));
-    let mean = champion - challenger;
-    let groups = users.len() as f64;
-    let squares = users.values().map(|[difference, weight]| {
-        // What the mean without this user leaves of it; of a single user that is nothing.
-        let others = 1.0 - weight / weights;
-        ((difference - mean * weight) / f64::max(others, f64::EPSILON)).powi(2)
-    });
-    let variance = squares.sum::<f64>() * (groups - 1.0) / f64::max(groups, 1.0);
-    let shares = users.values().map(|[_, weight]| (weight / weights).powi(2));
+    let over = Over::users(&users);
     Judgement {
         rows: count,
         users: users.len(),
-        effective: 1.0 / f64::max(shares.sum(), f64::MIN_POSITIVE),
+        effective: over.effective,
         positives,
         champion,
         challenger,
-        error: variance.max(0.0).sqrt() / f64::max(weights, f64::MIN_POSITIVE),
+        error: over.error,
+    }
+}
+
+/// A mean over rows of users.
+struct Over {
+    mean: f64,
+    /// Its error, over users.
+    error: f64,
+    effective: f64,
+}
+
+impl Over {
+    /// Of each user the sum of what is averaged, and of weights.
+    fn users(users: &BTreeMap<u32, [f64; 2]>) -> Self {
+        let [sum, weights] = users
+            .values()
+            .fold([0.0; 2], |[sum, weights], [one, weight]| {
+                [sum + one, weights + weight]
+            });
+        let weights = f64::max(weights, f64::MIN_POSITIVE);
+        let mean = sum / weights;
+        let groups = users.len() as f64;
+        let squares = users.values().map(|[of_user, weight]| {
+            // What the mean without this user leaves of it; of a single user that is nothing.
+            let others = 1.0 - weight / weights;
+            ((of_user - mean * weight) / f64::max(others, f64::EPSILON)).powi(2)
+        });
+        let variance = squares.sum::<f64>() * (groups - 1.0) / f64::max(groups, 1.0);
+        let shares = users.values().map(|[_, weight]| (weight / weights).powi(2));
+        Self {
+            mean,
+            error: variance.max(0.0).sqrt() / weights,
+            effective: 1.0 / f64::max(shares.sum(), f64::MIN_POSITIVE),
+        }
+    }
+}
+
+/// Student's, of so much freedom, as errors of a normal distribution (Wallace 1959, the first of his bounds).
+fn normal(errors: f64, freedom: f64) -> f64 {
+    let normal = (freedom * (errors * errors / freedom).ln_1p()).sqrt();
+    let factor = (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0);
+    (factor * normal).copysign(errors)
+}
+
+/// A labelled row of a user who is one of some, or of the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shown {
+    /// The row's user.
+    pub user: u32,
+    /// For how many rows it stands.
+    pub weight: f64,
+    /// Whether it was a positive.
+    pub positive: bool,
+    /// Whether the user is one of some.
+    pub is_of_some: bool,
+}
+
+/// How what some users did differs from what the others did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// Labelled rows of the others, and of some.
+    pub rows: [usize; 2],
+    /// Which part of them were positives.
+    pub positives: [f64; 2],
+    /// By how many errors that of some is larger; 0 where nothing can be said.
+    pub z: f64,
+    /// Whether there are rows enough to say anything.
+    pub is_enough: bool,
+}
+
+/// Holds what some users did against what the others did, who are others by chance: the difference of two means, each with its error over users.
+pub fn difference(rows: impl IntoIterator<Item = Shown>) -> Difference {
+    let mut users: [BTreeMap<u32, [f64; 2]>; 2] = Default::default();
+    let (mut counts, mut labels) = ([0; 2], [0; 2]);
+    for row in rows.into_iter().filter(|row| row.weight > 0.0) {
+        let group = usize::from(row.is_of_some);
+        counts[group] += 1;
+        labels[usize::from(row.positive)] += 1;
+        let user = users[group].entry(row.user).or_default();
+        user[0] += row.weight * f64::from(u8::from(row.positive));
+        user[1] += row.weight;
+    }
+    let [others, some] = users.map(|users| Over::users(&users));
+    let (error, effective) = (
+        others.error.hypot(some.error),
+        others.effective.min(some.effective),
+    );
+    let is_known = error > 0.0 && effective > 1.0;
+    Difference {
+        rows: counts,
+        positives: [others.mean, some.mean],
+        z: if is_known {
+            normal((some.mean - others.mean) / error, effective - 1.0)
+        } else {
+            0.0
+        },
+        is_enough: effective >= USERS_MIN as f64 && labels[0].min(labels[1]) >= LABELS_MIN,
     }
 }
 
@@ -209,6 +297,44 @@ mod tests {
         assert_eq!(won(400, [0.4, 0.7], by_user), 0);
         let by_row = won(1_000, [0.7, 0.7], |_| u32::MAX);
         assert!(by_row > 100, "{by_row} of 1000: rows are not independent");
+    }
+
+    /// Goal: a canary that harms is found, and one that does not is let be. Method: 500 times 400 users, a tenth of which are some; all alike, and some of whom do less.
+    #[test]
+    fn who_does_less_is_seen() {
+        let mut random = Random(17);
+        let mut harmed = |less: f64| {
+            let times = (0..500).filter(|_| {
+                let mut rows = Vec::new();
+                for user in 0..400 {
+                    let is_of_some = user % 10 == 0;
+                    let taste = 0.3 + 0.1 * random.normal() - if is_of_some { less } else { 0.0 };
+                    rows.extend((0..20).map(|_| Shown {
+                        user,
+                        weight: 1.0,
+                        positive: random.next() < taste,
+                        is_of_some,
+                    }));
+                }
+                let found = difference(rows);
+                assert_eq!(found.rows, [7_200, 800]);
+                found.is_enough && is_harm(1, found.z)
+            });
+            times.count()
+        };
+        let alike = harmed(0.0);
+        assert!(alike <= 25, "{alike} of 500");
+        let less = harmed(0.1);
+        assert!(less >= 450, "{less} of 500");
+        assert_eq!(harmed(-0.1), 0);
+        let few = (0..40).map(|user| Shown {
+            user,
+            weight: 1.0,
+            positive: false,
+            is_of_some: user < 20,
+        });
+        let found = difference(few);
+        assert!(!found.is_enough && found.z == 0.0, "{found:?}");
     }
 
     /// Goal: the numbers are what they are called. Method: three rows of two users by hand, one of which stands for two; a model against itself; nothing.

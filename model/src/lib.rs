@@ -31,5 +31,8 @@ pub use feature::{
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,
 };
-pub use judge::{Compared, Judgement, LABELS_MIN, USERS_MIN, Verdict, Z_MIN, judge, next_look};
+pub use judge::{
+    Compared, Difference, Judgement, LABELS_MIN, Shown, USERS_MIN, Verdict, Z_MIN, difference,
+    is_harm, judge, next_look,
+};
 pub use labels::{LabelledRow, LabelsError, LoggedExample, Policy};

@@ -24,7 +24,7 @@ use crate::platform::{producer, send};
 use crate::{alone, progress};
 
 const PARTITIONS: i32 = 4;
-const USERS: usize = 40;
+const USERS: usize = 80;
 /// Between two requests.
 const PACE: Duration = Duration::from_millis(8);
 /// How often the model takes over and gives back.
@@ -175,7 +175,8 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
     let manifest = model.manifest().clone();
     let mut values = from_safetensors(&fs::read(from.join(VALUES)).unwrap()).unwrap();
     let bias = values.get_mut("head.out.bias").unwrap();
-    *bias = bias.affine(1.0, -4.0).unwrap();
+    // However sure it is of the positives.
+    *bias = bias.affine(1.0, -14.0).unwrap();
     let values = to_safetensors(&values).unwrap();
     let described = Described {
         layers: (manifest.layers, manifest.blocks),
@@ -230,7 +231,8 @@ fn a_model_takes_over_and_gives_back() {
     let folder = out.path().join("live").display().to_string();
     let trainer = place(
         "trains",
-        "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003",
+        "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003\n\
+         train.canary = 0.5\ntrain.canary_for = \"1s\"",
     );
     train([&trainer, &places[0]], &daemons, out.path());
     learn(&places[0], &folder);

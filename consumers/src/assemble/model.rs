@@ -6,10 +6,58 @@ use headwater_model::bahe::BaheModel;
 use headwater_state::{SequenceId, User};
 
 use super::Assembler;
+use super::Row;
 use super::deep::{Source, Trained};
 use crate::deepen::DeepVectors;
 use crate::error::Error;
+use crate::explore::share_of;
 use crate::metrics::Metrics;
+
+/// Who scores: the champion, and a model that some users get instead of it.
+#[derive(Debug, Default)]
+pub(super) struct Scorers {
+    /// A model that was trained; none: the baseline scores alone.
+    pub(super) champion: Option<Trained>,
+    canary: Option<Canary>,
+    /// Whether the last rows were the canary's.
+    is_canary: bool,
+}
+
+/// A model that scores some users.
+#[derive(Debug)]
+struct Canary {
+    trained: Trained,
+    share: f64,
+    salt: [u8; 16],
+}
+
+/// Whether a user is of a share of all of them, which is another with each salt, whatever partition they are of.
+fn is_of(share: f64, salt: &[u8], user: &str) -> bool {
+    let name = [b"canary\0", salt, user.as_bytes()].concat();
+    share_of(&name) < share
+}
+
+impl Scorers {
+    /// Who scores this row.
+    pub(super) fn of(&mut self, row: &Row<'_>) -> Option<&mut Trained> {
+        self.is_canary = (self.canary.as_ref())
+            .is_some_and(|canary| is_of(canary.share, &canary.salt, row.user_id));
+        if self.is_canary {
+            self.canary.as_mut().map(|canary| &mut canary.trained)
+        } else {
+            self.champion.as_mut()
+        }
+    }
+
+    /// Who scored the last rows.
+    pub(super) fn last(&self) -> Option<&Trained> {
+        if self.is_canary {
+            self.canary.as_ref().map(|canary| &canary.trained)
+        } else {
+            self.champion.as_ref()
+        }
+    }
+}
 
 impl Assembler {
     /// Scores with a trained model over the baseline; `deep` is what it reads vectors from, if it looks at texts.
@@ -23,30 +71,52 @@ impl Assembler {
         metrics: &Metrics,
     ) -> Result<(), Error> {
         let trained = Trained::new(model, deep, metrics.deep.clone())?;
-        self.trained = Some(trained);
+        self.scorers.champion = Some(trained);
+        Ok(())
+    }
+
+    /// Has a model that looks at no texts score a share of the users, whoever scores the others; none: nobody.
+    ///
+    /// # Errors
+    /// What the tensor library says.
+    pub fn score_some_with(
+        &mut self,
+        canary: Option<(Arc<BaheModel>, f64)>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        self.scorers.canary = match canary {
+            Some((model, share)) => Some(Canary {
+                salt: model.id(),
+                trained: Trained::new(model, None, metrics.deep.clone())?,
+                share,
+            }),
+            None => None,
+        };
+        self.scorers.is_canary = false;
         Ok(())
     }
 
     /// Scores by the baseline alone.
     pub fn score_by_baseline(&mut self) {
-        self.trained = None;
+        self.scorers.champion = None;
     }
 
     /// A user's sequences have grown by a behavior.
     pub fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
-        if let Some(trained) = &self.trained {
+        if let Some(trained) = &self.scorers.champion {
             trained.grown(id, user, grown);
         }
     }
 
     /// Who scores where all is there that it needs, with its version.
     pub fn model_name(&self) -> &str {
-        self.trained.as_ref().map_or(&self.model, Trained::name)
+        let champion = self.scorers.champion.as_ref();
+        champion.map_or(&self.model, Trained::name)
     }
 
     /// Who scored the last rows: the baseline, where the model had nothing to look at.
     pub fn scored_by(&self) -> &str {
-        let trained = self.trained.as_ref();
+        let trained = self.scorers.last();
         let trained = trained.filter(|trained| trained.has_scored());
         trained.map_or(&self.model, Trained::name)
     }
@@ -61,6 +131,32 @@ impl Assembler {
 
     /// What the last rows went without: `encoder`, `user_vectors`, `item_vectors`.
     pub fn lacks(&self) -> &[&'static str] {
-        self.trained.as_ref().map_or(&[], Trained::lacks)
+        self.scorers.last().map_or(&[], Trained::lacks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a canary scores the share that it is to, always the same users, and another model's are others. Method: 20,000 users, two salts.
+    #[test]
+    fn a_canary_has_its_share() {
+        let of = |share, salt: &[u8]| -> Vec<bool> {
+            let users = (0..20_000).map(|user| is_of(share, salt, &format!("u{user}")));
+            users.collect()
+        };
+        let count = |users: &[bool]| users.iter().filter(|user| **user).count();
+        let (one, other) = (of(0.1, &[1; 16]), of(0.1, &[2; 16]));
+        // Three standard deviations are 127.
+        assert!(count(&one).abs_diff(2_000) < 150 && count(&other).abs_diff(2_000) < 150);
+        let both: Vec<bool> = one
+            .iter()
+            .zip(&other)
+            .map(|(one, other)| *one && *other)
+            .collect();
+        assert!(count(&both).abs_diff(200) < 60, "{}", count(&both));
+        assert_eq!(one, of(0.1, &[1; 16]));
+        assert_eq!(count(&of(0.0, &[1; 16])), 0);
     }
 }

@@ -11,7 +11,7 @@ use headwater_consumers::log::{
 use headwater_model::bahe::BaheModel;
 use parking_lot::RwLock;
 
-use super::{ChampionError, Named, Registry, copies, hex};
+use super::{ChampionError, Named, Registry, Standing, copies, hex};
 
 /// How long one look at the topic waits.
 const LOOK: Duration = Duration::from_millis(200);
@@ -30,30 +30,45 @@ pub(crate) struct Held(RwLock<Loaded>);
 struct Loaded {
     /// Raised with every change.
     number: u64,
-    model: Option<Arc<BaheModel>>,
+    scoring: Scoring,
     /// Why the announced one is not the loaded one.
     trouble: Option<String>,
 }
 
+/// Who scores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scoring {
+    /// The champion; none: the baseline.
+    pub(crate) model: Option<Arc<BaheModel>>,
+    /// A model that scores some users, and which share of them.
+    pub(crate) canary: Option<(Arc<BaheModel>, f64)>,
+}
+
+impl Scoring {
+    fn ids(&self) -> [Option<[u8; 16]>; 2] {
+        let canary = self.canary.as_ref().map(|(model, _)| model.id());
+        [self.model.as_ref().map(|model| model.id()), canary]
+    }
+}
+
 impl Held {
-    /// The champion, if it is another than the one of this number, with its own.
-    pub(crate) fn other_than(&self, number: u64) -> Option<(u64, Option<Arc<BaheModel>>)> {
+    /// Who scores, if that is another than at this number, with its own.
+    pub(crate) fn other_than(&self, number: u64) -> Option<(u64, Scoring)> {
         let loaded = self.0.read();
-        (loaded.number != number).then(|| (loaded.number, loaded.model.clone()))
+        (loaded.number != number).then(|| (loaded.number, loaded.scoring.clone()))
     }
 
     /// Who scores, and why it is not who was announced.
     pub(crate) fn status(&self) -> (Option<Arc<BaheModel>>, Option<String>) {
         let loaded = self.0.read();
-        (loaded.model.clone(), loaded.trouble.clone())
+        (loaded.scoring.model.clone(), loaded.trouble.clone())
     }
 
-    fn set(&self, model: Option<Arc<BaheModel>>) {
+    fn set(&self, scoring: Scoring) {
         let mut loaded = self.0.write();
-        let id = |model: &Option<Arc<BaheModel>>| model.as_ref().map(|model| model.id());
-        if id(&loaded.model) != id(&model) {
+        if loaded.scoring.ids() != scoring.ids() {
             loaded.number += 1;
-            loaded.model = model;
+            loaded.scoring = scoring;
         }
         loaded.trouble = None;
     }
@@ -106,13 +121,17 @@ impl Follower {
 
     fn load(&self) {
         match self.try_load() {
-            Ok(model) => {
-                let name = model.as_ref().map_or_else(
-                    || "baseline".to_owned(),
-                    |model| format!("{}-{}", BaheModel::NAME, model.version()),
+            Ok(scoring) => {
+                let name = |model: &BaheModel| format!("{}-{}", BaheModel::NAME, model.version());
+                let champion = scoring.model.as_ref();
+                let champion = champion.map_or_else(|| "baseline".to_owned(), |of| name(of));
+                let canary = scoring.canary.as_ref().map(|(model, _)| name(model));
+                tracing::info!(
+                    champion,
+                    canary,
+                    "scores are made by the announced champion"
                 );
-                tracing::info!(champion = name, "scores are made by the announced champion");
-                self.held.set(model.map(Arc::new));
+                self.held.set(scoring);
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -125,27 +144,43 @@ impl Follower {
         }
     }
 
-    fn try_load(&self) -> Result<Option<BaheModel>, ChampionError> {
-        let Some(announced) = self.registry.announced()? else {
-            return Ok(None);
-        };
-        let Some(champion) = &announced.champion else {
-            return Ok(None);
-        };
-        let model = self.copy(champion)?;
-        // Rows that the former has scored can still be asked about; those of others cannot.
-        let kept = [Some(champion), announced.former.as_ref()];
-        let kept: Vec<&str> = kept.into_iter().flatten().map(|named| &*named.id).collect();
-        for entry in fs::read_dir(copies(&self.config))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if !kept.iter().any(|id| entry.file_name() == **id) {
-                drop(fs::remove_dir_all(entry.path()));
+    fn try_load(&self) -> Result<Scoring, ChampionError> {
+        let standing = Standing::of(&self.registry)?;
+        let mut scoring = Scoring::default();
+        let mut kept: Vec<&Named> = Vec::new();
+        if let Some(announced) = &standing.announced {
+            if let Some(champion) = &announced.champion {
+                scoring.model = Some(Arc::new(self.copy(champion)?));
+            }
+            // Rows that the former has scored can still be asked about; those of others cannot.
+            kept.extend(announced.champion.iter().chain(&announced.former));
+        }
+        if let Some((canary, share)) = standing.canary() {
+            // Without it the champion scores all.
+            match self.copy(canary) {
+                Ok(model) => scoring.canary = Some((Arc::new(model), share)),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        error,
+                        "the canary cannot be loaded; the champion scores all"
+                    );
+                }
+            }
+            kept.push(canary);
+        }
+        if scoring.model.is_some() || scoring.canary.is_some() {
+            for entry in fs::read_dir(copies(&self.config))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                if !kept.iter().any(|of| entry.file_name() == *of.id) {
+                    drop(fs::remove_dir_all(entry.path()));
+                }
             }
         }
-        Ok(Some(model))
+        Ok(scoring)
     }
 
     /// Opens the copy of a model, made if there is none that is whole.

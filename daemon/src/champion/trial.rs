@@ -55,6 +55,9 @@ pub struct Trial {
     pub began: i64,
     /// The looks so far.
     pub looks: Vec<Look>,
+    /// Since it scores some users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Whether nobody looks any more: a former champion that cannot be used.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
@@ -74,13 +77,41 @@ pub struct Look {
     pub outcome: Option<Outcome>,
 }
 
+/// A challenger that scores a share of the users: what these do is held against what the others do.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Canary {
+    /// Which share of the users.
+    pub share: f64,
+    /// Since when, Unix milliseconds.
+    pub since: i64,
+    /// Where labels, and the feature log, stood then.
+    pub(crate) from: [Vec<i64>; 2],
+    /// The looks so far.
+    pub looks: Vec<CanaryLook>,
+}
+
+/// One look at a canary.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct CanaryLook {
+    /// When, Unix milliseconds.
+    pub time: i64,
+    /// Labelled rows of the others, and of its own users.
+    pub rows: [usize; 2],
+    /// Which part of them were positives.
+    pub positives: [f64; 2],
+    /// By how many errors its users' part is larger.
+    pub z: f64,
+}
+
 /// What becomes of a trial.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The challenger is champion.
     Promoted,
-    /// The challenger was no better, or its time was over.
+    /// The challenger scores a share of the users from then on.
+    Canary,
+    /// The challenger was no better, or its time was over, or its users did less.
     Dropped,
     /// The former champion is champion again.
     WentBack,
@@ -110,6 +141,18 @@ impl From<&headwater_model::Judgement> for Seen {
     }
 }
 
+impl Canary {
+    /// One that begins now.
+    pub(crate) fn begin(config: &Config, log: &dyn Log, share: f64) -> Result<Self, LogError> {
+        Ok(Self {
+            share,
+            since: unix_ms(),
+            from: ends(config, log)?,
+            looks: Vec::new(),
+        })
+    }
+}
+
 impl Trial {
     /// One that begins now.
     pub(super) fn begin(
@@ -118,21 +161,27 @@ impl Trial {
         [model, champion]: [Option<Named>; 2],
         after: Option<i64>,
     ) -> Result<Self, LogError> {
-        let ends = |topic| -> Result<Vec<i64>, LogError> {
-            let whole = scan::whole(log, topic, &config.topic_name(topic))?;
-            Ok(whole.into_iter().map(|of| of.until).collect())
-        };
         Ok(Self {
             format: FORMAT,
             model,
             champion,
-            from: [ends(Topic::Labels)?, ends(Topic::FeatureLog)?],
+            from: ends(config, log)?,
             after,
             began: unix_ms(),
             looks: Vec::new(),
+            canary: None,
             ended: false,
         })
     }
+}
+
+/// Where labels, and the feature log, end now.
+fn ends(config: &Config, log: &dyn Log) -> Result<[Vec<i64>; 2], LogError> {
+    let ends = |topic| -> Result<Vec<i64>, LogError> {
+        let whole = scan::whole(log, topic, &config.topic_name(topic))?;
+        Ok(whole.into_iter().map(|of| of.until).collect())
+    };
+    Ok([ends(Topic::Labels)?, ends(Topic::FeatureLog)?])
 }
 
 /// What the topic of models says.
@@ -174,6 +223,15 @@ impl Standing {
 
     pub(crate) fn champion(&self) -> Option<&Named> {
         self.announced.as_ref()?.champion.as_ref()
+    }
+
+    /// Who scores some users instead of the champion, and which share of them. Not beside another champion than it was tried with, and nobody beside one that is to stay.
+    pub(super) fn canary(&self) -> Option<(&Named, f64)> {
+        let trial = self.challenger.as_ref()?;
+        let canary = trial.canary.as_ref()?;
+        let is_beside = trial.champion.as_ref() == self.champion() && !self.is_pinned();
+        let model = trial.model.as_ref().filter(|_| is_beside)?;
+        Some((model, canary.share))
     }
 
     /// Whether nobody but a command may change who is champion.

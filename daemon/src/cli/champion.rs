@@ -133,4 +133,22 @@ fn tell_trial(what: &str, trial: &Trial) {
             look.random.z,
         ));
     }
+    let Some(canary) = &trial.canary else {
+        return;
+    };
+    print(&format!(
+        "  it scores {:.1} % of the users since {}",
+        100.0 * canary.share,
+        moment(canary.since)
+    ));
+    for look in &canary.looks {
+        let [others, ours] = look.positives.map(|part| 100.0 * part);
+        print(&format!(
+            "  {}: {ours:.2} % positives of {} rows, {others:.2} % of the others' {}: {:+.1} errors",
+            moment(look.time),
+            look.rows[1],
+            look.rows[0],
+            look.z
+        ));
+    }
 }

@@ -120,10 +120,11 @@ fn tell_trials(metrics: &Metrics, turn: &Turn) {
     for (seat, outcome) in &turn.ended {
         let outcome = match outcome {
             Outcome::Promoted => "promoted",
+            Outcome::Canary => "canary",
             Outcome::Dropped => "dropped",
             Outcome::WentBack => "went_back",
         };
-        tracing::info!(seat = name(*seat), outcome, "a trial came to its end");
+        tracing::info!(seat = name(*seat), outcome, "a trial has come so far");
         let labels = [name(*seat), outcome];
         metrics.trials.with_label_values(&labels).inc();
     }

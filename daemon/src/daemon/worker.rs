@@ -208,10 +208,11 @@ impl Working {
 
     /// Has the worker score with the champion, where another was announced since: between two turns, so that no step sees two.
     fn follow_champion(&self, worker: &mut Worker, number: &mut u64) -> Result<(), Failure> {
-        let Some((now, model)) = self.inner.champion.other_than(*number) else {
+        let Some((now, scoring)) = self.inner.champion.other_than(*number) else {
             return Ok(());
         };
-        match model {
+        (worker.assembler()).score_some_with(scoring.canary, &self.metrics)?;
+        match scoring.model {
             Some(model) => (worker.assembler()).score_with(model, None, &self.metrics)?,
             None => worker.assembler().score_by_baseline(),
         }

@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::Log;
 use headwater_model::bahe::BaheModel;
-use headwater_model::{Compared, Judgement, Policy, Verdict, Z_MIN, judge, next_look};
+use headwater_model::{
+    Compared, Difference, Judgement, Policy, Shown, Verdict, Z_MIN, difference, is_harm, judge,
+    next_look,
+};
 
 use super::TrainError;
 use super::labelled::{Labelled, stretches};
-use crate::champion::{self, Bench, ChampionError, Look, Named, Outcome, Seat, Standing, Trial};
+use crate::champion::{
+    self, Bench, Canary, CanaryLook, ChampionError, Look, Named, Outcome, Seat, Standing, Trial,
+};
 use crate::world::unix_ms;
 
 /// A challenger that is no better at this look goes: it is unlikely to be much better, and another may be.
@@ -40,6 +45,8 @@ pub(crate) struct Trials {
     /// How long a trial takes at most, and how long a former champion is held against who followed it, behind what labels take; milliseconds.
     longest_ms: i64,
     labels_ms: i64,
+    /// Share of the users that a challenger scores before it is champion, and for how many milliseconds at least.
+    canary: (f64, i64),
     /// Where labels must have come to before it is worth looking at a trial again.
     not_before: BTreeMap<(Seat, i64), i64>,
     failed: BTreeMap<Seat, Instant>,
@@ -50,7 +57,7 @@ pub(crate) struct Trials {
 pub(crate) struct Turn {
     /// How things stand now.
     pub(crate) standing: Standing,
-    /// Trials that came to their end.
+    /// Trials of which something became.
     pub(crate) ended: Vec<(Seat, Outcome)>,
     /// Trials that could not be looked at.
     pub(crate) failed: Vec<Seat>,
@@ -64,6 +71,7 @@ impl Trials {
             rows_max: config.train.rows_max,
             longest_ms: config.train.trial.millis(),
             labels_ms: labels_ms(config),
+            canary: (config.train.canary.get(), config.train.canary_for.millis()),
             not_before: BTreeMap::new(),
             failed: BTreeMap::new(),
         }
@@ -126,6 +134,9 @@ impl Trials {
         // What was seen, and not acted upon by whoever saw it.
         let seen = trial.looks.last().and_then(|look| look.outcome);
         let outcome = match seen {
+            Some(Outcome::Canary) if trial.canary.is_some() => {
+                return self.canary((config, log), trial);
+            }
             Some(outcome) => Some(outcome),
             None => match self.look((config, log), seat, &trial) {
                 Ok(judged) => {
@@ -154,19 +165,131 @@ impl Trials {
         let Some(outcome) = outcome else {
             return Ok(None);
         };
-        let is_done = match outcome {
+        Ok(self
+            .act((config, log), (seat, &trial), outcome)?
+            .then_some(outcome))
+    }
+
+    /// Does what follows; gives whether it did: not where the seat has another trial by now, or nobody may be promoted.
+    fn act(
+        &self,
+        (config, log): (&Config, &dyn Log),
+        (seat, trial): (Seat, &Trial),
+        outcome: Outcome,
+    ) -> Result<bool, ChampionError> {
+        Ok(match outcome {
             Outcome::Promoted | Outcome::WentBack => {
-                champion::take_over(config, log, seat, &trial)?.is_some()
+                champion::take_over(config, log, seat, trial)?.is_some()
+            }
+            Outcome::Canary => {
+                let mut begun = trial.clone();
+                begun.canary = Some(Canary::begin(config, log, self.canary.0)?);
+                champion::note(config, log, (seat, trial), Some(&begun))?
             }
             // A former champion's place stays taken: it is not to be tried again.
             Outcome::Dropped => {
                 let mut ended = trial.clone();
                 ended.ended = true;
                 let now = (seat == Seat::Former).then_some(&ended);
-                champion::note(config, log, (seat, &trial), now)?
+                champion::note(config, log, (seat, trial), now)?
             }
+        })
+    }
+
+    /// Looks at what a canary's users do, and at the time. It proved itself before: it is champion unless they do less.
+    fn canary(
+        &mut self,
+        (config, log): (&Config, &dyn Log),
+        mut trial: Trial,
+    ) -> Result<Option<Outcome>, TrainError> {
+        let held = trial.clone();
+        let Some(canary) = &mut trial.canary else {
+            return Ok(None);
         };
+        let before = canary.looks.last().map_or(0, |look| look.rows[1]);
+        let time_ms = self.canary.1.saturating_add(self.labels_ms);
+        let is_time = unix_ms() >= canary.since.saturating_add(time_ms);
+        // At the end once more, whatever there is.
+        let wanted = match next_look(canary.looks.len(), before) {
+            Some(_) if is_time => before + 1,
+            Some(wanted) => wanted,
+            None => usize::MAX,
+        };
+        let late_ms = time_ms.saturating_add(self.longest_ms);
+        let is_late = unix_ms() >= canary.since.saturating_add(late_ms);
+        let labels = stretches(config, log, Topic::Labels, Some(&canary.from[0]))?;
+        let reached: i64 = labels.iter().map(|of| of.until).sum();
+        let of_canary = (Seat::Challenger, canary.since);
+        let not_before = self.not_before.get(&of_canary).copied().unwrap_or(i64::MIN);
+        if reached < not_before && !is_time {
+            return Ok(None);
+        }
+        let more = labels.iter().map(|of| of.until - of.from).sum::<i64>() / 4;
+        self.not_before.insert(of_canary, reached + more.max(1));
+        let mut outcome = None;
+        let model = held.model.as_ref().map(|named| &*named.name);
+        let found = match self.shown((config, log), &canary.from, model.unwrap_or_default()) {
+            Err(_) if is_late => difference([]),
+            found => found?,
+        };
+        if found.is_enough && found.rows[1] >= wanted {
+            canary.looks.push(CanaryLook {
+                time: unix_ms(),
+                rows: found.rows,
+                positives: found.positives,
+                z: found.z,
+            });
+            let number = canary.looks.len();
+            tracing::info!(look = number, rows = ?found.rows, positives = ?found.positives, z = found.z, "looked at a canary");
+            outcome = is_harm(number, found.z).then_some(Outcome::Dropped);
+        }
+        let is_seen = !canary.looks.is_empty();
+        if outcome.is_none() && is_time && is_seen {
+            outcome = Some(Outcome::Promoted);
+        }
+        if outcome.is_none() && is_late {
+            // Nobody came.
+            outcome = Some(Outcome::Dropped);
+        }
+        let asked = (config, log);
+        if trial != held && !champion::note(config, log, (Seat::Challenger, &held), Some(&trial))? {
+            return Ok(None);
+        }
+        let Some(outcome) = outcome else {
+            return Ok(None);
+        };
+        let is_done = self.act(asked, (Seat::Challenger, &trial), outcome)?;
         Ok(is_done.then_some(outcome))
+    }
+
+    /// What the canary's users did, and the others: of rows that were scored since it began, by who scored them.
+    fn shown(
+        &self,
+        (config, log): (&Config, &dyn Log),
+        from: &[Vec<i64>; 2],
+        canary: &str,
+    ) -> Result<Difference, TrainError> {
+        let mut labelled = Labelled::read((config, log), Some(&from[0]), false)?;
+        labelled.keep_newest(self.rows_max);
+        let mut rows = Vec::new();
+        let mut users: BTreeMap<String, u32> = BTreeMap::new();
+        labelled.each(Some(&from[1]), &mut |_, matched| {
+            let next = users.len() as u32;
+            let logged = matched.logged;
+            let user = *users.entry(logged.user.to_string()).or_insert(next);
+            let is_of_some = format!("{}-{}", logged.model, logged.version) == canary;
+            // What was shown in random order says nothing of who scored.
+            let labels = matched.labels.iter().flatten().flatten().flatten();
+            let labels = labels.filter(|_| matched.policy == Policy::Scored);
+            rows.extend(labels.map(|(label, weight)| Shown {
+                user,
+                weight: (*weight).into(),
+                positive: *label > 0.0,
+                is_of_some,
+            }));
+            Ok(())
+        })?;
+        Ok(difference(rows))
     }
 
     /// Whether a challenger's time is over: that which it has for rows whose labels are final.
@@ -194,6 +317,9 @@ impl Trials {
         // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
         let is_worse_by_chance = random.is_enough() && random.z() <= -Z_MIN;
         let outcome = match verdict {
+            Verdict::Better if !is_worse_by_chance && is_challenger && self.canary.0 > 0.0 => {
+                Some(Outcome::Canary)
+            }
             Verdict::Better if !is_worse_by_chance && is_challenger => Some(Outcome::Promoted),
             Verdict::Better if !is_worse_by_chance => Some(Outcome::WentBack),
             Verdict::Better | Verdict::Worse | Verdict::Open if is_challenger => {

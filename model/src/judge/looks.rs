@@ -34,6 +34,14 @@ pub fn next_look(looks: usize, rows: usize) -> Option<usize> {
     }
 }
 
+/// Whether the look of this number, the first being 1, says that some do less than others by so many errors: wrong once in twenty at most, over all looks together.
+///
+/// # Panics
+/// If there is no such look ([`next_look`]).
+pub fn is_harm(number: usize, z: f64) -> bool {
+    z <= -BOUNDS[number - 1]
+}
+
 impl Judgement {
     /// What the look of this number says, the first being 1: either verdict is wrong once in twenty at most, over all looks together.
     ///

@@ -18,7 +18,16 @@ use super::*;
 
 /// What the log-odds of a positive are, over those of the baseline.
 const TRUTH: f32 = 1.0;
-const USERS: u64 = 60;
+const USERS: u64 = 80;
+
+/// None, but where labels are soon final.
+fn canary(more: &str) -> f64 {
+    if more.contains("canary_for") {
+        0.5
+    } else {
+        0.0
+    }
+}
 
 struct World {
     folder: tempfile::TempDir,
@@ -27,13 +36,19 @@ struct World {
     trials: Trials,
     random: u64,
     rows: u64,
+    /// Who scores every second user, and what that adds to the truth.
+    canary: Option<(Named, f32)>,
 }
 
 impl World {
     fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state").display().to_string();
-        let config = Config::from_toml(&format!("state.path = '{state}'\n{more}\n")).unwrap();
+        let text = format!(
+            "state.path = '{state}'\ntrain.canary = {}\n{more}\n",
+            canary(more)
+        );
+        let config = Config::from_toml(&text).unwrap();
         let log = LocalLog::in_memory(Options::new(unix_ms));
         for topic in [Topic::Models, Topic::Labels, Topic::FeatureLog] {
             let spec = TopicSpec {
@@ -52,6 +67,7 @@ impl World {
             trials,
             random: 5,
             rows: 0,
+            canary: None,
         }
     }
 
@@ -115,9 +131,13 @@ impl World {
             assembler.baseline().score(&batch, &mut scores);
             let user = format!("user-{}", number % USERS);
             let row = format!("requests-0-{number}");
+            let canary = (self.canary.clone()).filter(|_| (number % USERS).is_multiple_of(2));
+            let (model, version) = canary.as_ref().map_or(("baseline", "1"), |(named, _)| {
+                named.name.split_once('-').unwrap()
+            });
             let head = LogHead {
-                model: "baseline",
-                version: 1,
+                model,
+                version: version.parse().unwrap(),
                 request_id: &row,
                 user: &user,
                 scenario: "home",
@@ -135,7 +155,7 @@ impl World {
             let truth = if policy == Policy::Random {
                 by_chance
             } else {
-                truth
+                truth + canary.as_ref().map_or(0.0, |(_, adds)| *adds)
             };
             let items = ["ia", "ib"].into_iter().enumerate().map(|(place, item)| {
                 let base = headwater_model::bahe::base_log_odds(scores.candidate(place)[0]);
@@ -234,7 +254,7 @@ fn who_proves_itself_becomes_champion() {
                 look.all.rows >= 200 && look.all.rows <= 2 * rows,
                 "{look:?}"
             );
-            assert_eq!(look.all.users, 60);
+            assert_eq!(look.all.users.min(80), look.all.users);
             assert!(look.random.rows > 0 && look.random.rows < look.all.rows / 4);
         }
         assert!(rows < 3_000, "{trial:?}");
@@ -392,7 +412,8 @@ fn what_cannot_be_used_stops_nobody() {
     // Other rows from now on.
     let state = world.folder.path().join("state").display().to_string();
     let tasks = "tasks.click = { positive = [\"click\", \"like\"], trials = [\"impression\"], scenarios = [] }";
-    world.config = Config::from_toml(&format!("state.path = '{state}'\n{tasks}\n")).unwrap();
+    let text = format!("state.path = '{state}'\ntrain.canary = 0.0\n{tasks}\n");
+    world.config = Config::from_toml(&text).unwrap();
     world.trials = Trials::new(&world.config, world.folder.path());
     world.live(300, [TRUTH; 2]);
     for _ in 0..3 {
@@ -439,4 +460,47 @@ fn what_cannot_be_used_stops_nobody() {
     }
     producer.flush().unwrap();
     assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Dropped)]);
+}
+
+/// Goal: who has proved itself scores some users first, on every instance, and is champion unless these do less; then nobody but the champion scores. Method: a challenger that knows the truth, whose users
+/// do the same, or less; who holds what, before, while and after; and pinned meanwhile.
+#[test]
+fn who_proves_itself_scores_some_users_first() {
+    for (adds, becomes) in [(0.0, Outcome::Promoted), (-2.0, Outcome::Dropped)] {
+        let mut world = World::new(
+            "train.canary_for = \"1ms\"\nlabels.shown_within = \"1ms\"\n\
+             tasks.click = { positive = [\"click\"], trials = [\"impression\"], scenarios = [], window = \"1ms\" }",
+        );
+        let held = std::sync::Arc::<champion::Held>::default();
+        let asked = std::sync::Arc::clone(&held);
+        let mut follower = champion::Follower::new(&world.config, &world.log, asked).unwrap();
+        let mut scoring = || {
+            while !follower.turn().unwrap() {}
+            let scoring = held.other_than(u64::MAX).unwrap().1;
+            [scoring.model.is_some(), scoring.canary.is_some()]
+        };
+        let challenger = world.try_it(TRUTH);
+        assert_eq!(scoring(), [false; 2]);
+        world.live(300, [TRUTH; 2]);
+        assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Canary)]);
+        assert_eq!(scoring(), [false, true]);
+        champion::pin(&world.config, &world.log, true).unwrap();
+        assert_eq!(scoring(), [false; 2]);
+        champion::pin(&world.config, &world.log, false).unwrap();
+        assert_eq!(scoring(), [false, true]);
+        // Nobody came so far.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(world.turn().1.is_empty());
+        world.canary = Some((challenger.clone(), adds));
+        world.live(600, [TRUTH; 2]);
+        let (standing, outcomes) = world.turn();
+        assert_eq!(outcomes, [(Seat::Challenger, becomes)], "{standing:?}");
+        assert!(standing.challenger.is_none());
+        let is_promoted = becomes == Outcome::Promoted;
+        assert_eq!(
+            standing.champion(),
+            Some(&challenger).filter(|_| is_promoted)
+        );
+        assert_eq!(scoring(), [is_promoted, false]);
+    }
 }
