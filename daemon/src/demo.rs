@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use headwater_config::{Config, LoadError, Span, Topic};
+use headwater_config::{Config, LoadError, Ratio, Span, Topic};
 use headwater_consumers::log::{
     LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
 };
@@ -38,6 +38,10 @@ const NEW_ITEMS: usize = 5;
 const IN_FLIGHT_MAX: usize = 1000;
 /// Between two trainings. Labels take five seconds here, and what a platform brings in an hour comes in half a minute.
 const TRAIN_EVERY: Span = Span::from_secs(15);
+/// How long who has proved itself scores some users before it scores all.
+const CANARY_FOR: Span = Span::from_secs(5);
+/// Users that it scores at least, where there are twice as many.
+const CANARY_USERS: f64 = 60.0;
 /// One request in five is shown in random order.
 const RANDOM_SHARE: u64 = 5;
 
@@ -231,13 +235,19 @@ impl Demo {
         each: &mut dyn FnMut(&Second),
     ) -> Result<(), DemoError> {
         let mut config = Config::from_toml(
-            "[log]\nkind = \"embedded\"\nretention = \"256MiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
+            "[log]\nkind = \"embedded\"\nretention = \"1GiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
              [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\nwindow = \"3s\"\n\
-             [labels]\nshown_within = \"2s\"\n",
+             [labels]\nshown_within = \"2s\"\n[kinds]\nnames = [\"impression\", \"click\"]\n[key_vectors]\nlogged = true\n",
         )?;
         // Rows with texts are learned from elsewhere: their model would have to be opened for each training.
         if self.encoder.is_none() {
             config.train.every = TRAIN_EVERY;
+            config.train.canary_for = CANARY_FOR;
+            // Of few users a tenth says nothing.
+            let share = (CANARY_USERS / self.users.max(1) as f64).clamp(0.1, 0.5);
+            config.train.canary = Ratio::try_from(share).unwrap_or(config.train.canary);
+            config.train.passes = 6;
+            config.train.rate = 0.003;
         }
         config.state.path = folder.to_owned();
         if let Some(encoder) = &self.encoder {

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "SPAN", value_parser = span)]
     duration: Option<Span>,
     /// Users of the platform.
-    #[arg(long, default_value_t = 300, value_parser = users)]
+    #[arg(long, default_value_t = 1000, value_parser = users)]
     users: usize,
     /// Requests a second.
     #[arg(long, default_value_t = 200.0, value_parser = rate)]
