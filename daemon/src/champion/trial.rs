@@ -1,4 +1,4 @@
-//! Trials: models that score nobody, judged beside the champion on what it scores.
+//! Trials: models that score nobody, judged beside the champion on what it scores; and the canary that a challenger is afterwards, for some users.
 //!
 //! A trial lies on the topic of models, beside the announcement, so whoever judges can die and another goes on: where the topics of rows and labels stood when it
 //! began, and every look so far. A model is frozen from then on: rows that judge it were scored after it was made.
@@ -120,9 +120,9 @@ pub enum Outcome {
 /// What was seen of a part of the rows.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Seen {
-    /// Labelled rows, and how many users they are of.
+    /// Labelled rows.
     pub rows: usize,
-    /// Users.
+    /// Users that they are of.
     pub users: usize,
     /// Mean log loss of champion and model.
     pub losses: [f64; 2],

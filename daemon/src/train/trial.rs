@@ -1,6 +1,6 @@
 //! Judging on live rows: who is on trial ([`crate::champion`]) is held against the champion on rows that were scored after it was made, once their labels are final.
 //!
-//! The model that is on trial scores nobody. It need not: a logged row holds all that a model looks at, so what it would have said is computed from there, to the
+//! The model that is on trial scores nobody until it has proved itself, and some users then. It need not: a logged row holds all that a model looks at, so what it would have said is computed from there, to the
 //! bit, when the labels are there. That costs those who score nothing.
 
 use std::collections::BTreeMap;
@@ -226,6 +226,13 @@ impl Trials {
         }
         let more = labels.iter().map(|of| of.until - of.from).sum::<i64>() / 4;
         self.not_before.insert(of_canary, reached + more.max(1));
+        // What was seen, and not acted upon by whoever saw it.
+        let seen = canary.looks.last().map(|look| (canary.looks.len(), look.z));
+        if seen.is_some_and(|(number, z)| is_harm(number, z)) {
+            let of_trial = (Seat::Challenger, &held);
+            let is_done = self.act((config, log), of_trial, Outcome::Dropped)?;
+            return Ok(is_done.then_some(Outcome::Dropped));
+        }
         let mut outcome = None;
         let model = held.model.as_ref().map(|named| &*named.name);
         let found = match self.shown((config, log), &canary.from, model.unwrap_or_default()) {

@@ -504,3 +504,30 @@ fn who_proves_itself_scores_some_users_first() {
         assert_eq!(scoring(), [is_promoted, false]);
     }
 }
+
+/// Goal: a canary that was seen to harm is dropped by whoever comes next, where nobody did it then. Method: such a look noted, its judge dead, and its time over.
+#[test]
+fn a_harm_that_was_seen_is_not_forgotten() {
+    let mut world = World::new(
+        "train.canary_for = \"1ms\"\nlabels.shown_within = \"1ms\"\n\
+         tasks.click = { positive = [\"click\"], trials = [\"impression\"], scenarios = [], window = \"1ms\" }",
+    );
+    world.try_it(TRUTH);
+    world.live(300, [TRUTH; 2]);
+    assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Canary)]);
+    let held = world.turn().0.challenger.unwrap();
+    let mut seen = held.clone();
+    let look = CanaryLook {
+        time: unix_ms(),
+        rows: [600, 600],
+        positives: [0.3, 0.1],
+        z: -5.0,
+    };
+    seen.canary.as_mut().unwrap().looks.push(look);
+    let seat = (Seat::Challenger, &held);
+    assert!(champion::note(&world.config, &world.log, seat, Some(&seen)).unwrap());
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let (standing, outcomes) = world.turn();
+    assert_eq!(outcomes, [(Seat::Challenger, Outcome::Dropped)]);
+    assert_eq!(standing.champion(), None);
+}
