@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use crate::gap::GAPS;
 use crate::language::LanguageError;
@@ -19,7 +18,6 @@ use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
 use crate::wide::{add_product, widest};
 
-use super::pool::Pools;
 use super::seen::{Asked, Mark, Seen};
 
 /// Numbers of an item's vector: of a row of the table.
@@ -38,9 +36,6 @@ pub(super) const SIDES: usize = 2;
 pub(super) type Inner = [f32; INNER];
 pub(super) type Vector = [f32; WIDTH];
 pub(super) type Said = [f32; SAID];
-
-/// Rows that are computed one after the other, by one thread.
-const PIECE: usize = 16;
 
 /// The weights, each a matrix that lies row by row: (in, out), so that one number of the input goes over a whole line.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -413,19 +408,6 @@ impl Network {
         lines
     }
 
-    /// The sums of a row.
-    pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
-        let mut pooled = Pooled::default();
-        let of = Pools {
-            network: self,
-            seen,
-            looked,
-            ahead,
-        };
-        of.each(&[row], |_, of_row| pooled = of_row.clone());
-        pooled
-    }
-
     /// The sums as they are read on: squashed, and of empty buckets what stands for them.
     #[inline(always)]
     pub(super) fn read(&self, pooled: &Pooled) -> Vec<Said> {
@@ -444,7 +426,7 @@ impl Network {
 
     /// What is made of a row's sums, [`Network::outputs`] numbers.
     #[inline(always)]
-    fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
+    pub(super) fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
         let read = self.read(pooled);
         let (sums, rest) = to.split_at_mut(read.len() * SAID);
         sums.copy_from_slice(read.as_flattened());
@@ -465,37 +447,5 @@ impl Network {
         }
         read.iter().for_each(|one| put(dot(own(one), candidate)));
         candidate.iter().for_each(|value| put(*value));
-    }
-
-    /// What comes out for each row, (rows, outputs).
-    ///
-    /// # Panics
-    /// If a row's request or item is not among what is seen, or a mark's kind or stretch not among the network's.
-    pub fn forward(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
-        let outputs = Self::outputs(self.buckets);
-        let ahead = self.ahead(seen, looked, rows);
-        let mut all = vec![0.0; rows.len() * outputs];
-        let of = Pools {
-            network: self,
-            seen,
-            looked,
-            ahead: &ahead,
-        };
-        let fill = |to: &mut [f32], rows: &[Asked]| {
-            of.each(rows, |place, pooled| {
-                let to = &mut to[place * outputs..][..outputs];
-                self.write(pooled, &looked.vectors[rows[place].item as usize], to);
-            });
-        };
-        if rows.len() <= PIECE {
-            // A small request is done before other threads have heard of it.
-            fill(&mut all, rows);
-            return all;
-        }
-        let pieces = all.par_chunks_mut(PIECE * outputs);
-        pieces
-            .zip(rows.par_chunks(PIECE))
-            .for_each(|(to, rows)| fill(to, rows));
-        all
     }
 }

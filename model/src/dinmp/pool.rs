@@ -8,6 +8,7 @@
 )]
 
 use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
 use crate::language::kernel::exp;
 use crate::wide::product;
@@ -19,6 +20,9 @@ use super::seen::{Asked, Seen};
 
 /// Atoms that are computed side by side.
 const ATOMS: usize = 8;
+
+/// Rows that are computed one after the other, by one thread.
+const PIECE: usize = 16;
 
 /// What rows are pooled from.
 #[derive(Clone, Copy)]
@@ -43,6 +47,53 @@ struct Rows<'a, T> {
     of: Pools<'a>,
     rows: &'a [Asked],
     take: T,
+}
+
+impl Network {
+    /// The sums of a row.
+    pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
+        let mut pooled = Pooled::default();
+        let of = Pools {
+            network: self,
+            seen,
+            looked,
+            ahead,
+        };
+        of.each(&[row], |_, of_row| pooled = of_row.clone());
+        pooled
+    }
+
+    /// What comes out for each row, (rows, outputs).
+    ///
+    /// # Panics
+    /// If a row's request or item is not among what is seen, or a mark's kind or stretch not among the network's.
+    pub fn forward(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
+        let outputs = Self::outputs(self.buckets);
+        let ahead = self.ahead(seen, looked, rows);
+        let mut all = vec![0.0; rows.len() * outputs];
+        let of = Pools {
+            network: self,
+            seen,
+            looked,
+            ahead: &ahead,
+        };
+        let fill = |to: &mut [f32], rows: &[Asked]| {
+            of.each(rows, |place, pooled| {
+                let to = &mut to[place * outputs..][..outputs];
+                self.write(pooled, &looked.vectors[rows[place].item as usize], to);
+            });
+        };
+        if rows.len() <= PIECE {
+            // A small request is done before other threads have heard of it.
+            fill(&mut all, rows);
+            return all;
+        }
+        let pieces = all.par_chunks_mut(PIECE * outputs);
+        pieces
+            .zip(rows.par_chunks(PIECE))
+            .for_each(|(to, rows)| fill(to, rows));
+        all
+    }
 }
 
 impl Pools<'_> {
