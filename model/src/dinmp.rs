@@ -24,6 +24,7 @@ mod pool;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod unpool;
 
 pub use interest::{Interest, Learning, ROWS, RowSettings, Way};
 pub use learn::{Gradients, Rows};

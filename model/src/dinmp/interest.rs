@@ -8,11 +8,13 @@ use candle_core::{Device, Tensor, Var};
 use crate::feature::KeyVectorSpec;
 use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::table::{Adagrad, Admission, Dropout, Snapshot, Table, TableError, TableSettings};
+use crate::table::{
+    Adagrad, Admission, Dropout, RowKey, Snapshot, Table, TableError, TableSettings,
+};
 
 use super::learn::{Gradients, Rows};
-use super::network::{Looked, Network, WIDTH};
-use super::seen::{Asked, Seen};
+use super::network::{Ahead, Looked, Network, WIDTH};
+use super::seen::{Asked, ItemKeys, Seen};
 
 /// The name of the gradient of the rows that a batch read.
 pub const ROWS: &str = "table";
@@ -130,6 +132,7 @@ pub struct Way {
     seen: Seen,
     asked: Vec<Asked>,
     looked: Looked,
+    ahead: Ahead,
     rows: Option<Rows>,
     /// (rows, outputs): where the head's graph begins.
     pub outputs: Var,
@@ -183,8 +186,9 @@ impl Learning {
     /// # Errors
     /// None: no vector is handed in.
     pub fn meet(&mut self, seen: &Seen, rows: &[Asked]) -> Result<(), LanguageError> {
-        let (seen, _) = seen.part(rows);
-        let met = self.table.meet(&Rows::keys(&seen), 0, |_| None);
+        let keys = seen.items_of(rows).flat_map(ItemKeys::all);
+        let keys: Vec<RowKey> = keys.filter(|key| !self.table.has(*key)).collect();
+        let met = self.table.meet(&keys, 0, |_| None);
         met.map(|_| ()).map_err(of_table)
     }
 
@@ -220,7 +224,7 @@ impl Learning {
             }
             None => (Looked::of(&seen, &self.table.snapshot()), None),
         };
-        let out = network.forward(&seen, &looked, &asked);
+        let (out, ahead) = network.forward_kept(&seen, &looked, &asked);
         let shape = (asked.len(), self.outputs());
         let out = Tensor::from_vec(out, shape, &Device::Cpu);
         let outputs = out.and_then(|out| Var::from_tensor(&out));
@@ -230,6 +234,7 @@ impl Learning {
             seen,
             asked,
             looked,
+            ahead,
             rows,
         })
     }
@@ -265,13 +270,11 @@ impl Way {
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         let doing = "learning interest";
-        let flat = gradient
-            .flatten_all()
-            .and_then(|flat| flat.to_vec1::<f32>());
-        let flat = flat.map_err(computing(doing))?;
-        let gradients: Gradients =
-            self.network
-                .backward(&self.seen, &self.looked, &self.asked, &flat);
+        let flat = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
+        let out = flat(self.outputs.as_tensor()).map_err(computing(doing))?;
+        let gradient = flat(gradient).map_err(computing(doing))?;
+        let of = (&self.seen, &self.looked, &self.ahead);
+        let gradients: Gradients = self.network.backward(of, &self.asked, &out, &gradient);
         self.network.gather(&gradients, into)?;
         if let Some(rows) = &self.rows {
             let gradient = rows.gradient(&gradients)?;

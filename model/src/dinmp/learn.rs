@@ -11,14 +11,14 @@ use rayon::prelude::*;
 
 use crate::language::LanguageError;
 use crate::language::error::computing;
+use crate::language::kernel::exp;
 use crate::table::{Dropout, Gathered, RowKey, Table};
-use crate::wide::widest;
 
 use super::network::{
-    Ahead, INNER, Inner, Looked, MARK, Network, Pooled, SAID, SIDES, Said, TOLD, Vector, WIDTH,
-    Weights, add, dot, hidden, line, own, sigmoid,
+    Ahead, INNER, Inner, Looked, MARK, Network, SAID, Said, TOLD, Vector, WIDTH, Weights, add, dot,
 };
-use super::seen::{Asked, Seen};
+use super::pool::Pools;
+use super::seen::{Asked, ItemKeys, Seen};
 
 /// Parts of a batch whose gradients are added up by themselves: so many whatever the machine has, so that sums are the same everywhere.
 const PARTS: usize = 4;
@@ -55,9 +55,7 @@ impl Rows {
 
     /// Keys of all rows that are asked for: of each item its id's, then its groups'.
     pub fn keys(seen: &Seen) -> Vec<RowKey> {
-        let keys = seen.items().iter();
-        keys.flat_map(|item| std::iter::once(item.id).chain(item.groups.iter().copied()))
-            .collect()
+        seen.items().iter().flat_map(ItemKeys::all).collect()
     }
 
     /// The rows themselves.
@@ -97,13 +95,13 @@ impl Rows {
 }
 
 /// Sums of a part of a batch.
-struct Sums {
-    network: Weights,
-    vectors: Vec<Vector>,
-    keys: Vec<Inner>,
-    candidates: Vec<Inner>,
+pub(super) struct Sums {
+    pub(super) network: Weights,
+    pub(super) vectors: Vec<Vector>,
+    pub(super) keys: Vec<Inner>,
+    pub(super) candidates: Vec<Inner>,
     /// Of each mark: of its part in the hidden layer, of its scale, and of what it tells.
-    marks: Vec<(Inner, Vector, [f32; TOLD])>,
+    pub(super) marks: Vec<(Inner, Vector, [f32; TOLD])>,
 }
 
 impl Sums {
@@ -139,7 +137,7 @@ impl Sums {
     }
 }
 
-fn each(to: &mut [f32], from: &[f32]) {
+pub(super) fn each(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
@@ -158,36 +156,36 @@ fn back<const N: usize>(to: &mut [f32], weights: &[f32], line: &[f32; N]) {
 }
 
 impl Network {
-    /// Gradients of all that learns, from those of what came out of [`Network::forward`], (rows, outputs).
+    /// Gradients of all that learns, from what came out of [`Network::forward_kept`], (rows, outputs), and the gradient of that.
     ///
     /// # Panics
     /// If these are not as many numbers.
     #[must_use]
-    pub fn backward(
+    pub(super) fn backward(
         &self,
-        seen: &Seen,
-        looked: &Looked,
+        (seen, looked, ahead): (&Seen, &Looked, &Ahead),
         rows: &[Asked],
+        out: &[f32],
         gradient: &[f32],
     ) -> Gradients {
         let outputs = Self::outputs(self.buckets);
-        assert_eq!(
-            gradient.len(),
-            rows.len() * outputs,
+        let numbers = rows.len() * outputs;
+        assert!(
+            gradient.len() == numbers && out.len() == numbers,
             "a gradient for each number"
         );
-        let ahead = self.ahead(seen, looked, rows);
+        let of = Pools {
+            network: self,
+            seen,
+            looked,
+            ahead,
+        };
         let part = rows.len().div_ceil(PARTS).max(1);
-        let parts = rows
-            .par_chunks(part)
-            .zip(gradient.par_chunks(part * outputs));
-        let parts = parts.map(|(rows, gradients)| {
+        let parts = rows.par_chunks(part).zip(out.par_chunks(part * outputs));
+        let parts = parts.zip(gradient.par_chunks(part * outputs));
+        let parts = parts.map(|((rows, out), gradients)| {
             let mut sums = Sums::new(self, seen.items().len(), seen.marks().len());
-            widest(|| {
-                for (row, gradient) in rows.iter().zip(gradients.chunks_exact(outputs)) {
-                    self.row_back((seen, looked, &ahead), *row, gradient, &mut sums);
-                }
-            });
+            of.back(rows, (out, gradients), &mut sums);
             sums
         });
         let mut parts = parts.collect::<Vec<_>>().into_iter();
@@ -195,112 +193,36 @@ impl Network {
             .next()
             .unwrap_or_else(|| Sums::new(self, seen.items().len(), seen.marks().len()));
         parts.for_each(|part| sums.add(&part));
-        self.behind(seen, looked, &ahead, sums)
+        self.behind(seen, looked, ahead, sums)
     }
 
-    /// Of a row: from what came out to its sums, and from these to its atoms.
+    /// From what came out to the row's sums, to what stands for empty ones, and to the candidate.
     #[inline(always)]
-    fn row_back(
-        &self,
-        (seen, looked, ahead): (&Seen, &Looked, &Ahead),
-        row: Asked,
-        gradient: &[f32],
-        sums: &mut Sums,
-    ) {
-        let asked = row.item as usize;
-        let candidate = &looked.vectors[asked];
-        let pooled = self.pool(seen, looked, ahead, row);
-        let (mut of_sums, mut of_candidate) = self.unread(&pooled, candidate, gradient);
-        let empty = sums.network.empty.as_chunks_mut::<SAID>().0;
-        let places = of_sums.iter_mut().zip(&pooled.sums).zip(&pooled.volumes);
-        for (((of, sum), volume), empty) in places.zip(empty) {
-            if *volume > 0.0 {
-                of.iter_mut()
-                    .zip(sum)
-                    .for_each(|(of, sum)| *of /= 1.0 + sum.abs());
-            } else {
-                each(empty, of);
-            }
-        }
-        // Of h ⊗ the hidden layer: from it come the product's weights and the candidate.
-        let mut crossed = [[0.0; INNER]; WIDTH];
-        let (mut of_attention, mut of_bias, mut of_asked) = ([0.0; INNER], 0.0, [0.0; INNER]);
-        let weights = &self.weights;
-        let attention: &Inner = line(&weights.attention, 0);
-        let crossing = self.crossing(candidate);
-        let lines = &weights.product.as_chunks::<INNER>().0[..WIDTH];
-        for atom in seen.atoms_of(row.request) {
-            let (item, place) = (atom.item as usize, atom.mark as usize);
-            let (key, mark) = (&looked.vectors[item], &ahead.marks[place]);
-            let before = [&ahead.keys[item], &ahead.candidates[asked], &mark.inner];
-            let inner = hidden(before, key, &crossing);
-            let bends = sigmoid(&inner);
-            let mut bent = bends;
-            for at in 0..INNER {
-                bent[at] *= inner[at];
-            }
-            let weight = weights.attention_bias[0] + dot(attention, &bent);
-            let share = seen.share(item, asked);
-            let mut of_said: Said = [0.0; SAID];
-            for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
-                add(&mut of_said, share, &of_sums[mark.bucket * SIDES + side]);
-            }
-            let own: &Vector = own(&of_said);
-            let told: &[f32; TOLD] = of_said.last_chunk().expect("invariant: the rest of it");
-            let mut of_weight = dot(told, &mark.told);
-            let (of_inner, of_scale, of_told) = &mut sums.marks[place];
-            let of_key = &mut sums.vectors[item];
-            for at in 0..WIDTH {
-                of_weight += own[at] * key[at] * mark.scale[at];
-                of_key[at] += weight * own[at] * mark.scale[at];
-                of_scale[at] += weight * own[at] * key[at];
-            }
-            add(of_told, weight, told);
-            of_bias += of_weight;
-            add(&mut of_attention, of_weight, &bent);
-            let mut below = [0.0; INNER];
-            for at in 0..INNER {
-                // x σ(x), whose slope is σ (1 + x (1 − σ))
-                let slope = bends[at] * (1.0 + inner[at] * (1.0 - bends[at]));
-                below[at] = of_weight * attention[at] * slope;
-            }
-            add(of_inner, 1.0, &below);
-            add(&mut sums.keys[item], 1.0, &below);
-            add(&mut of_asked, 1.0, &below);
-            for at in 0..WIDTH {
-                add(&mut crossed[at], key[at], &below);
-                of_key[at] += dot(&crossing[at], &below);
-            }
-        }
-        sums.network.attention_bias[0] += of_bias;
-        each(&mut sums.network.attention, &of_attention);
-        each(&mut sums.candidates[asked], &of_asked);
-        let products = sums.network.product.as_chunks_mut::<INNER>().0;
-        for at in 0..WIDTH {
-            add(&mut products[at], candidate[at], &crossed[at]);
-            of_candidate[at] += dot(&crossed[at], &lines[at]);
-        }
-        each(&mut sums.vectors[asked], &of_candidate);
-    }
-
-    /// From what came out to what was read of the sums, and to the candidate.
-    fn unread(&self, pooled: &Pooled, candidate: &Vector, gradient: &[f32]) -> (Vec<Said>, Vector) {
-        let read = self.read(pooled);
-        let (of_read, rest) = gradient.split_at(read.len() * SAID);
-        let mut of_read = of_read.as_chunks::<SAID>().0.to_vec();
-        let mut rest = rest[read.len()..].iter().copied();
+    pub(super) fn unread(
+        (outputs, gradient): (&[f32], &[f32]),
+        candidate: &Vector,
+        of_sums: &mut [Said],
+        of_empty: &mut [f32],
+    ) -> Vector {
+        let places = of_sums.len();
+        let (read, rest) = outputs.split_at(places * SAID);
+        let (read, volumes) = (read.as_chunks::<SAID>().0, &rest[..places]);
+        let (of_read, rest) = gradient.split_at(places * SAID);
+        of_sums.copy_from_slice(of_read.as_chunks::<SAID>().0);
+        // What was read of volumes goes back to nothing that learns.
+        let mut rest = rest[places..].iter().copied();
         let mut next = || rest.next().expect("invariant: a gradient for each number");
         let mut of_candidate = [0.0; WIDTH];
-        for place in 0..read.len() {
+        for place in 0..places {
             for other in 0..place {
                 let gradient = next();
                 for at in 0..WIDTH {
-                    of_read[place][at] += gradient * read[other][at];
-                    of_read[other][at] += gradient * read[place][at];
+                    of_sums[place][at] += gradient * read[other][at];
+                    of_sums[other][at] += gradient * read[place][at];
                 }
             }
         }
-        for (of, one) in of_read.iter_mut().zip(&read) {
+        for (of, one) in of_sums.iter_mut().zip(read) {
             let gradient = next();
             for at in 0..WIDTH {
                 of[at] += gradient * candidate[at];
@@ -308,7 +230,17 @@ impl Network {
             }
         }
         of_candidate.iter_mut().for_each(|to| *to += next());
-        (of_read, of_candidate)
+        let empty = of_empty.as_chunks_mut::<SAID>().0;
+        for (((of, read), volume), empty) in of_sums.iter_mut().zip(read).zip(volumes).zip(empty) {
+            if *volume > 0.0 {
+                // The slope of ln(1 + |z|) is 1 / (1 + |z|).
+                let squashed = of.iter_mut().zip(read);
+                squashed.for_each(|(of, read)| *of *= exp(-read.abs()));
+            } else {
+                each(empty, of);
+            }
+        }
+        of_candidate
     }
 
     /// From the sums over atoms to what was computed ahead of them.

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::kernel::{exp, squashed};
+use crate::language::kernel::squashed;
 use crate::language::part::{Origin, Purpose, Source};
 use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
@@ -190,6 +190,7 @@ fn vector<'a>(id: &[f32], groups: impl ExactSizeIterator<Item = &'a [f32]>) -> V
 }
 
 /// What is computed once for each item or mark of a batch.
+#[derive(Debug)]
 pub(super) struct Ahead {
     /// Of each item as a key.
     pub(super) keys: Vec<Inner>,
@@ -253,16 +254,6 @@ pub(super) fn through<const N: usize>(input: &[f32], weights: &[f32], line: &mut
     }
 }
 
-/// The logistic function of each.
-#[inline(always)]
-pub(super) fn sigmoid(inner: &Inner) -> Inner {
-    let mut out = [0.0; INNER];
-    for (to, x) in out.iter_mut().zip(inner) {
-        *to = 1.0 / (1.0 + exp(-*x));
-    }
-    out
-}
-
 impl Marked {
     /// What an atom of this mark says.
     #[inline(always)]
@@ -274,20 +265,6 @@ impl Marked {
         said[WIDTH..].copy_from_slice(&self.told);
         said
     }
-}
-
-/// Where the hidden layer of an atom is, before it is bent: what was computed ahead of key, candidate and mark, and what key and candidate come to together.
-#[inline(always)]
-pub(super) fn hidden(before: [&Inner; 3], key: &Vector, crossing: &[Inner; WIDTH]) -> Inner {
-    let [keys, candidates, marks] = before;
-    let mut inner = *keys;
-    for at in 0..INNER {
-        inner[at] += candidates[at] + marks[at];
-    }
-    for (value, line) in key.iter().zip(crossing) {
-        add(&mut inner, *value, line);
-    }
-    inner
 }
 
 impl Network {

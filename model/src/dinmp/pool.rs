@@ -16,10 +16,10 @@ use crate::wide::product;
 use super::network::{
     Ahead, INNER, Inner, Looked, Network, Pooled, SAID, SIDES, Vector, WIDTH, add, line,
 };
-use super::seen::{Asked, Seen};
+use super::seen::{Asked, Atom, Seen};
 
 /// Atoms that are computed side by side.
-const ATOMS: usize = 8;
+pub(super) const ATOMS: usize = 8;
 
 /// Rows that are computed one after the other, by one thread.
 const PIECE: usize = 16;
@@ -51,6 +51,7 @@ struct Rows<'a, T> {
 
 impl Network {
     /// The sums of a row.
+    #[cfg(test)]
     pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
         let mut pooled = Pooled::default();
         let of = Pools {
@@ -68,6 +69,16 @@ impl Network {
     /// # Panics
     /// If a row's request or item is not among what is seen, or a mark's kind or stretch not among the network's.
     pub fn forward(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
+        self.forward_kept(seen, looked, rows).0
+    }
+
+    /// The same, and what was computed ahead of it, for the way back.
+    pub(super) fn forward_kept(
+        &self,
+        seen: &Seen,
+        looked: &Looked,
+        rows: &[Asked],
+    ) -> (Vec<f32>, Ahead) {
         let outputs = Self::outputs(self.buckets);
         let ahead = self.ahead(seen, looked, rows);
         let mut all = vec![0.0; rows.len() * outputs];
@@ -86,13 +97,13 @@ impl Network {
         if rows.len() <= PIECE {
             // A small request is done before other threads have heard of it.
             fill(&mut all, rows);
-            return all;
+            return (all, ahead);
         }
         let pieces = all.par_chunks_mut(PIECE * outputs);
         pieces
             .zip(rows.par_chunks(PIECE))
             .for_each(|(to, rows)| fill(to, rows));
-        all
+        (all, ahead)
     }
 }
 
@@ -146,7 +157,7 @@ impl<T: FnMut(usize, &Pooled)> WithSimd for Rows<'_, T> {
 
 /// The inner product of two lines, the first of which is lost: added up by halves, which is the same whatever lies in a vector.
 #[inline(always)]
-fn dot<S: Simd>(simd: S, line: &mut Inner, other: &Inner) -> f32 {
+pub(super) fn dot<S: Simd>(simd: S, line: &mut Inner, other: &Inner) -> f32 {
     let (mut line, other) = (S::as_mut_simd_f32s(line).0, S::as_simd_f32s(other).0);
     for (one, other) in line.iter_mut().zip(other) {
         *one = simd.mul_f32s(*one, *other);
@@ -162,6 +173,32 @@ fn dot<S: Simd>(simd: S, line: &mut Inner, other: &Inner) -> f32 {
 }
 
 impl Pools<'_> {
+    /// Vectors of some atoms' keys, and their hidden layers before they are bent; behind the last atom lies what lay there before.
+    #[inline(always)]
+    pub(super) fn hidden<S: Simd>(
+        self,
+        simd: S,
+        atoms: &[Atom],
+        (candidate, crossing): (&Inner, &[Inner; WIDTH]),
+        keys: &mut [Vector; ATOMS],
+        inner: &mut [Inner; ATOMS],
+    ) {
+        let Self { looked, ahead, .. } = self;
+        for ((atom, key), inner) in atoms.iter().zip(&mut *keys).zip(&mut *inner) {
+            let (item, mark) = (atom.item as usize, &ahead.marks[atom.mark as usize]);
+            *key = looked.vectors[item];
+            let begun = [&ahead.keys[item], candidate, &mark.inner];
+            let [of_key, of_candidate, of_mark] = begun.map(|of| S::as_simd_f32s(of).0);
+            let inner = S::as_mut_simd_f32s(inner).0;
+            let all = inner.iter_mut().zip(of_key).zip(of_candidate).zip(of_mark);
+            for (((inner, key), candidate), mark) in all {
+                *inner = simd.add_f32s(*key, simd.add_f32s(*candidate, *mark));
+            }
+        }
+        let (rows, lines) = (keys.as_flattened(), inner.as_flattened_mut());
+        product(simd, rows, crossing.as_flattened(), lines, INNER);
+    }
+
     #[inline(always)]
     fn pool<S: Simd>(self, simd: S, row: Asked, buffers: &mut Buffers) {
         let Self {
@@ -187,20 +224,7 @@ impl Pools<'_> {
             is_of[*group as usize] = true;
         }
         for atoms in seen.atoms_of(row.request).chunks(ATOMS) {
-            for ((atom, key), inner) in atoms.iter().zip(&mut *keys).zip(&mut *inner) {
-                let (item, mark) = (atom.item as usize, &ahead.marks[atom.mark as usize]);
-                *key = looked.vectors[item];
-                let begun = [&ahead.keys[item], candidate, &mark.inner];
-                let [of_key, of_candidate, of_mark] = begun.map(|of| S::as_simd_f32s(of).0);
-                let inner = S::as_mut_simd_f32s(inner).0;
-                let all = inner.iter_mut().zip(of_key).zip(of_candidate).zip(of_mark);
-                for (((inner, key), candidate), mark) in all {
-                    *inner = simd.add_f32s(*key, simd.add_f32s(*candidate, *mark));
-                }
-            }
-            // Behind the last atom lie those before: what comes of them is not read.
-            let (rows, lines) = (keys.as_flattened(), inner.as_flattened_mut());
-            product(simd, rows, crossing.as_flattened(), lines, INNER);
+            self.hidden(simd, atoms, (candidate, &crossing), keys, inner);
             for line in inner.as_flattened_mut() {
                 *line = *line / (1.0 + exp(-*line));
             }

@@ -32,6 +32,11 @@ impl ItemKeys {
             groups,
         }
     }
+
+    /// Its id's key, then its groups'.
+    pub fn all(&self) -> impl Iterator<Item = RowKey> {
+        std::iter::once(self.id).chain(self.groups.iter().copied())
+    }
 }
 
 /// What is known of a key in one stretch of time before the row.
@@ -248,6 +253,19 @@ impl Seen {
             asked.push(Asked { request, item });
         }
         (part, asked)
+    }
+
+    /// Items of the requests of some rows, and those that these ask about, each once.
+    pub fn items_of(&self, rows: &[Asked]) -> impl Iterator<Item = &ItemKeys> {
+        let mut met = vec![false; self.items.len()];
+        for row in rows {
+            met[row.item as usize] = true;
+            for atom in self.atoms_of(row.request) {
+                met[atom.item as usize] = true;
+            }
+        }
+        let met = self.items.iter().zip(met);
+        met.filter_map(|(item, met)| met.then_some(item))
     }
 
     /// The place of an item of `whole`, which it has or gets.

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
-use super::network::{INNER, Pooled, SAID, SIDES, hidden, sigmoid};
+use super::network::{INNER, Pooled, SAID, SIDES};
 use super::pool::Pools;
 use super::{Asked, ItemKeys, Looked, Mark, Network, Rows, Seen, WIDTH};
 use crate::numbers::Numbers;
@@ -78,6 +78,20 @@ fn requests() -> Vec<Request> {
         ),
         (vec![], vec![2, 0]),
         (vec![(0, 1, HOUR, vec![(1, 2)])], vec![3]),
+        // More than are computed side by side, and not an even number of them.
+        (
+            (0..11)
+                .map(|at| {
+                    (
+                        at % 5,
+                        (at % 3) as u8,
+                        at as i64 * HOUR,
+                        vec![(at as u8 % 3, 2)],
+                    )
+                })
+                .collect(),
+            vec![1, 6],
+        ),
     ]
 }
 
@@ -169,7 +183,9 @@ fn gradients_are_those_of_differences() {
     let looked = of_rows.looked();
     let bare = network(&values);
     let count = rows.len() * Network::outputs(BUCKETS);
-    let gradients = bare.backward(&seen, &looked, &rows, &Numbers(11).normal(count, 1.0));
+    let (out, ahead) = bare.forward_kept(&seen, &looked, &rows);
+    let of = (&seen, &looked, &ahead);
+    let gradients = bare.backward(of, &rows, &out, &Numbers(11).normal(count, 1.0));
     let mut found = BTreeMap::new();
     bare.gather(&gradients, &mut found).unwrap();
     assert_eq!(found.len(), values.len());
@@ -258,13 +274,14 @@ fn counts_as_weights_are_din_over_every_event() {
             &ahead.candidates[rows[0].item as usize],
             &[0.0; INNER],
         ];
-        let inner = hidden(before, key, &crossing);
-        let bent = sigmoid(&inner);
-        let weight: f32 = bent
-            .iter()
-            .zip(&inner)
+        let inner = (0..INNER).map(|at| {
+            let crossed = key.iter().zip(&crossing);
+            let crossed: f32 = crossed.map(|(value, line)| value * line[at]).sum();
+            before.iter().map(|of| of[at]).sum::<f32>() + crossed
+        });
+        let weight: f32 = inner
             .zip(&bare.weights.attention)
-            .map(|((bend, one), weight)| bend * one * weight)
+            .map(|(one, weight)| one / (1.0 + (-one).exp()) * weight)
             .sum::<f32>()
             + bare.weights.attention_bias[0];
         let share = keyed.share(atom.item as usize, rows[0].item as usize);

@@ -108,6 +108,11 @@ impl Table {
         self.rows.count == 0
     }
 
+    /// Whether an id has a row.
+    pub fn has(&self, key: RowKey) -> bool {
+        self.rows.find(key).1.is_some()
+    }
+
     /// The table as it is now. What the trainer does afterwards does not change it.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
