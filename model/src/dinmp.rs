@@ -17,6 +17,8 @@
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. A row's sum is made in the
 //! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.
 
+#[cfg(any(test, feature = "cuda"))]
+mod device;
 mod interest;
 mod learn;
 mod network;

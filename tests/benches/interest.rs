@@ -78,17 +78,10 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
     };
     let mut learning = Learning::new(spec.clone(), rows).unwrap();
     let mut seen = Seen::default();
-    let mut asked = Vec::new();
     for number in 0..ITEMS {
-        let place = seen.item(item(number));
-        asked.push(place);
+        seen.item(item(number));
     }
-    let request = seen.end_request();
-    let asked: Vec<Asked> = asked
-        .into_iter()
-        .map(|item| Asked { request, item })
-        .collect();
-    learning.meet(&seen, &asked).unwrap();
+    learning.meet(&seen).unwrap();
     let features = schema.shared().len() + schema.own().len();
     let head = HeadConfig {
         width: 0,

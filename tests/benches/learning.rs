@@ -167,13 +167,10 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
         *value = Tensor::from_vec(numbers.collect(), value.shape(), &Device::Cpu).unwrap();
     }
     let mut seen = Seen::default();
-    let items: Vec<u32> = (0..ITEMS).map(|number| seen.item(item(number))).collect();
-    let request = seen.end_request();
-    let asked: Vec<Asked> = items
-        .into_iter()
-        .map(|item| Asked { request, item })
-        .collect();
-    learning.meet(&seen, &asked).unwrap();
+    for number in 0..ITEMS {
+        seen.item(item(number));
+    }
+    learning.meet(&seen).unwrap();
     values.extend(learning.tensors().unwrap());
     (head, values)
 }
@@ -347,22 +344,21 @@ fn main() {
         trainer.restore(&first).unwrap();
         let mut said = Vec::new();
         let mut position = Position::default();
-        let mut step = |at: usize, said: &mut Vec<[f64; 2]>| {
+        for at in 0..HELD {
             let from = at % BATCHES * ROWS;
             let taken = trainer.pass(&corpus, from..from + ROWS, position, &mut |_, report| {
                 said.push([f64::from(report.loss), report.gradient]);
                 true
             });
             position = taken.unwrap();
-        };
-        for at in 0..HELD {
-            step(at, &mut said);
         }
         let mut found: Vec<f64> = (0..LOTS)
             .map(|_| {
                 let began = Instant::now();
-                for at in 0..LOT {
-                    step(at, &mut Vec::new());
+                for _ in 0..LOT / BATCHES {
+                    let all = 0..BATCHES * ROWS;
+                    let taken = trainer.pass(&corpus, all, position, &mut |_, _| true);
+                    position = taken.unwrap();
                 }
                 device.synchronize().unwrap();
                 began.elapsed().as_secs_f64() * 1e3 / LOT as f64

@@ -10,7 +10,7 @@ use headwater_consumers::deepen::{Asked, DeepVectors, Deepen};
 use headwater_model::bahe::{
     BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers, Objective,
 };
-use headwater_model::dinmp::{Asked as Row, ItemKeys, Learning, RowSettings, Seen};
+use headwater_model::dinmp::{ItemKeys, Learning, RowSettings, Seen};
 use headwater_model::language::{DecoderConfig, Family, LanguageError};
 use headwater_model::{Device, Tensor};
 use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
@@ -58,13 +58,11 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         };
         let mut interest = Learning::new(spec.clone(), settings)?;
         // Of some of the items: others read the unknown row.
-        let (mut seen, mut rows) = (Seen::default(), Vec::new());
-        let request = seen.end_request();
+        let mut seen = Seen::default();
         for number in 0..8 {
-            let item = seen.item(ItemKeys::of(&format!("i{number}"), ["c0", "c1"]));
-            rows.push(Row { request, item });
+            seen.item(ItemKeys::of(&format!("i{number}"), ["c0", "c1"]));
         }
-        interest.meet(&seen, &rows)?;
+        interest.meet(&seen)?;
         Ok::<_, LanguageError>(interest)
     });
     let interest = interest.transpose().expect("invariant: small settings");

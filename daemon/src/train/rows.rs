@@ -369,7 +369,10 @@ impl Recorded {
                 hash.update(atom.item.to_le_bytes());
                 hash.update(atom.mark.to_le_bytes());
             }
-            hash.update(format!("{:?} {:?}", seen.items(), seen.marks()));
+            for item in 0..seen.items() {
+                hash.update(format!("{:?}", seen.keys_of(item)));
+            }
+            hash.update(format!("{:?} {:?}", seen.keys(), seen.marks()));
         }
         for numbers in [&rows.features, &rows.base, &rows.labels, &rows.weights] {
             numbers

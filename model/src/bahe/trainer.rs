@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
-use crate::dinmp::{Asked, Learning, Way};
+use crate::dinmp::{Asked, Learning, Seen, Way};
 use crate::gradient::Weighing;
 use crate::language::error::computing;
 use crate::language::kernel;
@@ -67,6 +68,8 @@ pub struct TrainSettings {
 
 /// Part of all passes in which rates fall, the last.
 const FALLING: f64 = 0.3;
+/// Batches that are laid out before their step.
+const AHEAD: usize = 2;
 /// Rates that fall do not fall below this part.
 const PACE_MIN: f64 = 0.01;
 
@@ -154,7 +157,9 @@ impl Trainer {
         );
         if interest.is_some() {
             for (name, value) in values.iter().filter(|(name, _)| is_of_interest(name)) {
-                let variable = Var::from_tensor(value).map_err(computing("making variables"))?;
+                let value = value.to_device(device);
+                let variable = value.and_then(|value| Var::from_tensor(&value));
+                let variable = variable.map_err(computing("making variables"))?;
                 variables.push((name.clone(), variable));
             }
         }
@@ -304,10 +309,39 @@ impl Trainer {
             .seed
             .wrapping_add(from.epoch.wrapping_mul(0x9e37_79b9));
         let batches = corpus.batches(rows, limits, self.limit(), Some(seed));
+        let left = &batches[from.batch.min(batches.len())..];
+        std::thread::scope(|scope| {
+            let (give, laid) = mpsc::sync_channel(AHEAD);
+            if self.interest.is_some() {
+                // What does not depend on what is learned is made while that goes on.
+                scope.spawn(move || {
+                    for batch in left {
+                        // Nobody takes what lies behind the last step.
+                        if give.send(laid_out(corpus, batch)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            self.steps((left, batches.len()), corpus, from, (&laid, each))
+        })
+    }
+
+    /// The steps of what is left of a pass.
+    fn steps(
+        &mut self,
+        (left, all): (&[Vec<usize>], usize),
+        corpus: &Corpus,
+        from: Position,
+        (laid, each): (
+            &mpsc::Receiver<Laid>,
+            &mut dyn FnMut(&Self, StepReport) -> bool,
+        ),
+    ) -> Result<Position, LanguageError> {
         let mut position = from;
-        for group in batches[from.batch.min(batches.len())..].chunks(self.settings.accumulate) {
+        for group in left.chunks(self.settings.accumulate) {
             if let Some(passes) = self.settings.falling {
-                let done = from.epoch as f64 + position.batch as f64 / batches.len() as f64;
+                let done = from.epoch as f64 + position.batch as f64 / all as f64;
                 let left = 1.0 - done / passes as f64;
                 let pace = (left / FALLING).clamp(PACE_MIN, 1.0);
                 self.adam.set_pace(pace);
@@ -315,12 +349,15 @@ impl Trainer {
                     interest.set_pace(pace);
                 }
             }
-            if let Some(interest) = &mut self.interest {
-                for batch in group {
-                    interest.meet(&corpus.seen, &asked(corpus, batch))?;
+            let of_group = match &mut self.interest {
+                Some(interest) => {
+                    let laid = laid.recv().expect("invariant: a batch is laid out a step");
+                    interest.meet(&laid.0)?;
+                    Some(laid)
                 }
-            }
-            let gathered = self.gathered(corpus, group)?;
+                None => None,
+            };
+            let gathered = self.gathered(corpus, group, of_group)?;
             let (scale, loss) = (gathered.scale, gathered.loss);
             let longest = self.settings.longest;
             let gradient = self.adam.step(&gathered.gradients, scale, longest)?;
@@ -340,7 +377,7 @@ impl Trainer {
             position.steps = self.adam.steps();
             let report = StepReport {
                 position,
-                batches: batches.len(),
+                batches: all,
                 loss,
                 gradient,
                 rows: gathered.rows,
@@ -373,7 +410,7 @@ impl Trainer {
         let limits = (self.settings.positions, self.settings.rows_max);
         let mut done = 0;
         for batch in corpus.batches(rows, limits, self.limit(), None) {
-            let answer = self.log_odds(corpus, &batch, false)?;
+            let answer = self.log_odds(corpus, &batch, None, false)?;
             let log_odds = answer
                 .log_odds
                 .to_vec2::<f32>()
@@ -409,6 +446,7 @@ impl Trainer {
         &self,
         corpus: &Corpus,
         batch: &[usize],
+        laid: Option<Laid>,
         learned_from: bool,
     ) -> Result<Answer, LanguageError> {
         let features = self.column(batch, &corpus.rows.features, corpus.features)?;
@@ -423,15 +461,16 @@ impl Trainer {
                 let values = variables.filter(|(name, _)| is_of_interest(name));
                 let values = values.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
                 let step = learned_from.then(|| self.adam.steps());
-                let rows = asked(corpus, batch);
-                Some(interest.forward(&values.collect(), &corpus.seen, &rows, step)?)
+                let laid = laid.unwrap_or_else(|| laid_out(corpus, batch));
+                let values = values.collect();
+                Some(interest.forward(&values, laid, step, &self.device)?)
             }
             None => None,
         };
         let input = HeadInput {
             vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
             features: &features,
-            interest: way.as_ref().map(|way| way.outputs.as_tensor()),
+            interest: way.as_ref().map(|way| &way.outputs),
             base: &base,
         };
         let log_odds = self.head.forward(&input)?;
@@ -526,10 +565,8 @@ impl Trainer {
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         self.adam.gather(gradients, into)?;
-        if let Some(way) = &answer.way
-            && let Some(gradient) = gradients.get(way.outputs.as_tensor())
-        {
-            way.backward(gradient, into)?;
+        if let Some(way) = &answer.way {
+            way.backward(gradients, into)?;
         }
         for (deep, pass) in answer
             .passes
@@ -560,9 +597,12 @@ fn is_of_interest(name: &str) -> bool {
     name.starts_with("dinmp.")
 }
 
-/// What rows of a batch ask about.
-fn asked(corpus: &Corpus, batch: &[usize]) -> Vec<Asked> {
-    batch.iter().map(|row| corpus.rows.asked[*row]).collect()
+/// What the rows of a batch see of their users' pasts, and whom they ask about.
+type Laid = (Seen, Vec<Asked>);
+
+fn laid_out(corpus: &Corpus, batch: &[usize]) -> Laid {
+    let asked = batch.iter().map(|row| corpus.rows.asked[*row]);
+    corpus.seen.part(&asked.collect::<Vec<Asked>>())
 }
 
 /// What a batch's rows are seen by.

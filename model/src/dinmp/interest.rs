@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 use crate::feature::KeyVectorSpec;
@@ -12,9 +13,11 @@ use crate::table::{
     Adagrad, Admission, Dropout, RowKey, Snapshot, Table, TableError, TableSettings,
 };
 
+#[cfg(any(test, feature = "cuda"))]
+use super::device::OnDevice;
 use super::learn::{Gradients, Rows};
 use super::network::{Ahead, Looked, Network, WIDTH};
-use super::seen::{Asked, ItemKeys, Seen};
+use super::seen::{Asked, Seen};
 
 /// The name of the gradient of the rows that a batch read.
 pub const ROWS: &str = "table";
@@ -123,19 +126,37 @@ pub struct Learning {
     spec: KeyVectorSpec,
     settings: RowSettings,
     table: Table,
+    /// Whether a CPU is to go the way of a device, for tests.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) apart: bool,
 }
 
 /// A way forward that can be gone back.
 #[derive(Debug)]
 pub struct Way {
+    computed: Computed,
+    rows: Option<Rows>,
+    /// (rows, outputs): what the head reads.
+    pub outputs: Tensor,
+}
+
+/// Where it was computed.
+#[derive(Debug)]
+enum Computed {
+    /// By our own code, whole; the head's graph begins at the outputs.
+    Here(Box<Here>),
+    /// On a device, or as there; with the places of the items that rows ask about.
+    #[cfg(any(test, feature = "cuda"))]
+    Device(Box<OnDevice>, Vec<u32>),
+}
+
+#[derive(Debug)]
+struct Here {
     network: Network,
     seen: Seen,
     asked: Vec<Asked>,
     looked: Looked,
     ahead: Ahead,
-    rows: Option<Rows>,
-    /// (rows, outputs): where the head's graph begins.
-    pub outputs: Var,
 }
 
 impl Learning {
@@ -148,6 +169,8 @@ impl Learning {
             table: Table::new(settings.table()).map_err(of_table)?,
             spec,
             settings,
+            #[cfg(any(test, feature = "cuda"))]
+            apart: false,
         })
     }
 
@@ -181,12 +204,12 @@ impl Learning {
         Ok(())
     }
 
-    /// Gives ids that some rows see, and that have no row yet, one.
+    /// Gives ids that are seen, and that have no row yet, one.
     ///
     /// # Errors
     /// None: no vector is handed in.
-    pub fn meet(&mut self, seen: &Seen, rows: &[Asked]) -> Result<(), LanguageError> {
-        let keys = seen.items_of(rows).flat_map(ItemKeys::all);
+    pub fn meet(&mut self, seen: &Seen) -> Result<(), LanguageError> {
+        let keys = seen.keys().iter().copied();
         let keys: Vec<RowKey> = keys.filter(|key| !self.table.has(*key)).collect();
         let met = self.table.meet(&keys, 0, |_| None);
         met.map(|_| ()).map_err(of_table)
@@ -197,20 +220,17 @@ impl Learning {
         self.table.set_rate(self.settings.rate * pace as f32);
     }
 
-    /// The way forward of some rows; `step` is the number of the step that will be learned, none where nothing will.
+    /// The way forward of rows over what they see, and nothing more ([`Seen::part`]); `step` is the number of the step that will be learned, none where nothing will.
     ///
     /// # Errors
     /// A tensor of the network that is missing.
     pub fn forward(
         &self,
         values: &BTreeMap<String, Tensor>,
-        seen: &Seen,
-        rows: &[Asked],
+        (seen, asked): (Seen, Vec<Asked>),
         step: Option<u64>,
+        device: &Device,
     ) -> Result<Way, LanguageError> {
-        let (kinds, stretches) = (self.spec.kinds.len(), self.spec.stretches());
-        let network = Network::of(kinds, stretches, values, Path::new("the values"))?;
-        let (seen, asked) = seen.part(rows);
         let RowSettings { dropout, seed, .. } = self.settings;
         let (looked, rows) = match step {
             Some(step) => {
@@ -224,17 +244,35 @@ impl Learning {
             }
             None => (Looked::of(&seen, &self.table.snapshot()), None),
         };
+        let sizes = (self.spec.kinds.len(), self.spec.stretches());
+        #[cfg(any(test, feature = "cuda"))]
+        if self.apart || !device.is_cpu() {
+            let of = (&seen, &looked);
+            let way = OnDevice::forward(sizes, values, of, &asked, device)?;
+            return Ok(Way {
+                outputs: way.outputs.clone(),
+                computed: Computed::Device(
+                    Box::new(way),
+                    asked.iter().map(|row| row.item).collect(),
+                ),
+                rows,
+            });
+        }
+        let (kinds, stretches) = sizes;
+        let network = Network::of(kinds, stretches, values, Path::new("the values"))?;
         let (out, ahead) = network.forward_kept(&seen, &looked, &asked);
         let shape = (asked.len(), self.outputs());
-        let out = Tensor::from_vec(out, shape, &Device::Cpu);
-        let outputs = out.and_then(|out| Var::from_tensor(&out));
+        let out = Tensor::from_vec(out, shape, device);
+        let outputs = out.and_then(|out| Ok(Var::from_tensor(&out)?.as_tensor().clone()));
         Ok(Way {
             outputs: outputs.map_err(computing("running the network of interest"))?,
-            network,
-            seen,
-            asked,
-            looked,
-            ahead,
+            computed: Computed::Here(Box::new(Here {
+                network,
+                seen,
+                asked,
+                looked,
+                ahead,
+            })),
             rows,
         })
     }
@@ -260,24 +298,42 @@ impl Learning {
 }
 
 impl Way {
-    /// The way back from the gradient of what came out: those of the network's tensors and of the rows, added to `into` by name.
+    /// The way back from the gradients of the head's graph: those of the network's tensors and of the rows, added to `into` by name.
     ///
     /// # Errors
     /// None but the tensor library's.
     pub fn backward(
         &self,
-        gradient: &Tensor,
+        gradients: &GradStore,
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         let doing = "learning interest";
-        let flat = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
-        let out = flat(self.outputs.as_tensor()).map_err(computing(doing))?;
-        let gradient = flat(gradient).map_err(computing(doing))?;
-        let of = (&self.seen, &self.looked, &self.ahead);
-        let gradients: Gradients = self.network.backward(of, &self.asked, &out, &gradient);
-        self.network.gather(&gradients, into)?;
+        let of_vectors = match &self.computed {
+            Computed::Here(here) => {
+                let Some(gradient) = gradients.get(&self.outputs) else {
+                    return Ok(());
+                };
+                let flat = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
+                let out = flat(&self.outputs).map_err(computing(doing))?;
+                let gradient = flat(gradient).map_err(computing(doing))?;
+                let of = (&here.seen, &here.looked, &here.ahead);
+                let network = &here.network;
+                let gradients: Gradients = network.backward(of, &here.asked, &out, &gradient);
+                network.gather(&gradients, into)?;
+                gradients.vectors
+            }
+            #[cfg(any(test, feature = "cuda"))]
+            Computed::Device(way, asked) => {
+                let [mut of_items, of_asked] = way.backward(gradients, into)?.0;
+                for (item, of) in asked.iter().zip(of_asked) {
+                    let to = of_items[*item as usize].iter_mut();
+                    to.zip(of).for_each(|(to, of)| *to += of);
+                }
+                of_items
+            }
+        };
         if let Some(rows) = &self.rows {
-            let gradient = rows.gradient(&gradients)?;
+            let gradient = rows.gradient(&of_vectors)?;
             let sum = match into.remove(ROWS) {
                 Some(sum) => (sum + gradient).map_err(computing(doing))?,
                 None => gradient,

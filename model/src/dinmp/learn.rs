@@ -12,13 +12,13 @@ use rayon::prelude::*;
 use crate::language::LanguageError;
 use crate::language::error::computing;
 use crate::language::kernel::exp;
-use crate::table::{Dropout, Gathered, RowKey, Table};
+use crate::table::{Dropout, Gathered, Table};
 
 use super::network::{
     Ahead, INNER, Inner, Looked, MARK, Network, SAID, Said, TOLD, Vector, WIDTH, Weights, add, dot,
 };
 use super::pool::Pools;
-use super::seen::{Asked, ItemKeys, Seen};
+use super::seen::{Asked, Seen};
 
 /// Parts of a batch whose gradients are added up by themselves: so many whatever the machine has, so that sums are the same everywhere.
 const PARTS: usize = 4;
@@ -28,34 +28,33 @@ const PARTS: usize = 4;
 pub struct Gradients {
     network: Weights,
     /// Of vectors of items.
-    vectors: Vec<Vector>,
+    pub(super) vectors: Vec<Vector>,
 }
 
 /// The rows of a table that a batch reads.
 #[derive(Debug)]
 pub struct Rows {
     gathered: Gathered,
-    /// Of each item: its id's row, and those of its groups.
-    items: Vec<(u32, Vec<u32>)>,
+    /// Of each item its id's row, then those of its groups, one item behind the other; and where each item's end.
+    rows: Vec<u32>,
+    ends: Vec<usize>,
 }
 
 impl Rows {
-    /// Gathers them.
+    /// Gathers them. Who is left out is left out of one item, not of all that share the key.
     pub fn gather(seen: &Seen, table: &Table, dropout: Option<Dropout>) -> Self {
-        let gathered = table.gather(&Self::keys(seen), dropout);
-        let mut rows = gathered.rows().iter().copied();
-        let mut next = || rows.next().expect("invariant: a row for each key");
-        let items = seen.items().iter().map(|item| {
-            let id = next();
-            (id, item.groups.iter().map(|_| next()).collect())
+        let gathered = table.gather(seen.keys(), None);
+        let places = gathered.rows();
+        let positions = (0..seen.items()).flat_map(|item| seen.keys_of(item));
+        let rows = positions.zip(0..).map(|(key, position)| {
+            let left_out = dropout.is_some_and(|dropout| dropout.drops(position));
+            if left_out { 0 } else { places[*key as usize] }
         });
-        let items = items.collect();
-        Self { gathered, items }
-    }
-
-    /// Keys of all rows that are asked for: of each item its id's, then its groups'.
-    pub fn keys(seen: &Seen) -> Vec<RowKey> {
-        seen.items().iter().flat_map(ItemKeys::all).collect()
+        Self {
+            rows: rows.collect(),
+            ends: seen.item_ends().to_vec(),
+            gathered,
+        }
     }
 
     /// The rows themselves.
@@ -65,22 +64,27 @@ impl Rows {
 
     /// Vectors of items.
     pub fn looked(&self) -> Looked {
-        Looked::of_rows(self.gathered.values(), &self.items)
+        Looked::of_rows(self.gathered.values(), &self.rows, &self.ends)
     }
 
     /// The same, were these the rows' numbers.
     #[cfg(test)]
     pub(super) fn looked_with(&self, values: &[f32]) -> Looked {
-        Looked::of_rows(values, &self.items)
+        Looked::of_rows(values, &self.rows, &self.ends)
     }
 
     /// Gradients of rows, (rows, WIDTH), from those of items' vectors.
     ///
     /// # Errors
     /// None but the tensor library's.
-    pub fn gradient(&self, gradients: &Gradients) -> Result<Tensor, LanguageError> {
+    pub(super) fn gradient(&self, vectors: &[Vector]) -> Result<Tensor, LanguageError> {
         let mut sums = vec![0.0; self.gathered.values().len()];
-        for ((id, groups), vector) in self.items.iter().zip(&gradients.vectors) {
+        let mut start = 0;
+        for (end, vector) in self.ends.iter().zip(vectors) {
+            let (id, groups) = self.rows[start..*end]
+                .split_first()
+                .expect("invariant: an item has an id");
+            start = *end;
             let mut give = |row: u32, share: f32| {
                 let to = sums[row as usize * WIDTH..][..WIDTH].iter_mut();
                 to.zip(vector).for_each(|(to, one)| *to += share * one);
@@ -184,14 +188,14 @@ impl Network {
         let parts = rows.par_chunks(part).zip(out.par_chunks(part * outputs));
         let parts = parts.zip(gradient.par_chunks(part * outputs));
         let parts = parts.map(|((rows, out), gradients)| {
-            let mut sums = Sums::new(self, seen.items().len(), seen.marks().len());
+            let mut sums = Sums::new(self, seen.items(), seen.marks().len());
             of.back(rows, (out, gradients), &mut sums);
             sums
         });
         let mut parts = parts.collect::<Vec<_>>().into_iter();
         let mut sums = parts
             .next()
-            .unwrap_or_else(|| Sums::new(self, seen.items().len(), seen.marks().len()));
+            .unwrap_or_else(|| Sums::new(self, seen.items(), seen.marks().len()));
         parts.for_each(|part| sums.add(&part));
         self.behind(seen, looked, ahead, sums)
     }

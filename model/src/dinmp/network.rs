@@ -147,12 +147,15 @@ pub struct Looked {
 }
 
 impl Looked {
-    /// Of these, by rows that are already there: of each item the place of its id's row, and of those of its groups.
-    pub(super) fn of_rows(values: &[f32], items: &[(u32, Vec<u32>)]) -> Self {
+    /// Of these, by rows that are already there: of each item the place of its id's row, then those of its groups, up to its end.
+    pub(super) fn of_rows(values: &[f32], rows: &[u32], ends: &[usize]) -> Self {
         let row = |at: u32| &values[at as usize * WIDTH..][..WIDTH];
-        let vectors = items
-            .iter()
-            .map(|(id, groups)| vector(row(*id), groups.iter().map(|group| row(*group))));
+        let mut start = 0;
+        let vectors = ends.iter().map(|end| {
+            let of_item = rows[start..*end].iter().map(|place| row(*place));
+            start = *end;
+            vector(of_item)
+        });
         Self {
             vectors: vectors.collect(),
         }
@@ -161,13 +164,11 @@ impl Looked {
     /// Of all that is seen, by a table as it is.
     pub fn of(seen: &Seen, table: &Snapshot) -> Self {
         let row = |key: RowKey| table.row(key).unwrap_or(table.unknown());
-        // Items are of few groups: each is looked up once.
-        let groups: Vec<&[f32]> = seen.group_keys().iter().map(|key| row(*key)).collect();
-        let items = seen.items().iter().enumerate();
-        let vectors = items.map(|(place, of)| {
-            let of_item = seen.groups_of(place).iter();
-            let of_item = of_item.map(|group| groups[*group as usize]);
-            vector(row(of.id), of_item)
+        // Items share their groups: each key is looked up once.
+        let rows: Vec<&[f32]> = seen.keys().iter().map(|key| row(*key)).collect();
+        let vectors = (0..seen.items()).map(|item| {
+            let of_item = seen.keys_of(item).iter();
+            vector(of_item.map(|key| rows[*key as usize]))
         });
         Self {
             vectors: vectors.collect(),
@@ -176,7 +177,8 @@ impl Looked {
 }
 
 /// The vector of an item: its id's row, and the mean of its groups'.
-fn vector<'a>(id: &[f32], groups: impl ExactSizeIterator<Item = &'a [f32]>) -> Vector {
+fn vector<'a>(mut groups: impl ExactSizeIterator<Item = &'a [f32]>) -> Vector {
+    let id = groups.next().expect("invariant: an item has an id");
     let mut vector: Vector = id.try_into().expect("invariant: rows are so wide");
     let share = 1.0 / groups.len().max(1) as f32;
     for group in groups {

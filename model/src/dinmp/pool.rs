@@ -142,7 +142,7 @@ impl<T: FnMut(usize, &Pooled)> WithSimd for Rows<'_, T> {
         let mut buffers = Buffers {
             keys: [[0.0; WIDTH]; ATOMS],
             inner: [[0.0; INNER]; ATOMS],
-            is_of: vec![false; of.seen.group_keys().len()],
+            is_of: vec![false; of.seen.keys().len()],
             pooled: Pooled {
                 sums: vec![[0.0; SAID]; places],
                 volumes: vec![0.0; places],

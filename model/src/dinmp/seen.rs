@@ -34,7 +34,7 @@ impl ItemKeys {
     }
 
     /// Its id's key, then its groups'.
-    pub fn all(&self) -> impl Iterator<Item = RowKey> {
+    pub(super) fn all(&self) -> impl Iterator<Item = RowKey> {
         std::iter::once(self.id).chain(self.groups.iter().copied())
     }
 }
@@ -74,8 +74,7 @@ pub struct Atom {
 /// What some requests see, each thing once.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    items: Vec<ItemKeys>,
-    groups: Groups,
+    items: Items,
     marks: Vec<Mark>,
     atoms: Vec<Atom>,
     /// Where each request's atoms end.
@@ -84,21 +83,21 @@ pub struct Seen {
     mark_places: BTreeMap<Mark, u32>,
 }
 
-/// Categories and attributes of items, numbered as they were met.
+/// Items as lists of keys, which are numbered as they were met.
 #[derive(Clone, Debug, Default)]
-struct Groups {
+struct Items {
     keys: Vec<RowKey>,
     places: hashbrown::HashMap<RowKey, u32>,
-    /// Those of the items, one behind the other, and where each item's end.
+    /// Of each item its id's key, then its groups', one item behind the other; and where each item's end.
     of: Vec<u32>,
     ends: Vec<usize>,
 }
 
-impl Groups {
-    fn push(&mut self, groups: &[RowKey]) {
-        for group in groups {
-            let place = *self.places.entry(*group).or_insert_with(|| {
-                self.keys.push(*group);
+impl Items {
+    fn push(&mut self, item: &ItemKeys) {
+        for key in item.all() {
+            let place = *self.places.entry(key).or_insert_with(|| {
+                self.keys.push(key);
                 self.keys.len() as u32 - 1
             });
             self.of.push(place);
@@ -112,7 +111,22 @@ impl Groups {
         self.of.clear();
         self.ends.clear();
     }
+
+    #[inline]
+    fn keys_of(&self, item: usize) -> &[u32] {
+        let start = if item == 0 { 0 } else { self.ends[item - 1] };
+        &self.of[start..self.ends[item]]
+    }
 }
+
+/// Which things of a whole are in a part, and where there.
+struct Places {
+    items: Vec<u32>,
+    keys: Vec<u32>,
+    marks: Vec<u32>,
+}
+
+const ABSENT: u32 = u32::MAX;
 
 /// A row: what its request sees, and whom it asks about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,9 +143,8 @@ impl Seen {
         if let Some(place) = self.item_places.get(&item) {
             return *place;
         }
-        let place = self.items.len() as u32;
-        self.groups.push(&item.groups);
-        self.items.push(item.clone());
+        let place = self.items() as u32;
+        self.items.push(&item);
         self.item_places.insert(item, place);
         place
     }
@@ -228,54 +241,48 @@ impl Seen {
 
     /// The same of the requests of some rows alone, and the rows as they stand there.
     pub fn part(&self, rows: &[Asked]) -> (Self, Vec<Asked>) {
-        const ABSENT: u32 = u32::MAX;
         let mut part = Self::default();
-        let (mut items, mut marks) = (
-            vec![ABSENT; self.items.len()],
-            vec![ABSENT; self.marks.len()],
-        );
+        let mut places = Places {
+            items: vec![ABSENT; self.items()],
+            keys: vec![ABSENT; self.items.keys.len()],
+            marks: vec![ABSENT; self.marks.len()],
+        };
         let mut requests = BTreeMap::new();
         let mut asked = Vec::with_capacity(rows.len());
         for row in rows {
             let request = *requests.entry(row.request).or_insert_with(|| {
                 for atom in self.atoms_of(row.request) {
-                    let mark = &mut marks[atom.mark as usize];
+                    let mark = &mut places.marks[atom.mark as usize];
                     if *mark == ABSENT {
                         *mark = part.marks.len() as u32;
                         part.marks.push(self.marks[atom.mark as usize].clone());
                     }
-                    let item = part.take(self, atom.item, &mut items);
-                    part.atoms.push(Atom { item, mark: *mark });
+                    let mark = *mark;
+                    let item = part.take(self, atom.item, &mut places);
+                    part.atoms.push(Atom { item, mark });
                 }
                 part.end_request()
             });
-            let item = part.take(self, row.item, &mut items);
+            let item = part.take(self, row.item, &mut places);
             asked.push(Asked { request, item });
         }
         (part, asked)
     }
 
-    /// Items of the requests of some rows, and those that these ask about, each once.
-    pub fn items_of(&self, rows: &[Asked]) -> impl Iterator<Item = &ItemKeys> {
-        let mut met = vec![false; self.items.len()];
-        for row in rows {
-            met[row.item as usize] = true;
-            for atom in self.atoms_of(row.request) {
-                met[atom.item as usize] = true;
-            }
-        }
-        let met = self.items.iter().zip(met);
-        met.filter_map(|(item, met)| met.then_some(item))
-    }
-
     /// The place of an item of `whole`, which it has or gets.
-    fn take(&mut self, whole: &Self, item: u32, places: &mut [u32]) -> u32 {
-        let place = &mut places[item as usize];
-        if *place == u32::MAX {
-            *place = self.items.len() as u32;
-            let item = &whole.items[item as usize];
-            self.groups.push(&item.groups);
-            self.items.push(item.clone());
+    fn take(&mut self, whole: &Self, item: u32, places: &mut Places) -> u32 {
+        let place = &mut places.items[item as usize];
+        if *place == ABSENT {
+            *place = self.items() as u32;
+            for key in whole.keys_of(item as usize) {
+                let of_key = &mut places.keys[*key as usize];
+                if *of_key == ABSENT {
+                    *of_key = self.items.keys.len() as u32;
+                    self.items.keys.push(whole.items.keys[*key as usize]);
+                }
+                self.items.of.push(*of_key);
+            }
+            self.items.ends.push(self.items.of.len());
         }
         *place
     }
@@ -283,7 +290,6 @@ impl Seen {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.items.clear();
-        self.groups.clear();
         self.marks.clear();
         self.atoms.clear();
         self.ends.clear();
@@ -291,25 +297,31 @@ impl Seen {
         self.mark_places.clear();
     }
 
-    /// The items.
-    pub fn items(&self) -> &[ItemKeys] {
-        &self.items
+    /// How many items there are.
+    pub fn items(&self) -> usize {
+        self.items.ends.len()
     }
 
-    /// Categories and attributes of all items, each once.
-    pub(super) fn group_keys(&self) -> &[RowKey] {
-        &self.groups.keys
+    /// Keys of all items, each once.
+    pub fn keys(&self) -> &[RowKey] {
+        &self.items.keys
     }
 
-    /// Those of an item, by their places.
+    /// Those of an item, by their places: its id's, then its groups'.
+    #[inline]
+    pub fn keys_of(&self, item: usize) -> &[u32] {
+        self.items.keys_of(item)
+    }
+
+    /// Its groups' alone.
     #[inline]
     pub(super) fn groups_of(&self, item: usize) -> &[u32] {
-        let start = if item == 0 {
-            0
-        } else {
-            self.groups.ends[item - 1]
-        };
-        &self.groups.of[start..self.groups.ends[item]]
+        &self.items.keys_of(item)[1..]
+    }
+
+    /// Where keys of each item end, one item behind the other.
+    pub(super) fn item_ends(&self) -> &[usize] {
+        &self.items.ends
     }
 
     /// Which part of an item is of the other's kind: of k categories and attributes each counts 1/k.
@@ -332,11 +344,17 @@ impl Seen {
 
     /// The atoms of a request.
     pub fn atoms_of(&self, request: u32) -> &[Atom] {
+        let [start, end] = self.places_of(request);
+        &self.atoms[start..end]
+    }
+
+    /// Where they begin and end.
+    pub(super) fn places_of(&self, request: u32) -> [usize; 2] {
         let end = self.ends[request as usize];
         let start = match request {
             0 => 0,
             later => self.ends[later as usize - 1],
         };
-        &self.atoms[start..end]
+        [start, end]
     }
 }

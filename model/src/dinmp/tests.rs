@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
+use headwater_config::DeviceChoice;
 use proptest::prelude::*;
 
 use super::network::{INNER, Pooled, SAID, SIDES};
 use super::pool::Pools;
-use super::{Asked, ItemKeys, Looked, Mark, Network, Rows, Seen, WIDTH};
+use super::{Asked, ItemKeys, Learning, Looked, Mark, Network, RowSettings, Rows, Seen, WIDTH};
+use crate::device::choose;
+use crate::feature::KeyVectorSpec;
 use crate::numbers::Numbers;
 use crate::table::{Adagrad, Admission, Table, TableSettings};
 
@@ -35,8 +38,7 @@ fn table() -> Table {
         spread: 0.5,
     })
     .unwrap();
-    let keys = Rows::keys(&seen(&requests()).0);
-    table.meet(&keys, 0, |_| None).unwrap();
+    table.meet(seen(&requests()).0.keys(), 0, |_| None).unwrap();
     table
 }
 
@@ -212,7 +214,7 @@ fn gradients_are_those_of_differences() {
         }
         assert!(of.iter().any(|of| *of != 0.0), "{name} learns nothing");
     }
-    let found = of_rows.gradient(&gradients).unwrap();
+    let found = of_rows.gradient(&gradients.vectors).unwrap();
     let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let held = of_rows.gathered().values().to_vec();
     // Row 0 is the unknown one, which nobody reads here.
@@ -229,6 +231,83 @@ fn gradients_are_those_of_differences() {
             "row number {place}: {} where differences give {slope}",
             found[place]
         );
+    }
+}
+
+/// Goal: where a GPU learns, what comes out and every gradient are those of a CPU. Method: the two graphs around plain loops on a CPU, and around the kernels where there is a GPU, beside our own
+/// way, for some function of all that comes out; rows of full, empty and repeated buckets, and of more atoms than a block has warps.
+#[test]
+fn a_device_goes_the_same_way() {
+    let (seen, rows) = seen(&requests());
+    let settings = RowSettings {
+        rate: 0.1,
+        dropout: 0.2,
+        spread: 0.5,
+        memory: 1 << 20,
+        seed: 3,
+    };
+    let spec = KeyVectorSpec {
+        kinds: (0..KINDS).map(|kind| kind.to_string()).collect(),
+        edges_ms: (1..BUCKETS as i64).map(|edge| edge * HOUR).collect(),
+    };
+    let mut learning = Learning::new(spec, settings).unwrap();
+    learning.meet(&seen).unwrap();
+    let mut go = |apart: bool, device: &Device| {
+        learning.apart = apart;
+        let values: BTreeMap<String, Var> = values()
+            .into_iter()
+            .map(|(name, value)| {
+                let value = value.to_device(device).unwrap();
+                (name, Var::from_tensor(&value).unwrap())
+            })
+            .collect();
+        let tensors = values.iter();
+        let tensors = tensors.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
+        let laid = seen.part(&rows);
+        let way = learning.forward(&tensors.collect(), laid, Some(7), device);
+        let way = way.unwrap();
+        let count = way.outputs.elem_count();
+        let weights = Numbers(11).normal(count, 1.0);
+        let weights = Tensor::from_vec(weights, way.outputs.shape(), device).unwrap();
+        let loss = (&way.outputs * weights).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let mut found = BTreeMap::from([("out".to_owned(), way.outputs.detach())]);
+        // As the trainer does: what the head's graph knows of, and what comes from behind it.
+        for (name, value) in &values {
+            if let Some(gradient) = gradients.get(value.as_tensor()) {
+                found.insert(name.clone(), gradient.clone());
+            }
+        }
+        way.backward(&gradients, &mut found).unwrap();
+        let found = found.into_iter().map(|(name, of)| {
+            let of = of.to_device(&Device::Cpu).unwrap().flatten_all().unwrap();
+            (name, of.to_vec1::<f32>().unwrap())
+        });
+        found.collect::<BTreeMap<_, _>>()
+    };
+    let right = go(false, &Device::Cpu);
+    assert_eq!(right.len(), values().len() + 2);
+    let mut held = vec![("plain loops", go(true, &Device::Cpu))];
+    let chosen = choose(DeviceChoice::Auto).unwrap();
+    match chosen.no_gpu {
+        Some(why) => println!("SKIPPED: kernels were not held against the CPU: {why}"),
+        None => held.push(("a GPU", go(false, &chosen.device))),
+    }
+    for (what, found) in held {
+        assert_eq!(found.len(), right.len());
+        for (name, right) in &right {
+            let of = &found[name];
+            assert_eq!(of.len(), right.len(), "{what} {name}");
+            let length = |all: &mut dyn Iterator<Item = f32>| {
+                all.map(|one| f64::from(one * one)).sum::<f64>().sqrt()
+            };
+            let apart = length(&mut of.iter().zip(right).map(|(one, other)| one - other));
+            let whole = length(&mut right.iter().copied());
+            assert!(
+                apart <= 1e-5 * whole && whole > 0.0,
+                "{what} {name}: off by {apart} of {whole}"
+            );
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Learning what users' pasts say of a candidate, and saying it again.
 
+use headwater_config::DeviceChoice;
+
 use super::*;
+use crate::device::choose;
 use crate::dinmp::{Asked, ItemKeys, Learning, Mark, RowSettings, Seen};
 use crate::feature::{FeatureBatch, FeatureSchema, KeyVectorSpec, LikenessSpec, TaskSpec};
 use crate::{HalfLives, Scores};
@@ -81,7 +84,13 @@ fn head(features: usize) -> HeadConfig {
 }
 
 fn trainer(features: usize, objective: Objective) -> Trainer {
-    let (interest, head) = (learning(), head(features));
+    trainer_at(&Place::cpu(), false, features, objective)
+}
+
+/// One that computes somewhere; `apart`: as if that were no CPU.
+fn trainer_at(place: &Place, apart: bool, features: usize, objective: Objective) -> Trainer {
+    let (mut interest, head) = (learning(), head(features));
+    interest.apart = apart;
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(interest.random(3).unwrap());
     let settings = TrainSettings {
@@ -102,7 +111,7 @@ fn trainer(features: usize, objective: Objective) -> Trainer {
     };
     let given = (Some(interest), settings);
     let path = Path::new("here");
-    Trainer::new(Depth::None, &head, &values, path, given, &Place::cpu()).unwrap()
+    Trainer::new(Depth::None, &head, &values, path, given, place).unwrap()
 }
 
 const LEARNED: std::ops::Range<usize> = 0..ROWS - 150;
@@ -146,6 +155,54 @@ fn sorts_that_nobody_named_are_learned() {
             after.iter().all(|right| *right > 0.9),
             "{objective:?}: {after:?}"
         );
+    }
+}
+
+/// Goal: who learns on a GPU learns the same, and a CPU goes on from there. Method: losses of a pass and what is said afterwards, of a trainer that goes a device's way, on a CPU and on a GPU
+/// where there is one, with one gradient for all tasks and with one a task; then a checkpoint that a CPU takes up.
+#[test]
+fn a_device_learns_the_same() {
+    let corpus = corpus();
+    let gdod = Objective::Tasks {
+        rule: crate::gradient::GradientRule::default(),
+        scope: crate::gradient::Scope::Global,
+    };
+    let chosen = choose(DeviceChoice::Auto).unwrap();
+    if let Some(why) = &chosen.no_gpu {
+        println!("SKIPPED: learning on a GPU was not held against the CPU: {why}");
+    }
+    let gpu = Place {
+        device: chosen.device,
+        numbers: candle_core::DType::F32,
+    };
+    let learn = |trainer: &mut Trainer| {
+        let mut losses = Vec::new();
+        let at = trainer.pass(&corpus, LEARNED, Position::default(), &mut |_, report| {
+            losses.push(report.loss);
+            true
+        });
+        let said = trainer.score(&corpus, LEARNED.end..ROWS, &mut |_| {});
+        (at.unwrap(), [losses, said.unwrap()].concat())
+    };
+    for objective in [Objective::Labels, gdod] {
+        let (_, right) = learn(&mut trainer(1, objective));
+        for place in [&Place::cpu(), &gpu] {
+            let mut there = trainer_at(place, true, 1, objective);
+            let (at, found) = learn(&mut there);
+            for (one, other) in found.iter().zip(&right) {
+                assert!((one - other).abs() < 2e-3, "{one}, on a CPU {other}");
+            }
+            let mut here = trainer(1, objective);
+            here.resume(&there.checkpoint().unwrap(), at).unwrap();
+            let said = here.score(&corpus, LEARNED.end..ROWS, &mut |_| {});
+            let rest = &found[found.len() - said.as_ref().unwrap().len()..];
+            for (one, other) in said.unwrap().iter().zip(rest) {
+                assert!(
+                    (one - other).abs() < 1e-4,
+                    "{one}, where it learned {other}"
+                );
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::language::error::computing;
 
 use super::super::corpus::Corpus;
 use super::super::head::{cross_entropy, cross_entropy_by_task, of_one_task};
-use super::{Answer, Trainer};
+use super::{Answer, Laid, Trainer};
 
 /// What learning lowers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,15 +46,16 @@ pub(super) struct Gathered {
 }
 
 impl Trainer {
-    /// The gradient of some batches, which make one step.
+    /// The gradient of some batches, which make one step; with what the rows of the first see, where that is laid out already.
     pub(super) fn gathered(
         &self,
         corpus: &Corpus,
         batches: &[Vec<usize>],
+        laid: Option<Laid>,
     ) -> Result<Gathered, LanguageError> {
         match &self.settings.objective {
-            Objective::Labels => self.by_label(corpus, batches),
-            Objective::Tasks { rule, scope } => self.by_task(corpus, batches, rule, *scope),
+            Objective::Labels => self.by_label(corpus, batches, laid),
+            Objective::Tasks { rule, scope } => self.by_task(corpus, (batches, laid), rule, *scope),
         }
     }
 
@@ -65,17 +66,23 @@ impl Trainer {
         corpus: &Corpus,
         batches: &[Vec<usize>],
     ) -> Result<(f32, BTreeMap<String, Tensor>), LanguageError> {
-        let gathered = self.gathered(corpus, batches)?;
+        let gathered = self.gathered(corpus, batches, None)?;
         Ok((gathered.loss, gathered.gradients))
     }
 
-    fn by_label(&self, corpus: &Corpus, batches: &[Vec<usize>]) -> Result<Gathered, LanguageError> {
+    fn by_label(
+        &self,
+        corpus: &Corpus,
+        batches: &[Vec<usize>],
+        mut laid: Option<Laid>,
+    ) -> Result<Gathered, LanguageError> {
         let mut gathered = Gathered {
             scale: 1.0 / batches.len() as f64,
             ..Gathered::default()
         };
         for batch in batches {
-            let (answer, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
+            let (answer, labels, weights) =
+                self.answers(corpus, batch, laid.take(), &mut gathered)?;
             let one = cross_entropy(&answer.log_odds, &labels, &weights)?;
             let gradients = one.backward().map_err(computing("learning"))?;
             self.gather(&gradients, &answer, &mut gathered.gradients)?;
@@ -89,7 +96,7 @@ impl Trainer {
     fn by_task(
         &self,
         corpus: &Corpus,
-        batches: &[Vec<usize>],
+        (batches, mut laid): (&[Vec<usize>], Option<Laid>),
         rule: &GradientRule,
         scope: Scope,
     ) -> Result<Gathered, LanguageError> {
@@ -111,7 +118,8 @@ impl Trainer {
         };
         let mut of_tasks = vec![BTreeMap::new(); tasks];
         for batch in batches {
-            let (answer, labels, weights) = self.answers(corpus, batch, &mut gathered)?;
+            let (answer, labels, weights) =
+                self.answers(corpus, batch, laid.take(), &mut gathered)?;
             let losses = cross_entropy_by_task(&answer.log_odds, &labels, &weights, &counts)?;
             let values = losses.to_vec1::<f32>().map_err(computing("learning"))?;
             // Before any gradient: behind it, one task's NaN would be in all.
@@ -189,9 +197,10 @@ impl Trainer {
         &self,
         corpus: &Corpus,
         batch: &[usize],
+        laid: Option<Laid>,
         gathered: &mut Gathered,
     ) -> Result<(Answer, Tensor, Tensor), LanguageError> {
-        let answer = self.log_odds(corpus, batch, true)?;
+        let answer = self.log_odds(corpus, batch, laid, true)?;
         let tasks = corpus.tasks.len();
         let labels = self.column(batch, &corpus.rows.labels, tasks)?;
         let weights = self.column(batch, &corpus.rows.weights, tasks)?;
