@@ -41,6 +41,7 @@ pub mod produce;
 mod progress;
 pub mod recording;
 pub mod replay;
+mod report;
 mod scan;
 pub mod status;
 mod stores;
@@ -57,7 +58,7 @@ pub use exit::Exit;
 pub use identity::{Identity, IdentityError};
 pub use metrics::Metrics;
 pub use status::{Readiness, Reason, Status};
-pub use world::SystemWorld;
+pub use world::{SystemWorld, moment};
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

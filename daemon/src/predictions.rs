@@ -105,6 +105,20 @@ impl<W: Write> Finish for flate2::write::GzEncoder<W> {
     }
 }
 
+/// Writes a file under another name, and moves it when it is whole.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PredictionsError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    let name = PathBuf::from(name);
+    let partial = Partial(Some(name.clone()));
+    std::fs::write(&name, bytes)
+        .and_then(|()| partial.put(path))
+        .map_err(|source| PredictionsError::Write {
+            path: path.to_owned(),
+            source,
+        })
+}
+
 impl Predictions {
     /// Opens the table: `-` is standard output, and what ends in `.gz` is packed. A file is written under another name and moved at the end, so that one of
     /// that name is a whole one; the other is deleted if it does not come to that.

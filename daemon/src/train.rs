@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use headwater_config::{Config, DeviceChoice};
 use headwater_consumers::log::Log;
@@ -25,8 +24,6 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::progress::Progress;
-
 mod artifact;
 mod calibrate;
 mod error;
@@ -36,9 +33,12 @@ mod labelled;
 mod logged;
 mod moments;
 mod objective;
+mod onward;
+mod passes;
 mod place;
 mod predict;
 mod rows;
+mod split;
 mod trial;
 mod vectors;
 
@@ -48,16 +48,17 @@ pub use judged::{Judged, Winner};
 pub use objective::objective;
 pub(crate) use trial::{Trials, Turn};
 
-use artifact::{Artifact, Course, Unfinished, hex, position};
+use artifact::{Artifact, hex};
+use predict::Said;
 use rows::Recorded;
+use split::Split;
 use vectors::TextVectors;
 
 /// Rows of a batch at most, and batches of a step.
 const ROWS_MAX: usize = 1_024;
 const ACCUMULATE: usize = 1;
-
-/// How much is lost when a run is cut off.
-const CHECKPOINT_EVERY: Duration = Duration::from_mins(5);
+/// Part of all requests that is scored before any of it is learned from, where learning goes on.
+const PIECE: f64 = 0.01;
 
 /// What becomes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +72,17 @@ pub enum Texts {
     Frozen,
     /// Deep layers that learn.
     Deep,
+}
+
+/// What becomes of the rows behind those that are learned from by passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regime {
+    /// They are scored by the model as it is then: nothing is learned from them.
+    #[default]
+    Frozen,
+    /// In the order of time, a hundredth of all requests after the other: each is scored, then learned from.
+    Prequential,
 }
 
 /// Where rows come from.
@@ -98,6 +110,10 @@ pub struct TrainBahe {
     pub out: PathBuf,
     /// Where predictions of all rows go; none: nowhere.
     pub predictions: Option<PathBuf>,
+    /// Where a page goes that shows how the rows behind validation were predicted; none: nowhere.
+    pub report: Option<PathBuf>,
+    /// What becomes of rows behind those that are learned from.
+    pub regime: Regime,
     /// What becomes of texts.
     pub texts: Texts,
     /// Whether it weighs all that users did, by key-vectors.
@@ -161,6 +177,8 @@ pub struct TrainSummary {
     pub validation_loss: Vec<f64>,
     /// The pass whose values were kept; 0: those before training.
     pub kept: usize,
+    /// Pieces of rows that were learned from after they were scored.
+    pub onward: usize,
     /// Slope and shift by task that were laid over the log-odds, so that probabilities fit the validation rows.
     pub calibration: Vec<[f64; 2]>,
     /// Positions of the deep layers, with padding, of all passes.
@@ -279,6 +297,10 @@ impl TrainBahe {
         if summary.kept > 0 {
             Self::calibrate(&mut trainer, &recorded, &mut summary)?;
         }
+        let onward = match self.regime {
+            Regime::Frozen => None,
+            Regime::Prequential => Some(self.onward(&mut trainer, &recorded, &mut summary)?),
+        };
         artifact.keep(&trainer.values()?, described, &recorded.schema)?;
         artifact.finished()?;
         if let Some(log) = log {
@@ -286,8 +308,12 @@ impl TrainBahe {
             let beside = (&**log, champion, began);
             summary.judged = Some(self.judge(config, beside, &trainer, &recorded)?);
         }
-        if let Some(path) = &self.predictions {
-            self.predict(&trainer, &recorded, config, path)?;
+        if self.predictions.is_some() || self.report.is_some() {
+            let said = match onward {
+                Some(said) => said,
+                None => Said::by(&trainer, &recorded, self.progress)?,
+            };
+            self.tell(&said, &recorded, config, &summary)?;
         }
         Ok(summary)
     }
@@ -309,7 +335,7 @@ impl TrainBahe {
             let (recorded, left_out) = logged::read(
                 (config, log),
                 champion,
-                (self.shares, self.log_rows, self.later_than),
+                (self.split(), self.log_rows, self.later_than),
                 self.progress,
             )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
@@ -319,7 +345,23 @@ impl TrainBahe {
         let Source::Recordings { items, events } = &self.source else {
             unreachable!("invariant: a log was opened for this source");
         };
-        Recorded::read(config, (items, events), vectors, self.shares, self.progress)
+        Recorded::read(
+            config,
+            (items, events),
+            vectors,
+            self.split(),
+            self.progress,
+        )
+    }
+
+    fn split(&self) -> Split {
+        let [learned, validated] = self.shares;
+        let piece = (self.regime == Regime::Prequential).then_some(PIECE);
+        Split {
+            learned,
+            validated,
+            piece,
+        }
     }
 
     /// What rows are made by: the configuration, with the language model, cut and limit that are trained on, and no model that scores over the baseline,
@@ -493,94 +535,5 @@ impl TrainBahe {
         hash.update(encoder.map_or([0; 32], |encoder| *encoder.version()));
         recorded.digest(&mut hash);
         hex(&hash.finalize())
-    }
-
-    /// Passes until the validation loss rises, or there were enough; keeps the best values. What was cut off goes on where it was, to the bit.
-    fn learn(
-        &self,
-        trainer: &mut Trainer,
-        recorded: &Recorded,
-        artifact: &Artifact,
-        (of, stop): (String, &dyn Fn() -> bool),
-        summary: &mut TrainSummary,
-    ) -> Result<(), TrainError> {
-        let corpus = &recorded.corpus;
-        let [learned, validated, _] = recorded.splits();
-        let loss = |trainer: &Trainer| -> Result<f64, TrainError> {
-            let scores = trainer.score(corpus, validated.clone(), &mut |_| {})?;
-            Ok(recorded.loss(validated.clone(), &scores))
-        };
-        let (mut course, mut best) = match artifact.unfinished(&of)? {
-            Some(Unfinished {
-                course,
-                values,
-                best,
-            }) => {
-                let (epoch, batch, steps) = course.position;
-                tracing::info!(pass = epoch, batch, steps, "going on from the checkpoint");
-                trainer.resume(&values, position(course.position))?;
-                (course, best)
-            }
-            None => {
-                let course = Course {
-                    of,
-                    validation_loss: vec![loss(trainer)?],
-                    ..Course::default()
-                };
-                (course, trainer.values()?)
-            }
-        };
-        let mut left = self.steps;
-        let mut rises = course.kept + 1 < course.validation_loss.len() && !self.key_vectors;
-        while course.position.0 < self.passes && !rises && left != Some(0) && !stop() {
-            let began = Instant::now();
-            let bar = Progress::new(Some(learned.len() as u64), self.progress);
-            let (mut done, mut positions) = (0, 0);
-            let (mut conflicts, mut worst) = (Vec::new(), f64::INFINITY);
-            let from = position(course.position);
-            let reached = trainer.pass(corpus, learned.clone(), from, &mut |_, report| {
-                done += report.rows as u64;
-                positions += report.positions as u64;
-                for (_, weighing) in &report.weighings {
-                    conflicts.push(weighing.conflict_rate);
-                    worst = worst.min(weighing.worst_cosine.unwrap_or(worst));
-                }
-                bar.at(done, done);
-                left = left.map(|left| left - 1);
-                left != Some(0) && began.elapsed() < CHECKPOINT_EVERY && !stop()
-            })?;
-            bar.finish();
-            if !conflicts.is_empty() {
-                let rate = conflicts.iter().sum::<f64>() / conflicts.len() as f64;
-                tracing::info!(
-                    conflict_rate = rate,
-                    worst_cosine = worst,
-                    "gradients of tasks were made one"
-                );
-            }
-            course.positions += positions;
-            course.position = (reached.epoch, reached.batch, reached.steps);
-            if reached.epoch > from.epoch {
-                let now = loss(trainer)?;
-                tracing::info!(pass = reached.epoch, loss = now, "validated");
-                let least = course.validation_loss[course.kept];
-                course.validation_loss.push(now);
-                if now < least {
-                    best = trainer.values()?;
-                    course.kept = reached.epoch as usize;
-                } else {
-                    // Where rates are to fall, the last passes are the best ones.
-                    rises = !self.key_vectors;
-                }
-            }
-            course.seconds += began.elapsed().as_secs_f64();
-            artifact.checkpoint(trainer, &best, &course)?;
-        }
-        summary.finished = course.position.0 >= self.passes || rises;
-        summary.validation_loss = course.validation_loss;
-        summary.kept = course.kept;
-        summary.positions = course.positions;
-        summary.train_seconds = course.seconds;
-        Ok(trainer.restore(&best)?)
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod models;
 mod recordings;
 mod refusals;
+mod regime;
 mod service;
 mod texts;
 mod train;

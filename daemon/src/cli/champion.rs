@@ -6,9 +6,9 @@ use clap::Subcommand;
 use headwater::champion::{
     ChampionError, Named, Standing, Trial, pin, promote, put_on_trial, retire, roll_back, standing,
 };
+use headwater::moment;
 use serde_json::json;
 
-use super::table::moment;
 use super::{Failure, Format, Global, print};
 
 /// Say which trained model all instances score with, without a restart.

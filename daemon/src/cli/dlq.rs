@@ -3,11 +3,12 @@
 use clap::Subcommand;
 use headwater::Exit;
 use headwater::dead_letters::{DeadLetter, Place, Refusal, read, redrive, target};
+use headwater::moment;
 use headwater_config::Config;
 use headwater_consumers::log::{Log, TopicPartition};
 use serde_json::json;
 
-use super::table::{age, moment, readable, table};
+use super::table::{age, readable, table};
 use super::{Failure, Format, Global, print, say};
 
 /// Look at records that could not be read, and send them again.

@@ -4,11 +4,12 @@ use headwater::Exit;
 use headwater::explain::{
     Answered, ExplainError, Explanation, FeatureView, RowsView, Selection, find,
 };
+use headwater::moment;
 use headwater_config::LogKind;
 use serde_json::Value;
 
 use super::http::{escape, get};
-use super::table::{moment, table, tame};
+use super::table::{table, tame};
 use super::{Failure, Format, Global, print};
 
 /// Show the row that made a score, feature by feature.

@@ -3,10 +3,11 @@
 use clap::Subcommand;
 use headwater::Exit;
 use headwater::inspect::{CountView, UserView, from_folder};
+use headwater::moment;
 use headwater_config::Config;
 
 use super::http::{escape, get};
-use super::table::{moment, table, tame};
+use super::table::{table, tame};
 use super::{Failure, Format, Global, print};
 
 /// Look at what Headwater knows.

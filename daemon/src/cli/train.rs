@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use headwater::Exit;
-use headwater::train::{Ids, Source, Texts, TrainBahe, TrainSummary, Winner, objective};
+use headwater::train::{Ids, Regime, Source, Texts, TrainBahe, TrainSummary, Winner, objective};
 use headwater_config::{DeviceChoice, ObjectiveChoice};
 use headwater_model::DType;
 use headwater_model::{LABELS_MIN, USERS_MIN, Z_MIN};
@@ -62,6 +62,13 @@ struct Bahe {
     /// Where predictions of all rows go: .gz is packed.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    /// Where a page goes that shows how rows behind validation were predicted: over time, by what was said, and beside the baseline.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// What becomes of the rows behind those that are learned from: frozen (they are scored by the model as it is then), prequential (in the order of time, a
+    /// hundredth of all requests after the other: each is scored, then learned from).
+    #[arg(long, value_enum, default_value_t)]
+    regime: RegimeChoice,
     /// What becomes of texts: deep (layers that learn), frozen (layers that stay as they are), mean (no deep layers), none (no texts).
     #[arg(long, value_enum, default_value = "deep")]
     texts: TextsChoice,
@@ -128,6 +135,13 @@ struct Bahe {
     /// How the summary is written.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum RegimeChoice {
+    #[default]
+    Frozen,
+    Prequential,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -215,6 +229,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         model,
         out: bahe.out.clone(),
         predictions: bahe.predictions.clone(),
+        report: bahe.report.clone(),
+        regime: match bahe.regime {
+            RegimeChoice::Frozen => Regime::Frozen,
+            RegimeChoice::Prequential => Regime::Prequential,
+        },
         texts: match bahe.texts {
             TextsChoice::None => Texts::None,
             TextsChoice::Mean => Texts::Mean,
@@ -301,6 +320,12 @@ fn tell(summary: &TrainSummary) {
         summary.kept,
         summary.train_seconds
     ));
+    if summary.onward > 0 {
+        print(&format!(
+            "then {} pieces in the order of time, each scored and then learned from",
+            summary.onward
+        ));
+    }
     if let Some(judged) = &summary.judged {
         let [rows, users] = judged.rows;
         let [champion, challenger] = judged.losses;

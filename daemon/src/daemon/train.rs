@@ -11,7 +11,8 @@ use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
 use crate::train::{
-    Ids, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner, objective,
+    Ids, Regime, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner,
+    objective,
 };
 
 /// Between two looks whether there are enough rows by now.
@@ -83,6 +84,8 @@ fn training(config: &Config, source: Source) -> TrainBahe {
         model: std::path::PathBuf::new(),
         out: config.state.path.join("trained"),
         predictions: None,
+        report: None,
+        regime: Regime::Frozen,
         texts: Texts::None,
         key_vectors: config.key_vectors.logged,
         ids: Ids::default(),

@@ -84,9 +84,6 @@ pub enum TrainError {
     /// Rows of the log hold no texts.
     #[error("--log learns from the rows' numbers alone: with --texts none")]
     TextsOfLog,
-    /// Key-vectors are weighed on the CPU.
-    #[error("--key-vectors is computed on the CPU: leave --device cuda (texts.device) out")]
-    KeyVectorsOnGpu,
     /// There is nothing to learn from.
     #[error(
         "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
@@ -105,7 +102,6 @@ impl TrainError {
             Self::Recording(_)
             | Self::Schema(_)
             | Self::TextsOfLog
-            | Self::KeyVectorsOnGpu
             | Self::NobodyFollows
             | Self::TooFew { .. }
             | Self::NoRows { .. }

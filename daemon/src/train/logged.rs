@@ -15,6 +15,7 @@ use headwater_model::dinmp::Seen;
 use super::TrainError;
 use super::labelled::{Labelled, Matched};
 use super::rows::{Gathered, Met, Recorded};
+use super::split::Split;
 
 /// What could not be learned from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +39,7 @@ struct Reader<'a> {
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
     champion: Option<&BaheModel>,
-    (shares, [rows_min, rows_max], later_than): ([f64; 2], [usize; 2], i64),
+    (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
     progress: bool,
 ) -> Result<(Recorded, LeftOut), TrainError> {
     let mut labelled = Labelled::read((config, log), None, progress)?;
@@ -65,7 +66,7 @@ pub(super) fn read(
         other_schema: labelled.other_schema,
     };
     let schema = labelled.assembler().schema().clone();
-    Ok((reader.finish(shares, schema), left_out))
+    Ok((reader.finish(split, schema), left_out))
 }
 
 impl Reader<'_> {
@@ -116,7 +117,7 @@ impl Reader<'_> {
     }
 
     /// The rows in the order of time, over all partitions.
-    fn finish(mut self, shares: [f64; 2], schema: FeatureSchema) -> Recorded {
+    fn finish(mut self, split: Split, schema: FeatureSchema) -> Recorded {
         self.rows.sort_by(|(one, met), (other, other_met)| {
             (met.time, one, &met.names[1]).cmp(&(other_met.time, other, &other_met.names[1]))
         });
@@ -138,6 +139,6 @@ impl Reader<'_> {
             requests,
             ..Gathered::default()
         };
-        Recorded::of(self.config, gathered, shares, schema)
+        Recorded::of(self.config, gathered, split, schema)
     }
 }

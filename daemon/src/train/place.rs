@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headwater_config::{Config, DeviceChoice};
+use headwater_config::Config;
 use headwater_model::Device;
 use headwater_model::bahe::Place;
 use headwater_model::device::{name, usual_numbers};
@@ -26,13 +26,6 @@ impl TrainBahe {
 
     /// Where it computes.
     pub(super) fn place(&self, config: &Config) -> Result<Place, TrainError> {
-        if self.key_vectors {
-            // Attention over key-vectors is the CPU's, and the head stays beside it.
-            return match config.texts.device {
-                DeviceChoice::Cuda => Err(TrainError::KeyVectorsOnGpu),
-                DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Place::cpu()),
-            };
-        }
         let device = crate::models::device(config).map_err(EngineError::from)?;
         let numbers = self.numbers.unwrap_or_else(|| usual_numbers(&device));
         tracing::info!(

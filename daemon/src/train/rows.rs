@@ -20,6 +20,7 @@ use crate::recording::{Recording, envelope};
 
 use super::TrainError;
 use super::moments::moments;
+use super::split::{Part, Split};
 use super::vectors::{Shared, TextVectors, tensor};
 
 /// Events between two looks at the clock.
@@ -39,6 +40,8 @@ pub(super) struct Recorded {
     scenarios: BTreeMap<String, Vec<String>>,
     /// Rows learned from, validated on, scored alone.
     sizes: [usize; 3],
+    /// Those behind the ones that are learned from, in pieces by time.
+    pub(super) pieces: Vec<Range<usize>>,
     /// Mean and spread of each number of the rows that are learned from.
     pub(super) moments: Vec<[f32; 2]>,
     /// What the rows are made of.
@@ -123,7 +126,7 @@ impl Recorded {
         config: &Config,
         (items, events): (&Path, &Path),
         vectors: Option<&Arc<Mutex<TextVectors>>>,
-        shares: [f64; 2],
+        split: Split,
         progress: bool,
     ) -> Result<Self, TrainError> {
         let embed = vectors.map(|vectors| Shared(Arc::clone(vectors)));
@@ -192,14 +195,14 @@ impl Recorded {
             texts_asked: reader.texts.asked,
             requests: reader.requests,
         };
-        Ok(Self::of(config, gathered, shares, schema))
+        Ok(Self::of(config, gathered, split, schema))
     }
 
     /// Rows of a user behind each other, in each part.
     pub(super) fn of(
         config: &Config,
         gathered: Gathered,
-        [learned, validated]: [f64; 2],
+        split: Split,
         schema: FeatureSchema,
     ) -> Self {
         let Gathered {
@@ -212,15 +215,20 @@ impl Recorded {
         } = gathered;
         // Requests that were not scored (expired, too large) have no rows.
         rows.retain(|row| !row.base.is_empty());
-        let first = (requests as f64 * learned).round() as usize;
-        let second = (requests as f64 * (learned + validated)).round() as usize;
-        let part =
-            |row: &Met| usize::from(row.request >= first) + usize::from(row.request >= second);
-        rows.sort_by_key(|row| (part(row), row.user, row.time, row.request));
+        let parts = split.parts(&rows, requests);
+        let mut rows: Vec<(Part, Met)> = parts.into_iter().zip(rows).collect();
+        rows.sort_by_key(|(part, row)| (*part, row.user, row.time, row.request));
         let mut sizes = [0; 3];
-        for row in &rows {
-            sizes[part(row)] += 1;
+        let mut pieces: Vec<Range<usize>> = Vec::new();
+        for (at, (part, _)) in rows.iter().enumerate() {
+            sizes[part.split] += 1;
+            match pieces.last_mut() {
+                _ if part.split == 0 => {}
+                Some(piece) if rows[piece.start].0.piece == part.piece => piece.end = at + 1,
+                _ => pieces.push(at..at + 1),
+            }
         }
+        let rows: Vec<Met> = rows.into_iter().map(|(_, row)| row).collect();
         let features = rows.first().map_or(0, |row| row.features.len());
         let moments = moments(&rows[..sizes[0]].iter().map(|row| &*row.features), features);
         let sequences = config.sequences.len();
@@ -266,6 +274,7 @@ impl Recorded {
                 .map(|(name, task)| (name.clone(), task.scenarios.clone()))
                 .collect(),
             sizes,
+            pieces,
             moments,
             schema,
             times,
@@ -296,6 +305,10 @@ impl Recorded {
         self.corpus.rows.weights[..learned]
             .iter()
             .any(|weight| *weight > 0.0)
+    }
+
+    pub(super) fn time(&self, row: usize) -> i64 {
+        self.times[row]
     }
 
     /// Request and item of a row.

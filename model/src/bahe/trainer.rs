@@ -8,20 +8,20 @@ use std::sync::mpsc;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
-use crate::dinmp::{Asked, Learning, Seen, Way};
+use crate::dinmp::Learning;
 use crate::gradient::Weighing;
+use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::kernel;
-use crate::language::{Kernels, LanguageError};
 
 use super::adam::{Adam, AdamSettings};
-use super::corpus::{Corpus, column};
+use super::corpus::Corpus;
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::{Head, HeadConfig, HeadInput};
-use super::pass::Pass;
+use super::head::{Head, HeadConfig};
 
+mod forward;
 mod objective;
 
+use forward::{Answer, Laid, laid_out};
 pub use objective::Objective;
 
 /// What becomes of the vectors of texts.
@@ -240,6 +240,19 @@ impl Trainer {
         }
     }
 
+    /// From now on all rates stay at this part of theirs.
+    pub fn keep_pace(&mut self, pace: f64) {
+        self.settings.falling = None;
+        self.set_pace(pace);
+    }
+
+    fn set_pace(&mut self, pace: f64) {
+        self.adam.set_pace(pace);
+        if let Some(interest) = &mut self.interest {
+            interest.set_pace(pace);
+        }
+    }
+
     /// Lays a line over each task's log-odds, slope and shift, as a part of the head.
     ///
     /// # Errors
@@ -343,11 +356,7 @@ impl Trainer {
             if let Some(passes) = self.settings.falling {
                 let done = from.epoch as f64 + position.batch as f64 / all as f64;
                 let left = 1.0 - done / passes as f64;
-                let pace = (left / FALLING).clamp(PACE_MIN, 1.0);
-                self.adam.set_pace(pace);
-                if let Some(interest) = &mut self.interest {
-                    interest.set_pace(pace);
-                }
+                self.set_pace((left / FALLING).clamp(PACE_MIN, 1.0));
             }
             let of_group = match &mut self.interest {
                 Some(interest) => {
@@ -434,125 +443,6 @@ impl Trainer {
         }
     }
 
-    /// Some rows of a column, where the trainer computes.
-    fn column(&self, rows: &[usize], values: &[f32], each: usize) -> Result<Tensor, LanguageError> {
-        let rows = column(rows, values, each)?;
-        rows.to_device(&self.device)
-            .map_err(computing("laying rows out"))
-    }
-
-    /// The head's answer to a batch; one that is learned from has the way back through the deep layers.
-    fn log_odds(
-        &self,
-        corpus: &Corpus,
-        batch: &[usize],
-        laid: Option<Laid>,
-        learned_from: bool,
-    ) -> Result<Answer, LanguageError> {
-        let features = self.column(batch, &corpus.rows.features, corpus.features)?;
-        let base = self.column(batch, &corpus.rows.base, corpus.tasks.len())?;
-        let vectors = match &self.deep {
-            Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
-            None => None,
-        };
-        let way = match &self.interest {
-            Some(interest) => {
-                let variables = self.variables.iter();
-                let values = variables.filter(|(name, _)| is_of_interest(name));
-                let values = values.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
-                let step = learned_from.then(|| self.adam.steps());
-                let laid = laid.unwrap_or_else(|| laid_out(corpus, batch));
-                let values = values.collect();
-                Some(interest.forward(&values, laid, step, &self.device)?)
-            }
-            None => None,
-        };
-        let input = HeadInput {
-            vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
-            features: &features,
-            interest: way.as_ref().map(|way| &way.outputs),
-            base: &base,
-        };
-        let log_odds = self.head.forward(&input)?;
-        let (positions, passes) = vectors.map_or((0, Vec::new()), |of| (of.positions, of.passes));
-        Ok(Answer {
-            log_odds,
-            positions,
-            passes,
-            way,
-        })
-    }
-
-    /// Vectors of a batch's users and items.
-    fn vectors(
-        &self,
-        deep: &Deep,
-        corpus: &Corpus,
-        batch: &[usize],
-        learned_from: bool,
-    ) -> Result<Vectors, LanguageError> {
-        let limit = self.limit().expect("invariant: runs are looked at");
-        let runs = corpus.runs(batch, limit)?;
-        let (count, longest) = runs.shape;
-        let mut distinct = BTreeMap::new();
-        let mut items = Vec::new();
-        let mut of_row = Vec::with_capacity(batch.len());
-        for row in batch {
-            let text = corpus.rows.item[*row];
-            let place = *distinct.entry(text).or_insert_with(|| {
-                items.push(text);
-                items.len() as u32 - 1
-            });
-            of_row.push(place);
-        }
-        let doing = "looking vectors up";
-        // All texts' vectors may be more than a GPU holds: those of a batch are moved, unless all of them are there already.
-        let look_up = |texts: &Tensor| {
-            let texts = texts.to_device(corpus.vectors.device())?;
-            corpus
-                .vectors
-                .index_select(&texts, 0)?
-                .to_device(&self.device)
-        };
-        let inputs = runs
-            .texts
-            .flatten_all()
-            .and_then(|texts| look_up(&texts)?.reshape((count, longest, ())))
-            .map_err(computing(doing))?;
-        let gaps = runs.gaps.to_device(&self.device);
-        let gaps = gaps.map_err(computing(doing))?;
-        let items = Tensor::new(items, &Device::Cpu)
-            .and_then(|texts| look_up(&texts))
-            .map_err(computing(doing))?;
-        let of_row = Tensor::new(of_row, &self.device).map_err(computing(doing))?;
-        let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
-        let mut passes = Vec::new();
-        // Layers that stay as they are need no way back.
-        let (outputs, items) = if learned_from && self.learns_deep() {
-            let users = deep.forward_kept(&inputs, &gaps)?;
-            let items = deep.items_kept(&items)?;
-            let outputs = (users.outputs().clone(), items.outputs().clone());
-            passes.extend([users, items]);
-            outputs
-        } else {
-            let kernels = Kernels::Fused;
-            let outputs = deep.outputs(&inputs, &gaps, kernels)?;
-            (outputs, deep.items(&items, kernels)?)
-        };
-        let users = deep.pooled(&outputs, &runs.places, &sequences)?;
-        let shaped = || {
-            let users = users.reshape((batch.len(), corpus.sequences, ()))?;
-            Ok((users, kernel::picked(&items, &of_row)?))
-        };
-        let (users, items) = shaped().map_err(computing(doing))?;
-        Ok(Vectors {
-            users,
-            items,
-            positions: count * longest,
-            passes,
-        })
-    }
-
     fn learns_deep(&self) -> bool {
         matches!(self.depth, Depth::Deep { frozen: false, .. })
     }
@@ -582,35 +472,7 @@ impl Trainer {
     }
 }
 
-/// What the head says of a batch.
-struct Answer {
-    /// (rows, tasks)
-    log_odds: Tensor,
-    /// Positions of runs, with padding.
-    positions: usize,
-    passes: Vec<Pass>,
-    way: Option<Way>,
-}
-
 /// Whether the variable of this name is of the network of interest.
 fn is_of_interest(name: &str) -> bool {
     name.starts_with("dinmp.")
-}
-
-/// What the rows of a batch see of their users' pasts, and whom they ask about.
-type Laid = (Seen, Vec<Asked>);
-
-fn laid_out(corpus: &Corpus, batch: &[usize]) -> Laid {
-    let asked = batch.iter().map(|row| corpus.rows.asked[*row]);
-    corpus.seen.part(&asked.collect::<Vec<Asked>>())
-}
-
-/// What a batch's rows are seen by.
-struct Vectors {
-    /// (rows, sequences, width)
-    users: Tensor,
-    /// (rows, width)
-    items: Tensor,
-    positions: usize,
-    passes: Vec<Pass>,
 }

@@ -12,7 +12,7 @@ use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
 
-use super::network::{INNER, Looked, SAID, SIDES, TOLD, Vector, WIDTH};
+use super::network::{INNER, Looked, SAID, SIDES, Vector, WIDTH};
 use super::seen::{Asked, Seen};
 
 #[cfg(feature = "cuda")]
@@ -20,19 +20,15 @@ mod cuda;
 #[cfg(test)]
 mod plain;
 
-/// Numbers of an item before the kernels: its vector, and the key's part of the hidden layer.
-const ITEM: usize = WIDTH + INNER;
-/// Of a mark: its part of the hidden layer, its scale, and what it tells.
-const MARKED: usize = INNER + WIDTH + TOLD;
-/// Of a row: the candidate's part of the hidden layer, and the product's weights times the candidate.
+/// Numbers of a row before the kernels: the candidate's part of the hidden layer, and the product's weights times the candidate.
 const ROW: usize = INNER + WIDTH * INNER;
 
 /// What the kernels read, or its gradients.
 #[derive(Debug)]
 struct Parts {
-    /// (items, ITEM)
+    /// (items, WIDTH + INNER): vectors, and the key's part of the hidden layer.
     items: Tensor,
-    /// (marks, MARKED)
+    /// (marks, INNER + WIDTH + TOLD): their part of the hidden layer, their scale, and what they tell.
     marks: Tensor,
     /// (rows, ROW)
     rows: Tensor,

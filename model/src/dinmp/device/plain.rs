@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Atoms, INNER, ITEM, MARKED, Parts, ROW, SAID, SIDES, WIDTH};
+use super::super::network::TOLD;
+use super::{Atoms, INNER, Parts, ROW, SAID, SIDES, WIDTH};
 
 /// Parts and atoms, read.
 struct Read {
@@ -102,8 +103,8 @@ pub(super) fn pool(atoms: &Atoms, parts: &Parts) -> Result<Tensor> {
 pub(super) fn unpool(atoms: &Atoms, parts: &Parts, gradient: &Tensor) -> Result<Parts> {
     let of = Read::of(atoms, parts)?;
     let gradient = gradient.to_vec2::<f32>()?;
-    let mut items = vec![[0.0; ITEM]; of.items.len()];
-    let mut marks = vec![[0.0; MARKED]; of.marks.len()];
+    let mut items = vec![[0.0; WIDTH + INNER]; of.items.len()];
+    let mut marks = vec![[0.0; INNER + WIDTH + TOLD]; of.marks.len()];
     let mut rows = vec![[0.0; ROW]; of.rows.len()];
     let mut attention = [0.0; INNER + 1];
     for (row, gradient) in gradient.iter().enumerate() {

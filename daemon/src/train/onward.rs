@@ -1,0 +1,66 @@
+//! Learning that goes on: rows behind those that passes went over, a piece at a time in the order of time, each said before it is learned from.
+
+use headwater_model::bahe::{Position, Trainer};
+
+use super::calibrate::lines;
+use super::predict::Said;
+use super::rows::Recorded;
+use super::{TrainBahe, TrainError, TrainSummary};
+use crate::progress::Progress;
+
+/// Part of the rates by which it goes on.
+const PACE: f64 = 0.3;
+/// Pieces that a calibration is made of, the newest that were said.
+const CALIBRATED_BY: usize = 10;
+
+impl TrainBahe {
+    /// Goes over the rows behind those that are learned from. What is said of a piece is calibrated by the pieces before it, and the model is left as it was behind the last.
+    pub(super) fn onward(
+        &self,
+        trainer: &mut Trainer,
+        recorded: &Recorded,
+        summary: &mut TrainSummary,
+    ) -> Result<Said, TrainError> {
+        let corpus = &recorded.corpus;
+        let tasks = corpus.tasks.len();
+        let [learned, ..] = recorded.splits();
+        let mut said = Said {
+            from: learned.end,
+            log_odds: Vec::with_capacity((corpus.len() - learned.end) * tasks),
+        };
+        // As they were said, before any line.
+        let mut bare = Vec::with_capacity(said.log_odds.capacity());
+        trainer.keep_pace(PACE);
+        let bar = Progress::new(Some(corpus.len() as u64), self.progress);
+        let labelled = |from: usize, bare: &[f32]| {
+            let places = from * tasks..from * tasks + bare.len();
+            let (labels, weights) = (&corpus.rows.labels, &corpus.rows.weights);
+            lines(bare, &labels[places.clone()], &weights[places], tasks)
+        };
+        let mut last = vec![[1.0, 0.0]; tasks];
+        for (number, piece) in recorded.pieces.iter().enumerate() {
+            let of_piece = trainer.score(corpus, piece.clone(), &mut |_| {})?;
+            for (place, log_odds) in of_piece.iter().enumerate() {
+                let [slope, shift] = last[place % tasks];
+                let line = slope * f64::from(*log_odds) + shift;
+                said.log_odds.push(line as f32);
+            }
+            bare.extend(of_piece);
+            let first = recorded.pieces[(number + 1).saturating_sub(CALIBRATED_BY)].start;
+            last = labelled(first, &bare[(first - said.from) * tasks..]);
+            let position = Position {
+                epoch: self.passes + number as u64,
+                ..Position::default()
+            };
+            trainer.pass(corpus, piece.clone(), position, &mut |_, _| true)?;
+            bar.at(piece.end as u64, piece.end as u64);
+        }
+        bar.finish();
+        if !recorded.pieces.is_empty() {
+            trainer.calibrate(&last)?;
+            tracing::info!(lines = ?last, "calibrated: slope and shift by task");
+        }
+        summary.onward = recorded.pieces.len();
+        Ok(said)
+    }
+}

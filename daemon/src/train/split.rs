@@ -1,0 +1,43 @@
+//! Which rows are learned from, which say when to stop, which are scored alone; and in what pieces, where learning goes on.
+
+use super::rows::Met;
+
+/// How rows are parted, by requests in their order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    /// Part of the requests to learn from, and to validate on; those behind are scored alone.
+    pub(super) learned: f64,
+    pub(super) validated: f64,
+    /// What is behind those that are learned from is cut into pieces of this part of all requests.
+    pub(super) piece: Option<f64>,
+}
+
+/// Where a row belongs; its fields in the order in which rows are sorted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Part {
+    /// 0 learned from, 1 validated on, 2 scored alone.
+    pub(super) split: usize,
+    pub(super) piece: usize,
+}
+
+impl Split {
+    /// The part of each row; rows are in the order of requests. A piece ends where time goes on: what has the time of a row may not be learned from before it is scored.
+    pub(super) fn parts(&self, rows: &[Met], requests: usize) -> Vec<Part> {
+        let place = |share: f64| (requests as f64 * share).round() as usize;
+        let ends = [place(self.learned), place(self.learned + self.validated)];
+        let wide = self.piece.map(|piece| place(piece).max(1));
+        let (mut piece, mut begun, mut newest) = (0, ends[0], i64::MIN);
+        let parts = rows.iter().map(|row| {
+            if let Some(wide) = wide
+                && row.request >= begun + wide
+                && row.time > newest
+            {
+                (piece, begun) = (piece + 1, row.request);
+            }
+            newest = newest.max(row.time);
+            let split = ends.iter().filter(|end| row.request >= **end).count();
+            Part { split, piece }
+        });
+        parts.collect()
+    }
+}

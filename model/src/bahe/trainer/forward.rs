@@ -1,0 +1,170 @@
+//! The way forward of a batch: what its rows see, through deep layers and the network of interest, to the head.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::dinmp::{Asked, Seen, Way};
+use crate::language::error::computing;
+use crate::language::kernel;
+use crate::language::{Kernels, LanguageError};
+
+use super::super::corpus::{Corpus, column};
+use super::super::deep::Deep;
+use super::super::head::HeadInput;
+use super::super::pass::Pass;
+use super::{Trainer, is_of_interest};
+
+impl Trainer {
+    /// Some rows of a column, where the trainer computes.
+    pub(super) fn column(
+        &self,
+        rows: &[usize],
+        values: &[f32],
+        each: usize,
+    ) -> Result<Tensor, LanguageError> {
+        let rows = column(rows, values, each)?;
+        rows.to_device(&self.device)
+            .map_err(computing("laying rows out"))
+    }
+
+    /// The head's answer to a batch; one that is learned from has the way back through the deep layers.
+    pub(super) fn log_odds(
+        &self,
+        corpus: &Corpus,
+        batch: &[usize],
+        laid: Option<Laid>,
+        learned_from: bool,
+    ) -> Result<Answer, LanguageError> {
+        let features = self.column(batch, &corpus.rows.features, corpus.features)?;
+        let base = self.column(batch, &corpus.rows.base, corpus.tasks.len())?;
+        let vectors = match &self.deep {
+            Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
+            None => None,
+        };
+        let way = match &self.interest {
+            Some(interest) => {
+                let variables = self.variables.iter();
+                let values = variables.filter(|(name, _)| is_of_interest(name));
+                let values = values.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
+                let step = learned_from.then(|| self.adam.steps());
+                let laid = laid.unwrap_or_else(|| laid_out(corpus, batch));
+                let values = values.collect();
+                Some(interest.forward(&values, laid, step, &self.device)?)
+            }
+            None => None,
+        };
+        let input = HeadInput {
+            vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
+            features: &features,
+            interest: way.as_ref().map(|way| &way.outputs),
+            base: &base,
+        };
+        let log_odds = self.head.forward(&input)?;
+        let (positions, passes) = vectors.map_or((0, Vec::new()), |of| (of.positions, of.passes));
+        Ok(Answer {
+            log_odds,
+            positions,
+            passes,
+            way,
+        })
+    }
+
+    /// Vectors of a batch's users and items.
+    fn vectors(
+        &self,
+        deep: &Deep,
+        corpus: &Corpus,
+        batch: &[usize],
+        learned_from: bool,
+    ) -> Result<Vectors, LanguageError> {
+        let limit = self.limit().expect("invariant: runs are looked at");
+        let runs = corpus.runs(batch, limit)?;
+        let (count, longest) = runs.shape;
+        let mut distinct = BTreeMap::new();
+        let mut items = Vec::new();
+        let mut of_row = Vec::with_capacity(batch.len());
+        for row in batch {
+            let text = corpus.rows.item[*row];
+            let place = *distinct.entry(text).or_insert_with(|| {
+                items.push(text);
+                items.len() as u32 - 1
+            });
+            of_row.push(place);
+        }
+        let doing = "looking vectors up";
+        // All texts' vectors may be more than a GPU holds: those of a batch are moved, unless all of them are there already.
+        let look_up = |texts: &Tensor| {
+            let texts = texts.to_device(corpus.vectors.device())?;
+            corpus
+                .vectors
+                .index_select(&texts, 0)?
+                .to_device(&self.device)
+        };
+        let inputs = runs
+            .texts
+            .flatten_all()
+            .and_then(|texts| look_up(&texts)?.reshape((count, longest, ())))
+            .map_err(computing(doing))?;
+        let gaps = runs.gaps.to_device(&self.device);
+        let gaps = gaps.map_err(computing(doing))?;
+        let items = Tensor::new(items, &Device::Cpu)
+            .and_then(|texts| look_up(&texts))
+            .map_err(computing(doing))?;
+        let of_row = Tensor::new(of_row, &self.device).map_err(computing(doing))?;
+        let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
+        let mut passes = Vec::new();
+        // Layers that stay as they are need no way back.
+        let (outputs, items) = if learned_from && self.learns_deep() {
+            let users = deep.forward_kept(&inputs, &gaps)?;
+            let items = deep.items_kept(&items)?;
+            let outputs = (users.outputs().clone(), items.outputs().clone());
+            passes.extend([users, items]);
+            outputs
+        } else {
+            let kernels = Kernels::Fused;
+            let outputs = deep.outputs(&inputs, &gaps, kernels)?;
+            (outputs, deep.items(&items, kernels)?)
+        };
+        let users = deep.pooled(&outputs, &runs.places, &sequences)?;
+        let shaped = || {
+            let users = users.reshape((batch.len(), corpus.sequences, ()))?;
+            Ok((users, kernel::picked(&items, &of_row)?))
+        };
+        let (users, items) = shaped().map_err(computing(doing))?;
+        Ok(Vectors {
+            users,
+            items,
+            positions: count * longest,
+            passes,
+        })
+    }
+}
+
+/// What the head says of a batch.
+pub(super) struct Answer {
+    /// (rows, tasks)
+    pub(super) log_odds: Tensor,
+    /// Positions of runs, with padding.
+    pub(super) positions: usize,
+    pub(super) passes: Vec<Pass>,
+    pub(super) way: Option<Way>,
+}
+
+/// What the rows of a batch see of their users' pasts, and whom they ask about.
+pub(super) type Laid = (Seen, Vec<Asked>);
+
+pub(super) fn laid_out(corpus: &Corpus, batch: &[usize]) -> Laid {
+    let asked = batch.iter().map(|row| corpus.rows.asked[*row]);
+    corpus.seen.part(&asked.collect::<Vec<Asked>>())
+}
+
+/// What a batch's rows are seen by.
+struct Vectors {
+    /// (rows, sequences, width)
+    users: Tensor,
+    /// (rows, width)
+    items: Tensor,
+    positions: usize,
+    passes: Vec<Pass>,
+}
