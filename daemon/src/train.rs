@@ -37,6 +37,7 @@ mod onward;
 mod passes;
 mod place;
 mod predict;
+mod recordings;
 mod rows;
 mod split;
 mod trial;
