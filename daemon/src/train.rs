@@ -37,6 +37,7 @@ mod onward;
 mod passes;
 mod place;
 mod predict;
+mod reading;
 mod recordings;
 mod rows;
 mod split;
@@ -337,7 +338,7 @@ impl TrainBahe {
                 (config, log),
                 champion,
                 (self.split(), self.log_rows, self.later_than),
-                self.progress,
+                (&self.out, self.progress),
             )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
             summary.newest = recorded.newest();

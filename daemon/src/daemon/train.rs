@@ -96,8 +96,12 @@ fn training(config: &Config, source: Source) -> TrainBahe {
         rate: settings.rate,
         deep_factor: 0.1,
         positions: 4_096,
-        // The head alone: a GPU would gain nothing by it.
-        device: DeviceChoice::Cpu,
+        // The head alone gains nothing by a GPU.
+        device: if config.key_vectors.logged {
+            config.texts.device
+        } else {
+            DeviceChoice::Cpu
+        },
         numbers: None,
         shares: SHARES,
         seed: 0,

@@ -11,6 +11,7 @@ use headwater_consumers::log::{Log, Record, TopicPartition};
 use headwater_model::bahe::{BaheModel, base_log_odds};
 use headwater_model::dinmp::Seen;
 use headwater_model::{LabelledRow, LoggedRequest, Policy};
+use serde::Deserialize;
 
 use super::TrainError;
 use crate::progress::Progress;
@@ -22,8 +23,19 @@ const PROGRESS_RECORDS: u64 = 256;
 /// A label and its weight, by task; none: it has none.
 pub(super) type Labels = Vec<Option<(f32, f32)>>;
 
+/// Which rows are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Later ones than this.
+    pub(super) later_than: i64,
+    /// The newest, so many labelled items at most: what is held never comes to more than twice as many.
+    pub(super) newest: usize,
+}
+
 /// What became of a row.
 struct OfRow {
+    /// Where the first of its labels lies.
+    first: (TopicPartition, i64),
     time: i64,
     policy: Policy,
     /// By item.
@@ -41,12 +53,23 @@ pub(super) struct Matched<'a> {
     pub(super) labels: Vec<Option<Labels>>,
 }
 
+/// What a logged request says of its time.
+#[derive(Deserialize)]
+struct Timed {
+    time: i64,
+}
+
 /// What labels were read, by row and item; those that are not matched yet.
 pub(super) struct Labelled<'a> {
     config: &'a Config,
     log: &'a dyn Log,
     assembler: Assembler,
     rows: BTreeMap<String, OfRow>,
+    wanted: Wanted,
+    /// Labelled items that are held.
+    items: usize,
+    /// Of each partition of rows, where the first that is later than all that was left out lies.
+    first_rows: BTreeMap<TopicPartition, i64>,
     /// Logged requests of another schema that had labels.
     pub(super) other_schema: u64,
     progress: bool,
@@ -68,13 +91,14 @@ pub(super) fn stretches(
 }
 
 impl<'a> Labelled<'a> {
-    /// Reads labels, from these offsets on, to the topic's end as of now.
+    /// Reads labels of the rows that are wanted, from these offsets on, to the topic's end as of now.
     ///
     /// # Errors
     /// The log's, or a record that cannot be read.
     pub(super) fn read(
         (config, log): (&'a Config, &'a dyn Log),
         from: Option<&[i64]>,
+        wanted: Wanted,
         progress: bool,
     ) -> Result<Self, TrainError> {
         let mut labelled = Self {
@@ -82,6 +106,9 @@ impl<'a> Labelled<'a> {
             log,
             assembler: Assembler::new(config).map_err(TrainError::Schema)?,
             rows: BTreeMap::new(),
+            wanted,
+            items: 0,
+            first_rows: BTreeMap::new(),
             other_schema: 0,
             progress,
         };
@@ -94,6 +121,7 @@ impl<'a> Labelled<'a> {
             progress,
             &mut take,
         )?;
+        labelled.leave_oldest();
         Ok(labelled)
     }
 
@@ -112,27 +140,41 @@ impl<'a> Labelled<'a> {
         self.rows.values().map(|of| of.time).max()
     }
 
-    /// Leaves out rows that are not later than this.
-    pub(super) fn keep_later(&mut self, than: i64) {
-        self.rows.retain(|_, of| of.time > than);
+    /// Which rows were left out: those that are not later than this.
+    pub(super) fn later_than(&self) -> i64 {
+        self.wanted.later_than
     }
 
-    /// Leaves the labels of the oldest rows out, until there are so many items at most.
-    pub(super) fn keep_newest(&mut self, rows_max: usize) {
-        let mut rows: Vec<(i64, usize)> = self
-            .rows
-            .values()
-            .map(|of| (of.time, of.items.len()))
-            .collect();
+    /// Leaves the labels of the oldest rows out, until there are as many items as are wanted.
+    fn leave_oldest(&mut self) {
+        let rows = self.rows.values();
+        let mut rows: Vec<(i64, usize)> = rows.map(|of| (of.time, of.items.len())).collect();
         rows.sort_unstable_by(|one, other| other.cmp(one));
         let mut kept = 0;
         let beyond = rows.into_iter().find(|(_, items)| {
             kept += items;
-            kept > rows_max
+            kept > self.wanted.newest
         });
         if let Some((time, _)) = beyond {
-            self.keep_later(time);
+            self.wanted.later_than = time;
+            self.rows.retain(|_, of| of.time > time);
+            self.items = self.len();
         }
+    }
+
+    /// Of each partition of labels where the first lies that is of a row that was not left out; to be asked before [`Labelled::each`], which forgets what it matched.
+    pub(super) fn first_labels(&self) -> BTreeMap<TopicPartition, i64> {
+        let mut first: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        for (at, offset) in self.rows.values().map(|of| of.first) {
+            let least = first.entry(at).or_insert(offset);
+            *least = offset.min(*least);
+        }
+        first
+    }
+
+    /// The same of rows, once [`Labelled::each`] has gone over them.
+    pub(super) fn first_rows(&self) -> &BTreeMap<TopicPartition, i64> {
+        &self.first_rows
     }
 
     /// Gives each logged request that has labels, with these: each item once. Reads rows from these offsets on, to the topic's end as of now.
@@ -161,21 +203,31 @@ impl<'a> Labelled<'a> {
     fn label(&mut self, record: &Record<'_>) -> Result<(), String> {
         let labelled = LabelledRow::read(record.value.unwrap_or_default());
         let labelled = labelled.map_err(|error| headwater_consumers::words(&error))?;
+        if labelled.time <= self.wanted.later_than {
+            return Ok(());
+        }
         let of_row = self.rows.entry(labelled.row.into_owned());
         let of_row = of_row.or_insert_with(|| OfRow {
+            first: (record.at, record.offset),
             time: labelled.time,
             policy: labelled.policy,
             items: BTreeMap::new(),
         });
         for example in labelled.items {
             let of_item = of_row.items.entry(example.item_id.into_owned());
-            let of_item = of_item.or_insert_with(|| vec![None; self.config.tasks.len()]);
+            let of_item = of_item.or_insert_with(|| {
+                self.items += 1;
+                vec![None; self.config.tasks.len()]
+            });
             for (held, name) in of_item.iter_mut().zip(self.config.tasks.keys()) {
                 if let Some(label) = example.labels.get(name.as_str()) {
                     let label = f32::from(u8::from(*label > 0.0));
                     *held = Some((label, example.weight as f32));
                 }
             }
+        }
+        if self.items / 2 > self.wanted.newest {
+            self.leave_oldest();
         }
         Ok(())
     }
@@ -185,6 +237,13 @@ impl<'a> Labelled<'a> {
         record: &Record<'_>,
         take: &mut dyn FnMut(&Assembler, &Matched<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
+        if !self.first_rows.contains_key(&record.at) {
+            // One that nobody can read is nobody's, unless it has labels.
+            let timed = serde_json::from_slice::<Timed>(record.value.unwrap_or_default());
+            if timed.is_ok_and(|timed| timed.time > self.wanted.later_than) {
+                self.first_rows.insert(record.at, record.offset);
+            }
+        }
         let id = record.headers.get("headwater-id").unwrap_or_default();
         let id = String::from_utf8_lossy(id);
         // The last number is the part's.

@@ -4,6 +4,7 @@
 //! scored, so nothing of it is computed again but the baseline's scores, over which a model learns.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
@@ -13,7 +14,8 @@ use headwater_model::bahe::{BaheModel, History, squashed};
 use headwater_model::dinmp::Seen;
 
 use super::TrainError;
-use super::labelled::{Labelled, Matched};
+use super::labelled::{Labelled, Matched, Wanted};
+use super::reading::Reading;
 use super::rows::{Gathered, Met, Recorded};
 use super::split::Split;
 
@@ -35,14 +37,21 @@ struct Reader<'a> {
     seen: Seen,
 }
 
-/// Reads both topics to their ends as of now.
+/// Reads both topics to their ends as of now: whole, or from where a reading before says that nothing is missed.
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
     champion: Option<&BaheModel>,
     (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
-    progress: bool,
+    (folder, progress): (&Path, bool),
 ) -> Result<(Recorded, LeftOut), TrainError> {
-    let mut labelled = Labelled::read((config, log), None, progress)?;
+    let before = Reading::found(folder, (config, log), rows_max)?;
+    let wanted = Wanted {
+        later_than: before.as_ref().map_or(i64::MIN, |before| before.later_than),
+        newest: rows_max,
+    };
+    let from = before.as_ref().map(|before| &before.from);
+    let labels = from.map(|from| &*from[0]);
+    let mut labelled = Labelled::read((config, log), labels, wanted, progress)?;
     let (found, newest) = (labelled.len(), labelled.newest());
     if found < rows_min || newest.is_some_and(|newest| newest <= later_than) {
         return Err(TrainError::TooFew {
@@ -50,7 +59,7 @@ pub(super) fn read(
             wanted: rows_min,
         });
     }
-    labelled.keep_newest(rows_max);
+    let first_labels = labelled.first_labels();
     let mut reader = Reader {
         config,
         champion,
@@ -58,9 +67,11 @@ pub(super) fn read(
         rows: Vec::new(),
         seen: Seen::default(),
     };
-    labelled.each(None, &mut |assembler, matched| {
+    labelled.each(from.map(|from| &*from[1]), &mut |assembler, matched| {
         reader.take(assembler, matched)
     })?;
+    let first = [&first_labels, labelled.first_rows()];
+    Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(folder)?;
     let left_out = LeftOut {
         without_row: labelled.len() as u64,
         other_schema: labelled.other_schema,
@@ -142,3 +153,6 @@ impl Reader<'_> {
         Recorded::of(self.config, gathered, split, schema)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use headwater_config::Config;
-use headwater_model::Device;
 use headwater_model::bahe::Place;
 use headwater_model::device::{name, usual_numbers};
 use headwater_model::language::TextEncoder;
+use headwater_model::{DType, Device};
 
-use super::{TrainBahe, TrainError};
+use super::{Texts, TrainBahe, TrainError};
 use crate::engine::EngineError;
 
 impl TrainBahe {
@@ -27,7 +27,11 @@ impl TrainBahe {
     /// Where it computes.
     pub(super) fn place(&self, config: &Config) -> Result<Place, TrainError> {
         let device = crate::models::device(config).map_err(EngineError::from)?;
-        let numbers = self.numbers.unwrap_or_else(|| usual_numbers(&device));
+        // Between deep layers alone are there other numbers than f32.
+        let numbers = match self.texts {
+            Texts::None | Texts::Mean => DType::F32,
+            Texts::Frozen | Texts::Deep => self.numbers.unwrap_or_else(|| usual_numbers(&device)),
+        };
         tracing::info!(
             device = name(&device),
             numbers = numbers.as_str(),

@@ -16,7 +16,7 @@ use headwater_model::{
 };
 
 use super::TrainError;
-use super::labelled::{Labelled, stretches};
+use super::labelled::{Labelled, Wanted, stretches};
 use crate::champion::{
     self, Bench, Canary, CanaryLook, ChampionError, Look, Named, Outcome, Seat, Standing, Trial,
 };
@@ -276,8 +276,11 @@ impl Trials {
         from: &[Vec<i64>; 2],
         canary: &str,
     ) -> Result<Difference, TrainError> {
-        let mut labelled = Labelled::read((config, log), Some(&from[0]), false)?;
-        labelled.keep_newest(self.rows_max);
+        let wanted = Wanted {
+            later_than: i64::MIN,
+            newest: self.rows_max,
+        };
+        let mut labelled = Labelled::read((config, log), Some(&from[0]), wanted, false)?;
         let mut rows = Vec::new();
         let mut users: BTreeMap<String, u32> = BTreeMap::new();
         labelled.each(Some(&from[1]), &mut |_, matched| {
@@ -425,9 +428,11 @@ impl Trials {
         let reads = |model: Option<&BaheModel>| model.is_some_and(|of| of.interest().is_some());
         config.key_vectors.logged = reads(champion) || reads(model);
         let tasks = config.tasks.len();
-        let mut labelled = Labelled::read((&config, log), Some(&trial.from[0]), false)?;
-        labelled.keep_later(trial.after.unwrap_or(i64::MIN));
-        labelled.keep_newest(self.rows_max);
+        let rows = Wanted {
+            later_than: trial.after.unwrap_or(i64::MIN),
+            newest: self.rows_max,
+        };
+        let mut labelled = Labelled::read((&config, log), Some(&trial.from[0]), rows, false)?;
         let mut rows = Vec::new();
         if labelled.len() * tasks < wanted {
             return Ok(rows);
