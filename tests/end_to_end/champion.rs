@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::onlooker::{Onlooker, Sees, id};
 use crate::platform::{producer, send};
-use crate::{alone, progress};
+use crate::{alone, number, progress};
 
 const PARTITIONS: i32 = 4;
 const USERS: usize = 80;
@@ -196,6 +196,178 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
     fs::write(to.join(VALUES), values).unwrap();
 }
 
+/// Waits for the last of so many requests to be answered, and gives their answers: each has one, and its logged row names the same model with the same scores.
+fn audited(onlooker: &Onlooker, config: &Config, asked: usize) -> BTreeMap<String, Value> {
+    let name = |topic| config.topic_name(topic);
+    until("the last request to be answered", || {
+        let ends = onlooker.whole(&name(Topic::ScoreRequests));
+        let committed = onlooker.committed(&name(Topic::ScoreRequests));
+        let done = ends.iter().all(|of| {
+            committed
+                .get(&of.partition)
+                .is_some_and(|at| *at >= of.until)
+        });
+        done.then_some(())
+    });
+    let mut answers: BTreeMap<String, Value> = BTreeMap::new();
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&name(Topic::Scores)),
+        |message| {
+            let answer: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            assert_eq!(answer["status"], "ok", "{answer}");
+            let before = answers.insert(id(message), answer);
+            assert!(before.is_none(), "answered twice: {before:?}");
+        },
+    );
+    assert_eq!(answers.len(), asked, "every request has its answer");
+    let mut rows = 0;
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&name(Topic::FeatureLog)),
+        |message| {
+            let row: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            let id = id(message);
+            let answer = &answers[id.strip_suffix("-0").unwrap()];
+            let of_row = format!("{}-{}", row["model"].as_str().unwrap(), row["version"]);
+            assert_eq!(answer["model"], of_row.as_str(), "{id}");
+            for (scored, logged) in answer["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .zip(row["candidates"].as_array().unwrap())
+            {
+                assert_eq!(scored["tasks"]["liked"], logged["scores"][0], "{id}");
+            }
+            rows += 1;
+        },
+    );
+    assert_eq!(rows, asked);
+    answers
+}
+
+/// Labels that were published, by row and item: what is said of one for the first time is said once.
+fn labels(onlooker: &Onlooker, config: &Config) -> usize {
+    let mut told = BTreeSet::new();
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&config.topic_name(Topic::Labels)),
+        |message| {
+            let labelled: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            if labelled["correction"] == true {
+                return;
+            }
+            for item in labelled["items"].as_array().unwrap() {
+                let of = |value: &Value| value.as_str().unwrap().to_owned();
+                let first = told.insert([of(&labelled["row"]), of(&item["item_id"])]);
+                assert!(first, "labelled twice: {labelled}");
+            }
+        },
+    );
+    told.len()
+}
+
+/// Somebody who trains, judges soon and lets half of the users try.
+const TRAINS: &str = "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003\n\
+     train.canary = 0.5\ntrain.canary_for = \"1s\"";
+
+fn place(broker: &Broker, id: &str, more: &str) -> Place {
+    let more = format!(
+        "instance.id = \"{id}\"\ninstance.prefix = \"champion.\"\ntopics.partitions = {PARTITIONS}\nscenarios.names = [\"feed\"]\n\
+         kafka.session_timeout = \"3s\"\nkafka.transaction_timeout = \"2s\"\nlabels.shown_within = \"2s\"\n\
+         tasks.liked = {{ positive = [\"like\"], trials = [\"impression\"], scenarios = [], window = \"1s\" }}\n{more}"
+    );
+    Place::on_kafka(&broker.bootstrap(), &more)
+}
+
+/// Goal: whoever dies whenever, champions go on scoring, nothing that is half written is ever loaded, and labels count once (`MODEL-2`, `PIPE-1`). Method: two daemons, an instance that trains all the time, and steady
+/// requests; one of the three is killed at a random moment and started again, `HEADWATER_KILLS` times (6). No daemon ever tells of a model that it cannot load; in the end every request has one answer, by the baseline or
+/// a model that was announced, its row says the same, and each label is told once.
+#[test]
+fn whoever_dies_the_champion_goes_on() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let places = [
+        place(&broker, "a", ""),
+        place(&broker, "b", ""),
+        place(&broker, "trains", TRAINS),
+    ];
+    let made = places[0].run(&["topics", "create"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let mut daemons: Vec<Daemon> = places.iter().map(|place| place.start(&[])).collect();
+    let config = places[0].config();
+    let feed = Feed::start(
+        &broker.bootstrap(),
+        config.topic_name(Topic::Behaviors),
+        config.topic_name(Topic::ScoreRequests),
+    );
+    let kills = number("HEADWATER_KILLS", 6);
+    let mut random = 7_u64;
+    let mut draw = |bound: u64| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33) % bound
+    };
+    let mut champions = BTreeSet::new();
+    for kill in 0..kills {
+        std::thread::park_timeout(Duration::from_millis(300 + draw(1_500)));
+        // Who trains is killed as often as the others together.
+        let victim = [0, 2, 1, 2][draw(4) as usize];
+        drop(daemons.remove(victim).kill());
+        daemons.insert(victim, places[victim].start(&[]));
+        for daemon in &daemons {
+            let status = daemon.json("/status");
+            assert!(status["model"]["trouble"].is_null(), "{status}");
+        }
+        champions.extend(scorer(&daemons[0]));
+        if kill % 10 == 9 {
+            progress(&format!("{} kills; so far scored: {champions:?}", kill + 1));
+        }
+    }
+    // Alive for a while, a model proves itself, if none has so far.
+    until("a champion", || {
+        let promoted = |daemon: &Daemon| scorer(daemon).is_some_and(|name| name != "baseline");
+        daemons[..2].iter().all(promoted).then_some(())
+    });
+    let asked = feed.stop();
+    let onlooker = Onlooker::new(&broker.bootstrap(), &config.group());
+    let answers = audited(&onlooker, &config, asked);
+    let announced = announced(&onlooker, &config);
+    let mut by: BTreeMap<&str, usize> = BTreeMap::new();
+    for answer in answers.values() {
+        *by.entry(answer["model"].as_str().unwrap()).or_default() += 1;
+    }
+    let known = |model: &&str| *model == "baseline-1" || announced.contains(*model);
+    assert!(by.keys().all(known), "{by:?} of {announced:?}");
+    let labelled = labels(&onlooker, &config);
+    assert!(labelled > asked, "{labelled} labels of {asked} requests");
+    progress(&format!(
+        "{kills} kills: {asked} requests answered once, {labelled} items labelled once; by {by:?}"
+    ));
+    daemons.into_iter().for_each(Daemon::stop);
+}
+
+/// Names of all models that the topic of models ever spoke of.
+fn announced(onlooker: &Onlooker, config: &Config) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    onlooker.each(
+        Sees::Committed,
+        &onlooker.whole(&config.topic_name(Topic::Models)),
+        |message| {
+            let told = message.payload().map(serde_json::from_slice::<Value>);
+            if let Some(Ok(told)) = told {
+                let of = ["champion", "former", "model", "beside"];
+                names.extend(of.iter().filter_map(|key| {
+                    let name = told[*key]["name"].as_str()?;
+                    Some(name.to_owned())
+                }));
+            }
+        },
+    );
+    names
+}
+
 /// Goal: a model that was learned from live behavior takes over and gives back under load without one failed, missing or mixed answer, kill -9 in between (`MODEL-1`, `MODEL-2`,
 /// `PIPE-1`). Method: two daemons and steady requests; the model is trained on their log while they run, promoted and rolled back again and again, each
 /// time both follow; after each promotion one is killed and comes back with the champion. Then: every request has one answer, each answer and its logged row name
@@ -204,15 +376,7 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
 fn a_model_takes_over_and_gives_back() {
     let _alone = alone();
     let broker = Broker::start();
-    let place = |id: &str, more: &str| {
-        let more = format!(
-            "instance.id = \"{id}\"\ninstance.prefix = \"champion.\"\ntopics.partitions = {PARTITIONS}\nscenarios.names = [\"feed\"]\n\
-             kafka.session_timeout = \"3s\"\nkafka.transaction_timeout = \"2s\"\nlabels.shown_within = \"2s\"\n\
-             tasks.liked = {{ positive = [\"like\"], trials = [\"impression\"], scenarios = [], window = \"1s\" }}\n{more}"
-        );
-        Place::on_kafka(&broker.bootstrap(), &more)
-    };
-    let places = [place("a", ""), place("b", "")];
+    let places = [place(&broker, "a", ""), place(&broker, "b", "")];
     let made = places[0].run(&["topics", "create"]);
     assert_eq!(made.code, Some(0), "{made:?}");
     let mut daemons: Vec<Daemon> = places.iter().map(|place| place.start(&[])).collect();
@@ -229,11 +393,7 @@ fn a_model_takes_over_and_gives_back() {
     });
     let out = tempfile::tempdir().unwrap();
     let folder = out.path().join("live").display().to_string();
-    let trainer = place(
-        "trains",
-        "instance.workers = 0\ntrain.every = \"1s\"\ntrain.rows_min = 1000\ntrain.rate = 0.003\n\
-         train.canary = 0.5\ntrain.canary_for = \"1s\"",
-    );
+    let trainer = place(&broker, "trains", TRAINS);
     train([&trainer, &places[0]], &daemons, out.path());
     learn(&places[0], &folder);
     let ran = places[0].run(&["champion", "retire"]);
@@ -269,59 +429,15 @@ fn a_model_takes_over_and_gives_back() {
     }
     let asked = feed.stop();
     let onlooker = Onlooker::new(&broker.bootstrap(), &config.group());
-    until("the last request to be answered", || {
-        let ends = onlooker.whole(&name(Topic::ScoreRequests));
-        let committed = onlooker.committed(&name(Topic::ScoreRequests));
-        let done = ends.iter().all(|of| {
-            committed
-                .get(&of.partition)
-                .is_some_and(|at| *at >= of.until)
-        });
-        done.then_some(())
-    });
-
-    let mut answers: BTreeMap<String, Value> = BTreeMap::new();
-    onlooker.each(
-        Sees::Committed,
-        &onlooker.whole(&name(Topic::Scores)),
-        |message| {
-            let answer: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-            assert_eq!(answer["status"], "ok", "{answer}");
-            let before = answers.insert(id(message), answer);
-            assert!(before.is_none(), "answered twice: {before:?}");
-        },
-    );
-    assert_eq!(answers.len(), asked, "every request has its answer");
-    let mut models: BTreeSet<&str> = BTreeSet::new();
-    for answer in answers.values() {
-        models.insert(answer["model"].as_str().unwrap());
-    }
+    let answers = audited(&onlooker, &config, asked);
+    let models: BTreeSet<&str> = answers
+        .values()
+        .map(|answer| answer["model"].as_str().unwrap())
+        .collect();
     assert!(
         models.contains("baseline-1") && models.contains(&*trained),
         "{models:?}"
     );
-    let mut rows = 0;
-    onlooker.each(
-        Sees::Committed,
-        &onlooker.whole(&name(Topic::FeatureLog)),
-        |message| {
-            let row: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-            let id = id(message);
-            let answer = &answers[id.strip_suffix("-0").unwrap()];
-            let of_row = format!("{}-{}", row["model"].as_str().unwrap(), row["version"]);
-            assert_eq!(answer["model"], of_row.as_str(), "{id}");
-            for (scored, logged) in answer["items"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .zip(row["candidates"].as_array().unwrap())
-            {
-                assert_eq!(scored["tasks"]["liked"], logged["scores"][0], "{id}");
-            }
-            rows += 1;
-        },
-    );
-    assert_eq!(rows, asked);
     // Promoted again, so that a copy of it is here: what it scored is computed again.
     let of_trained: Vec<&Value> = answers
         .values()
