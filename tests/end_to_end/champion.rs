@@ -281,7 +281,7 @@ fn place(broker: &Broker, id: &str, more: &str) -> Place {
 }
 
 /// Goal: whoever dies whenever, champions go on scoring, nothing that is half written is ever loaded, and labels count once (`MODEL-2`, `PIPE-1`). Method: two daemons, an instance that trains all the time, and steady
-/// requests; one of the three is killed at a random moment and started again, `HEADWATER_KILLS` times (6). No daemon ever tells of a model that it cannot load; in the end every request has one answer, by the baseline or
+/// requests; once a model has proved itself, one of the three is killed at a random moment and started again, `HEADWATER_KILLS` times (6). No daemon ever tells of a model that it cannot load; in the end every request has one answer, by the baseline or
 /// a model that was announced, its row says the same, and each label is told once.
 #[test]
 fn whoever_dies_the_champion_goes_on() {
@@ -301,6 +301,10 @@ fn whoever_dies_the_champion_goes_on() {
         config.topic_name(Topic::Behaviors),
         config.topic_name(Topic::ScoreRequests),
     );
+    until("a champion", || {
+        let promoted = |daemon: &Daemon| scorer(daemon).is_some_and(|name| name != "baseline");
+        daemons[..2].iter().all(promoted).then_some(())
+    });
     let kills = number("HEADWATER_KILLS", 6);
     let mut random = 7_u64;
     let mut draw = |bound: u64| {
@@ -325,11 +329,6 @@ fn whoever_dies_the_champion_goes_on() {
             progress(&format!("{} kills; so far scored: {champions:?}", kill + 1));
         }
     }
-    // Alive for a while, a model proves itself, if none has so far.
-    until("a champion", || {
-        let promoted = |daemon: &Daemon| scorer(daemon).is_some_and(|name| name != "baseline");
-        daemons[..2].iter().all(promoted).then_some(())
-    });
     let asked = feed.stop();
     let onlooker = Onlooker::new(&broker.bootstrap(), &config.group());
     let answers = audited(&onlooker, &config, asked);
