@@ -41,7 +41,7 @@ pub mod produce;
 mod progress;
 pub mod recording;
 pub mod replay;
-mod report;
+pub mod report;
 mod scan;
 pub mod status;
 mod stores;

@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::predictions::{PredictionsError, write_whole};
 
 mod measure;
 mod plot;
 
-use measure::{Measured, bands, measured};
+pub use measure::Measured;
+use measure::{bands, measured};
 use plot::{Along, Line, Plot, clock};
 
 /// Pieces that time is cut into, of equally many rows.
@@ -39,6 +42,17 @@ pub(crate) struct Report {
 
 const WHO: [&str; 2] = ["model", "baseline"];
 
+/// How well a task's rows were predicted, by the model and by the baseline.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Predicted {
+    /// Labelled rows.
+    pub rows: usize,
+    /// The model's.
+    pub model: Measured,
+    /// The baseline's.
+    pub baseline: Measured,
+}
+
 impl Report {
     /// Takes in a row of a task: its label with its weight, and the log-odds of model and baseline.
     pub(crate) fn take(
@@ -59,6 +73,20 @@ impl Report {
             Some(rows) => rows.push(row),
             None => drop(self.tasks.insert(task.to_owned(), vec![row])),
         }
+    }
+
+    /// What is measured of each task.
+    pub(crate) fn measured(&self) -> BTreeMap<String, Predicted> {
+        let tasks = self.tasks.iter().map(|(task, rows)| {
+            let [model, baseline] = [0, 1].map(|who| measured(rows, who));
+            let predicted = Predicted {
+                rows: rows.len(),
+                model,
+                baseline,
+            };
+            (task.clone(), predicted)
+        });
+        tasks.collect()
     }
 
     /// Writes the page, whole or not at all; `words` say what it is of.

@@ -24,6 +24,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::report::Predicted;
+
 mod artifact;
 mod calibrate;
 mod error;
@@ -179,6 +181,12 @@ pub struct TrainSummary {
     pub validation_loss: Vec<f64>,
     /// The pass whose values were kept; 0: those before training.
     pub kept: usize,
+    /// Mean share of pairs of tasks whose gradients were opposed, by pass; empty where no rule looks at them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<f64>,
+    /// How well the rows behind validation were predicted, by task; empty unless predictions or a report are asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub predicted: BTreeMap<String, Predicted>,
     /// Pieces of rows that were learned from after they were scored.
     pub onward: usize,
     /// Slope and shift by task that were laid over the log-odds, so that probabilities fit the validation rows.
@@ -315,7 +323,11 @@ impl TrainBahe {
                 Some(said) => said,
                 None => Said::by(&trainer, &recorded, self.progress)?,
             };
-            self.tell(&said, &recorded, config, &summary)?;
+            let report = self.tell(&said, &recorded, config)?;
+            summary.predicted = report.measured();
+            if let Some(path) = &self.report {
+                report.write(path, &self.words(&summary))?;
+            }
         }
         Ok(summary)
     }

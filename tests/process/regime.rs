@@ -46,6 +46,10 @@ fn a_row_is_said_before_it_is_learned_from() {
     let (summary, table, page) = go("first", &events, "prequential");
     assert_eq!(summary["rows"], serde_json::json!([480, 96, 384]));
     assert_eq!(summary["onward"], 48, "{summary}");
+    let auc = |who: &str| summary["predicted"]["click"][who]["auc"].as_f64().unwrap();
+    assert!(auc("model") > 0.9, "{summary}");
+    let shown = |auc: f64| page.contains(&format!("<td>{auc:.4}</td>"));
+    assert!(shown(auc("model")) && shown(auc("baseline")), "{page}");
     let (_, again, page_again) = go("second", &events, "prequential");
     assert!(table == again && page == page_again);
     // The rows that were gone over by passes were not said before they were learned from.

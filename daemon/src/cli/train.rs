@@ -326,6 +326,20 @@ fn tell(summary: &TrainSummary) {
             summary.onward
         ));
     }
+    for (task, predicted) in &summary.predicted {
+        let [model, baseline] = [predicted.model, predicted.baseline];
+        let auc = |of: Option<f64>| of.map_or("–".to_owned(), |auc| format!("{auc:.4}"));
+        print(&format!(
+            "{task}: AUC {} (baseline {}), log loss {:.4} ({:.4}), calibration error {:.4} ({:.4}) on {} rows behind validation",
+            auc(model.auc),
+            auc(baseline.auc),
+            model.loss,
+            baseline.loss,
+            model.calibration,
+            baseline.calibration,
+            predicted.rows
+        ));
+    }
     if let Some(judged) = &summary.judged {
         let [rows, users] = judged.rows;
         let [champion, challenger] = judged.losses;

@@ -1,22 +1,24 @@
 //! What is measured of labelled rows. Each row counts by its weight.
 
+use serde::Serialize;
+
 use super::{BANDS, Judged};
 
 /// Of some rows, by what one of the two said.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Measured {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
     /// How often a positive row stands above another, equal ones by half; none where there are no two sorts.
-    pub(super) auc: Option<f64>,
+    pub auc: Option<f64>,
     /// Mean log loss.
-    pub(super) loss: f64,
+    pub loss: f64,
     /// That over the loss of who always says the share of positives; none where that is 0 or 1.
-    pub(super) entropy: Option<f64>,
-    /// Mean distance of what is said from what happens, over bands of equally many rows.
-    pub(super) calibration: f64,
+    pub entropy: Option<f64>,
+    /// Mean distance of what is said from what happens, over ten bands of equally many rows in the order of what was said.
+    pub calibration: f64,
     /// Mean of what is said.
-    pub(super) said: f64,
+    pub said: f64,
     /// Share of positives.
-    pub(super) rate: f64,
+    pub rate: f64,
 }
 
 /// Rows of about one probability.

@@ -71,6 +71,7 @@ impl TrainBahe {
             bar.finish();
             if !conflicts.is_empty() {
                 let rate = conflicts.iter().sum::<f64>() / conflicts.len() as f64;
+                summary.conflicts.push(rate);
                 tracing::info!(
                     conflict_rate = rate,
                     worst_cosine = worst,

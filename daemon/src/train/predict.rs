@@ -38,14 +38,13 @@ impl Said {
 }
 
 impl TrainBahe {
-    /// Writes down what is asked for.
+    /// Writes predictions down, where they are asked for, and gives the rows behind validation as they were predicted.
     pub(super) fn tell(
         &self,
         said: &Said,
         recorded: &Recorded,
         config: &Config,
-        summary: &TrainSummary,
-    ) -> Result<(), TrainError> {
+    ) -> Result<Report, TrainError> {
         let tasks: Vec<&String> = config.tasks.keys().collect();
         if let Some(path) = &self.predictions {
             let mut predictions = Predictions::open(path)?;
@@ -60,18 +59,15 @@ impl TrainBahe {
             }
             predictions.finish()?;
         }
-        let Some(path) = &self.report else {
-            return Ok(());
-        };
         let [_, validated, scored] = recorded.splits();
         // Without rows behind them, those that validated.
         let shown = if scored.is_empty() { validated } else { scored };
         let mut report = Report::default();
         let rows = &recorded.corpus.rows;
-        for (row, of_row) in said.rows(tasks.len()) {
-            if !shown.contains(&row) {
-                continue;
-            }
+        for (row, of_row) in said
+            .rows(tasks.len())
+            .filter(|(row, _)| shown.contains(row))
+        {
             for (place, (task, log_odds)) in tasks.iter().zip(of_row).enumerate() {
                 let at = row * tasks.len() + place;
                 if rows.weights[at] > 0.0 {
@@ -81,11 +77,11 @@ impl TrainBahe {
                 }
             }
         }
-        Ok(report.write(path, &self.words(summary))?)
+        Ok(report)
     }
 
     /// What the page says of how its model came about.
-    fn words(&self, summary: &TrainSummary) -> Vec<[String; 2]> {
+    pub(super) fn words(&self, summary: &TrainSummary) -> Vec<[String; 2]> {
         let [learned, validated, scored] = summary.rows;
         let losses = summary.validation_loss.iter();
         let losses: Vec<String> = losses.map(|loss| format!("{loss:.4}")).collect();
