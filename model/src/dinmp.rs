@@ -14,7 +14,7 @@
 //!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
 //! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate.
 //!
-//! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. A row's sum is made in the
+//! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
 //! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.
 
 #[cfg(any(test, feature = "cuda"))]
