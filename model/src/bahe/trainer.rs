@@ -68,8 +68,6 @@ pub struct TrainSettings {
 
 /// Part of all passes in which rates fall, the last.
 const FALLING: f64 = 0.3;
-/// Batches that are laid out before their step.
-const AHEAD: usize = 2;
 /// Rates that fall do not fall below this part.
 const PACE_MIN: f64 = 0.01;
 
@@ -324,9 +322,9 @@ impl Trainer {
         let batches = corpus.batches(rows, limits, self.limit(), Some(seed));
         let left = &batches[from.batch.min(batches.len())..];
         std::thread::scope(|scope| {
-            let (give, laid) = mpsc::sync_channel(AHEAD);
+            // One is laid out while another is learned from, and waits: what long pasts take is there twice and no more.
+            let (give, laid) = mpsc::sync_channel(0);
             if self.interest.is_some() {
-                // What does not depend on what is learned is made while that goes on.
                 scope.spawn(move || {
                     for batch in left {
                         // Nobody takes what lies behind the last step.
