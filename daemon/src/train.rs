@@ -228,6 +228,7 @@ impl TrainBahe {
         let log = match &self.source {
             Source::Recordings { .. } => None,
             Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
+            Source::Log(_) if self.regime != Regime::Frozen => return Err(TrainError::OnwardOfLog),
             Source::Log(log) => Some(log),
         };
         if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {

@@ -83,4 +83,22 @@ fn a_row_is_said_before_it_is_learned_from() {
         "{page}"
     );
     assert_eq!(page.matches("<svg").count(), 5);
+    // What judges beside a champion is not learned from before.
+    let out = folder.join("of-a-log").display().to_string();
+    let ran = place.run(&[
+        "train",
+        "bahe",
+        "--log",
+        "--texts",
+        "none",
+        "--out",
+        &out,
+        "--regime",
+        "prequential",
+    ]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.beside.contains("--regime prequential is of recordings"),
+        "{ran:?}"
+    );
 }

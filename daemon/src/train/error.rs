@@ -81,6 +81,11 @@ pub enum TrainError {
         /// How many there must be.
         wanted: usize,
     },
+    /// The rows that judge would be learned from.
+    #[error(
+        "--regime prequential is of recordings: the newest rows of a log judge, and are not to be learned from before"
+    )]
+    OnwardOfLog,
     /// Rows of the log hold no texts.
     #[error("--log learns from the rows' numbers alone: with --texts none")]
     TextsOfLog,
@@ -101,6 +106,7 @@ impl TrainError {
             Self::Logged { .. } => Exit::Format,
             Self::Recording(_)
             | Self::Schema(_)
+            | Self::OnwardOfLog
             | Self::TextsOfLog
             | Self::NobodyFollows
             | Self::TooFew { .. }
