@@ -53,7 +53,9 @@ pub(super) fn read(
     let labels = from.map(|from| &*from[0]);
     let mut labelled = Labelled::read((config, log), labels, wanted, progress)?;
     let (found, newest) = (labelled.len(), labelled.newest());
-    if found < rows_min || newest.is_some_and(|newest| newest <= later_than) {
+    // Where older rows were left out, there were enough.
+    let all = labelled.later_than() == i64::MIN;
+    if (all && found < rows_min) || newest.is_some_and(|newest| newest <= later_than) {
         return Err(TrainError::TooFew {
             found,
             wanted: rows_min,

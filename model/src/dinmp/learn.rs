@@ -34,24 +34,25 @@ pub struct Gradients {
 /// The rows of a table that a batch reads.
 #[derive(Debug)]
 pub struct Rows {
+    /// Positions: of each item its id, then its groups, one item behind the other.
     gathered: Gathered,
-    /// Of each item its id's row, then those of its groups, one item behind the other; and where each item's end.
-    rows: Vec<u32>,
+    /// Where each item's end.
     ends: Vec<usize>,
 }
 
 impl Rows {
     /// Gathers them. Who is left out is left out of one item, not of all that share the key.
     pub fn gather(seen: &Seen, table: &Table, dropout: Option<Dropout>) -> Self {
-        let gathered = table.gather(seen.keys(), None);
+        let mut gathered = table.gather(seen.keys(), None);
         let places = gathered.rows();
         let positions = (0..seen.items()).flat_map(|item| seen.keys_of(item));
         let rows = positions.zip(0..).map(|(key, position)| {
             let left_out = dropout.is_some_and(|dropout| dropout.drops(position));
             if left_out { 0 } else { places[*key as usize] }
         });
+        let rows = rows.collect();
+        gathered.read_by(rows);
         Self {
-            rows: rows.collect(),
             ends: seen.item_ends().to_vec(),
             gathered,
         }
@@ -64,13 +65,13 @@ impl Rows {
 
     /// Vectors of items.
     pub fn looked(&self) -> Looked {
-        Looked::of_rows(self.gathered.values(), &self.rows, &self.ends)
+        Looked::of_rows(self.gathered.values(), self.gathered.rows(), &self.ends)
     }
 
     /// The same, were these the rows' numbers.
     #[cfg(test)]
     pub(super) fn looked_with(&self, values: &[f32]) -> Looked {
-        Looked::of_rows(values, &self.rows, &self.ends)
+        Looked::of_rows(values, self.gathered.rows(), &self.ends)
     }
 
     /// Gradients of rows, (rows, WIDTH), from those of items' vectors.
@@ -81,7 +82,7 @@ impl Rows {
         let mut sums = vec![0.0; self.gathered.values().len()];
         let mut start = 0;
         for (end, vector) in self.ends.iter().zip(vectors) {
-            let (id, groups) = self.rows[start..*end]
+            let (id, groups) = self.gathered.rows()[start..*end]
                 .split_first()
                 .expect("invariant: an item has an id");
             start = *end;

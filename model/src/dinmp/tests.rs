@@ -13,7 +13,7 @@ use super::{Asked, ItemKeys, Learning, Looked, Mark, Network, RowSettings, Rows,
 use crate::device::choose;
 use crate::feature::KeyVectorSpec;
 use crate::numbers::Numbers;
-use crate::table::{Adagrad, Admission, Table, TableSettings};
+use crate::table::{Adagrad, Admission, Dropout, Table, TableSettings};
 
 const KINDS: usize = 3;
 const BUCKETS: usize = 3;
@@ -309,6 +309,25 @@ fn a_device_goes_the_same_way() {
             );
         }
     }
+}
+
+/// Goal: the unknown row learns from ids that are left out on purpose, also where every id has a row of its own. Method: a step with half of the ids left out, and one with none.
+#[test]
+fn who_is_left_out_teaches_the_unknown_row() {
+    let (seen, _) = seen(&requests());
+    let moved = |rate: f64| {
+        let mut table = table();
+        let left_out = Dropout {
+            rate,
+            seed: 3,
+            step: 7,
+        };
+        let rows = Rows::gather(&seen, &table, Some(left_out));
+        let gradient = vec![1.0; rows.gathered().values().len()];
+        table.step(rows.gathered(), &gradient).unwrap();
+        table.snapshot().unknown().iter().any(|one| *one != 0.0)
+    };
+    assert!(moved(0.5) && !moved(0.0));
 }
 
 /// Goal: with counts as weights and no other input this is DIN (Zhou et al. 2018, with this network's activation unit) over every event, none cut off. Method: events one after the

@@ -60,6 +60,11 @@ impl Gathered {
         positions.for_each(|position| self.rows[position as usize] = row);
     }
 
+    /// Says anew which position reads which row, 0 the unknown one: more positions may read these rows than there were keys.
+    pub(crate) fn read_by(&mut self, rows: Vec<u32>) {
+        self.rows = rows;
+    }
+
     /// Keys of all rows but the first.
     pub(super) fn keys(&self) -> &[RowKey] {
         &self.keys
