@@ -184,12 +184,12 @@ pub struct TrainSummary {
     /// Mean share of pairs of tasks whose gradients were opposed, by pass; empty where no rule looks at them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<f64>,
-    /// How well the rows behind validation were predicted, by task; empty unless predictions or a report are asked for.
+    /// How well the rows behind validation were predicted, or without any those that validated, by task; empty unless predictions or a report are asked for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub predicted: BTreeMap<String, Predicted>,
     /// Pieces of rows that were learned from after they were scored.
     pub onward: usize,
-    /// Slope and shift by task that were laid over the log-odds, so that probabilities fit the validation rows.
+    /// Slope and shift by task that were laid over the log-odds last, so that probabilities fit the validation rows, or the newest pieces.
     pub calibration: Vec<[f64; 2]>,
     /// Positions of the deep layers, with padding, of all passes.
     pub positions: u64,

@@ -330,7 +330,7 @@ fn tell(summary: &TrainSummary) {
         let [model, baseline] = [predicted.model, predicted.baseline];
         let auc = |of: Option<f64>| of.map_or("–".to_owned(), |auc| format!("{auc:.4}"));
         print(&format!(
-            "{task}: AUC {} (baseline {}), log loss {:.4} ({:.4}), calibration error {:.4} ({:.4}) on {} rows behind validation",
+            "{task}: AUC {} (baseline {}), log loss {:.4} ({:.4}), calibration error {:.4} ({:.4}) on {} rows",
             auc(model.auc),
             auc(baseline.auc),
             model.loss,

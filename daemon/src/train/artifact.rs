@@ -232,7 +232,7 @@ impl Artifact {
     }
 
     /// Whole or not at all.
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
         let path = self.0.join(name);
         let partial = self.0.join(format!("{name}.partial"));
         let write = || {

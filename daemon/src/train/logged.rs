@@ -14,6 +14,7 @@ use headwater_model::bahe::{BaheModel, History, squashed};
 use headwater_model::dinmp::Seen;
 
 use super::TrainError;
+use super::artifact::Artifact;
 use super::labelled::{Labelled, Matched, Wanted};
 use super::reading::Reading;
 use super::rows::{Gathered, Met, Recorded};
@@ -44,14 +45,22 @@ pub(super) fn read(
     (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
     (folder, progress): (&Path, bool),
 ) -> Result<(Recorded, LeftOut), TrainError> {
-    let before = Reading::found(folder, (config, log), rows_max)?;
-    let wanted = Wanted {
-        later_than: before.as_ref().map_or(i64::MIN, |before| before.later_than),
-        newest: rows_max,
+    let begin = |before: Option<&Reading>| {
+        let wanted = Wanted {
+            later_than: before.map_or(i64::MIN, |before| before.later_than),
+            newest: rows_max,
+        };
+        let labels = before.map(|before| &*before.from[0]);
+        Labelled::read((config, log), labels, wanted, progress)
     };
+    let mut before = Reading::found(folder, (config, log), rows_max)?;
+    let mut labelled = begin(before.as_ref())?;
+    if before.is_some() && labelled.len() < rows_min {
+        // What was newer then may be gone: then what is older is wanted again.
+        before = None;
+        labelled = begin(None)?;
+    }
     let from = before.as_ref().map(|before| &before.from);
-    let labels = from.map(|from| &*from[0]);
-    let mut labelled = Labelled::read((config, log), labels, wanted, progress)?;
     let (found, newest) = (labelled.len(), labelled.newest());
     // Where older rows were left out, there were enough.
     let all = labelled.later_than() == i64::MIN;
@@ -73,7 +82,8 @@ pub(super) fn read(
         reader.take(assembler, matched)
     })?;
     let first = [&first_labels, labelled.first_rows()];
-    Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(folder)?;
+    let artifact = Artifact::open(folder)?;
+    Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(&artifact);
     let left_out = LeftOut {
         without_row: labelled.len() as u64,
         other_schema: labelled.other_schema,

@@ -14,7 +14,8 @@ const PACE: f64 = 0.3;
 const CALIBRATED_BY: usize = 10;
 
 impl TrainBahe {
-    /// Goes over the rows behind those that are learned from. What is said of a piece is calibrated by the pieces before it, and the model is left as it was behind the last.
+    /// Goes over the rows behind those that are learned from, and gives what was said of those behind validation: what validated chose the pass and the first calibration. What is said of a piece
+    /// is calibrated by the pieces before it, and the model is left as it was behind the last.
     pub(super) fn onward(
         &self,
         trainer: &mut Trainer,
@@ -23,13 +24,13 @@ impl TrainBahe {
     ) -> Result<Said, TrainError> {
         let corpus = &recorded.corpus;
         let tasks = corpus.tasks.len();
-        let [learned, ..] = recorded.splits();
+        let [learned, _, scored] = recorded.splits();
         let mut said = Said {
-            from: learned.end,
-            log_odds: Vec::with_capacity((corpus.len() - learned.end) * tasks),
+            from: scored.start,
+            log_odds: Vec::with_capacity(scored.len() * tasks),
         };
         // As they were said, before any line.
-        let mut bare = Vec::with_capacity(said.log_odds.capacity());
+        let mut bare = Vec::with_capacity((corpus.len() - learned.end) * tasks);
         trainer.keep_pace(PACE);
         let bar = Progress::new(Some(corpus.len() as u64), self.progress);
         let labelled = |from: usize, bare: &[f32]| {
@@ -40,14 +41,19 @@ impl TrainBahe {
         let mut last = vec![[1.0, 0.0]; tasks];
         for (number, piece) in recorded.pieces.iter().enumerate() {
             let of_piece = trainer.score(corpus, piece.clone(), &mut |_| {})?;
-            for (place, log_odds) in of_piece.iter().enumerate() {
-                let [slope, shift] = last[place % tasks];
-                let line = slope * f64::from(*log_odds) + shift;
-                said.log_odds.push(line as f32);
+            for (row, of_row) in piece.clone().zip(of_piece.chunks(tasks)) {
+                if row < said.from {
+                    continue;
+                }
+                let lines = of_row.iter().zip(&last);
+                let lines = lines.map(|(log_odds, [slope, shift])| {
+                    (slope * f64::from(*log_odds) + shift) as f32
+                });
+                said.log_odds.extend(lines);
             }
             bare.extend(of_piece);
             let first = recorded.pieces[(number + 1).saturating_sub(CALIBRATED_BY)].start;
-            last = labelled(first, &bare[(first - said.from) * tasks..]);
+            last = labelled(first, &bare[(first - learned.end) * tasks..]);
             let position = Position {
                 epoch: self.passes + number as u64,
                 ..Position::default()
@@ -59,6 +65,7 @@ impl TrainBahe {
         if !recorded.pieces.is_empty() {
             trainer.calibrate(&last)?;
             tracing::info!(lines = ?last, "calibrated: slope and shift by task");
+            summary.calibration = last;
         }
         summary.onward = recorded.pieces.len();
         Ok(said)

@@ -60,7 +60,7 @@ impl TrainBahe {
             predictions.finish()?;
         }
         let [_, validated, scored] = recorded.splits();
-        // Without rows behind them, those that validated.
+        // Without rows behind them, those that validated, if they are told.
         let shown = if scored.is_empty() { validated } else { scored };
         let mut report = Report::default();
         let rows = &recorded.corpus.rows;

@@ -12,7 +12,7 @@ use headwater_consumers::log::{Log, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use super::artifact::ArtifactError;
+use super::artifact::Artifact;
 use super::labelled::stretches;
 use crate::scan::Stretch;
 
@@ -89,13 +89,16 @@ impl Reading {
         Ok(Some(reading))
     }
 
-    /// Keeps it, whole or not at all.
-    pub(super) fn keep(&self, folder: &Path) -> Result<(), ArtifactError> {
-        let path = folder.join(FILE);
-        let partial = folder.join(format!("{FILE}.partial"));
+    /// Keeps it. Where that fails, the next training reads everything.
+    pub(super) fn keep(&self, artifact: &Artifact) {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        let kept = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, &path));
-        kept.map_err(|source| ArtifactError::Io { path, source })
+        if let Err(error) = artifact.write(FILE, &bytes) {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(
+                error,
+                "where the next training could begin to read is not kept"
+            );
+        }
     }
 }
 

@@ -126,6 +126,13 @@ impl Recorded {
         engine.step()?;
         reader.take_rows(&mut engine)?;
         bar.finish();
+        if split.piece.is_some() && engine.out_of_order() > 0 {
+            let events = engine.out_of_order();
+            tracing::warn!(
+                events,
+                "events stand behind later ones: pieces are cut in the order of the file. Sort it by time"
+            );
+        }
         let schema = engine.schema().clone();
         let gathered = Gathered {
             rows: reader.rows,

@@ -21,22 +21,34 @@ pub(super) struct Part {
 }
 
 impl Split {
-    /// The part of each row; rows are in the order of requests. A piece ends where time goes on: what has the time of a row may not be learned from before it is scored.
+    /// The part of each row; rows are in the order of requests. Where there are pieces, one begins where time goes on, and so does the first: what has the time of a row may not be learned
+    /// from before it is scored.
     pub(super) fn parts(&self, rows: &[Met], requests: usize) -> Vec<Part> {
         let place = |share: f64| (requests as f64 * share).round() as usize;
         let ends = [place(self.learned), place(self.learned + self.validated)];
         let wide = self.piece.map(|piece| place(piece).max(1));
-        let (mut piece, mut begun, mut newest) = (0, ends[0], i64::MIN);
+        // The piece that is being filled, and its first request.
+        let mut at: Option<(usize, usize)> = None;
+        let mut newest = i64::MIN;
         let parts = rows.iter().map(|row| {
             if let Some(wide) = wide
-                && row.request >= begun + wide
                 && row.time > newest
             {
-                (piece, begun) = (piece + 1, row.request);
+                at = match at {
+                    None if row.request >= ends[0] => Some((0, row.request)),
+                    Some((piece, begun)) if row.request >= begun + wide => {
+                        Some((piece + 1, row.request))
+                    }
+                    at => at,
+                };
             }
             newest = newest.max(row.time);
             let split = ends.iter().filter(|end| row.request >= **end).count();
-            Part { split, piece }
+            match (wide, at) {
+                (None, _) => Part { split, piece: 0 },
+                (Some(_), None) => Part::default(),
+                (Some(_), Some((piece, _))) => Part { split, piece },
+            }
         });
         parts.collect()
     }

@@ -137,7 +137,10 @@ fn vectors(of: &[Vector], device: &Device) -> Result<Var> {
 
 /// sign(x) ln(1 + |x|)
 fn squashed(x: &Tensor) -> Result<Tensor> {
-    x.sign()?.detach() * (x.abs()? + 1.0)?.log()?
+    let bent = (x.sign()?.detach() * (x.abs()? + 1.0)?.log()?)?;
+    // Its slope at 0 is 1, where the sign has none: unknown ids begin with zeros.
+    let at_zero = x.eq(0.0)?.to_dtype(x.dtype())?;
+    bent + ((x - x.detach())? * at_zero)?
 }
 
 impl Parts {

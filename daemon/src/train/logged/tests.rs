@@ -120,12 +120,16 @@ impl World {
 
     /// Names and labels of all that is read, and how many labelled items had no row.
     fn read(&self, folder: &Path, newest: usize) -> (Vec<String>, u64) {
+        self.read_at_least(folder, [0, newest])
+    }
+
+    fn read_at_least(&self, folder: &Path, rows: [usize; 2]) -> (Vec<String>, u64) {
         let split = Split {
             learned: 0.6,
             validated: 0.2,
             piece: None,
         };
-        let wanted = (split, [0, newest], i64::MIN);
+        let wanted = (split, rows, i64::MIN);
         let read = read((&self.config, &self.log), None, wanted, (folder, false));
         let (recorded, left_out) = read.unwrap();
         let rows = &recorded.corpus.rows;
@@ -179,6 +183,13 @@ fn what_is_passed_over_would_be_left_out() {
     let passed_over = first.from[1].iter().sum::<i64>();
     assert!(passed_over > all * 3 / 4, "{first:?} of {all}");
     assert!(first.from[0].iter().sum::<i64>() > 0, "{first:?}");
+    // So many are wanted as are taken, which whole rows never come to.
+    assert_eq!(world.read_at_least(kept, [40, 40]), whole(&world, 40));
+    // All that was newer is gone: what is older is wanted again.
+    let mut gone = first.clone();
+    gone.later_than = i64::MAX;
+    gone.keep(&Artifact::open(half).unwrap());
+    assert_eq!(world.read_at_least(half, [10, 40]), whole(&world, 40));
     // Whoever wants more rows reads all of them.
     assert_eq!(world.read(kept, 60), whole(&world, 60));
     assert_eq!(world.read(kept, usize::MAX), whole(&world, usize::MAX));
