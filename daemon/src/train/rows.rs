@@ -90,7 +90,7 @@ impl Recorded {
         } = gathered;
         // Requests that were not scored (expired, too large) have no rows.
         rows.retain(|row| !row.base.is_empty());
-        let parts = split.parts(&rows, requests);
+        let parts = split.parts(rows.iter().map(|row| (row.request, row.time)), requests);
         let mut rows: Vec<(Part, Met)> = parts.into_iter().zip(rows).collect();
         rows.sort_by_key(|(part, row)| (*part, row.user, row.time, row.request));
         let mut sizes = [0; 3];

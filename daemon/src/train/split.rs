@@ -1,7 +1,5 @@
 //! Which rows are learned from, which say when to stop, which are scored alone; and in what pieces, where learning goes on.
 
-use super::rows::Met;
-
 /// How rows are parted, by requests in their order.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
@@ -21,29 +19,31 @@ pub(super) struct Part {
 }
 
 impl Split {
-    /// The part of each row; rows are in the order of requests. Where there are pieces, one begins where time goes on, and so does the first: what has the time of a row may not be learned
+    /// The part of each row, of its request's number and time; rows are in the order of requests. Where there are pieces, one begins where time goes on, and so does the first: what has the time of a row may not be learned
     /// from before it is scored.
-    pub(super) fn parts(&self, rows: &[Met], requests: usize) -> Vec<Part> {
+    pub(super) fn parts(
+        &self,
+        rows: impl Iterator<Item = (usize, i64)>,
+        requests: usize,
+    ) -> Vec<Part> {
         let place = |share: f64| (requests as f64 * share).round() as usize;
         let ends = [place(self.learned), place(self.learned + self.validated)];
         let wide = self.piece.map(|piece| place(piece).max(1));
         // The piece that is being filled, and its first request.
         let mut at: Option<(usize, usize)> = None;
         let mut newest = i64::MIN;
-        let parts = rows.iter().map(|row| {
+        let parts = rows.map(|(request, time)| {
             if let Some(wide) = wide
-                && row.time > newest
+                && time > newest
             {
                 at = match at {
-                    None if row.request >= ends[0] => Some((0, row.request)),
-                    Some((piece, begun)) if row.request >= begun + wide => {
-                        Some((piece + 1, row.request))
-                    }
+                    None if request >= ends[0] => Some((0, request)),
+                    Some((piece, begun)) if request >= begun + wide => Some((piece + 1, request)),
                     at => at,
                 };
             }
-            newest = newest.max(row.time);
-            let split = ends.iter().filter(|end| row.request >= **end).count();
+            newest = newest.max(time);
+            let split = ends.iter().filter(|end| request >= **end).count();
             match (wide, at) {
                 (None, _) => Part { split, piece: 0 },
                 (Some(_), None) => Part::default(),

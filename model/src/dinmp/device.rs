@@ -67,9 +67,6 @@ pub(super) struct OnDevice {
     pub(super) outputs: Tensor,
 }
 
-/// Gradients of vectors: of items, and of those that rows ask about.
-pub(super) struct OfVectors(pub(super) [Vec<Vector>; 2]);
-
 /// The network's variables, by the names of [`super::Network`]'s tensors.
 #[derive(Debug)]
 struct Values(BTreeMap<String, Tensor>);
@@ -277,13 +274,13 @@ impl OnDevice {
         run().map_err(computing("running the network of interest"))
     }
 
-    /// The way back, from the gradients of all that came behind: those of the network's tensors are added to `into` by name. What stands for empty buckets is of the second graph, whose
+    /// The way back, from the gradients of all that came behind: those of vectors, of items and of those that rows ask about; those of the network's tensors are added to `into` by name. What stands for empty buckets is of the second graph, whose
     /// gradients the caller has.
     pub(super) fn backward(
         &self,
         gradients: &GradStore,
         into: &mut BTreeMap<String, Tensor>,
-    ) -> std::result::Result<OfVectors, LanguageError> {
+    ) -> std::result::Result<[Vec<Vector>; 2], LanguageError> {
         let mut run = || {
             let [items, asked] = &self.vectors;
             let rows = |of: &Tensor| -> Result<Vec<Vector>> {
@@ -317,7 +314,7 @@ impl OnDevice {
                     }
                 }
             }
-            Ok(OfVectors(of_vectors))
+            Ok(of_vectors)
         };
         run().map_err(computing("learning interest"))
     }

@@ -324,7 +324,7 @@ impl Way {
             }
             #[cfg(any(test, feature = "cuda"))]
             Computed::Device(way, asked) => {
-                let [mut of_items, of_asked] = way.backward(gradients, into)?.0;
+                let [mut of_items, of_asked] = way.backward(gradients, into)?;
                 for (item, of) in asked.iter().zip(of_asked) {
                     let to = of_items[*item as usize].iter_mut();
                     to.zip(of).for_each(|(to, of)| *to += of);
