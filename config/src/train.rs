@@ -48,6 +48,10 @@ pub struct TrainConfig {
     pub passes: u64,
     /// Learning rate. More than 0, at most 1.
     pub rate: f64,
+    /// Parts of the second hidden layer that each task of each scenario mixes by weights of its own; 0: none. At most 64.
+    pub experts: usize,
+    /// Rank of the layer of crosses; 0: none. At most 256.
+    pub cross: usize,
     /// What it lowers, where there are several tasks.
     pub objective: ObjectiveChoice,
 }

@@ -28,6 +28,7 @@ use crate::report::Predicted;
 
 mod artifact;
 mod calibrate;
+mod configured;
 mod error;
 mod ids;
 mod judged;
@@ -54,7 +55,7 @@ pub(crate) use trial::{Trials, Turn};
 
 use artifact::{Artifact, hex};
 use predict::Said;
-use rows::Recorded;
+use rows::{Recorded, told_apart};
 use split::Split;
 use vectors::TextVectors;
 
@@ -87,6 +88,15 @@ pub enum Regime {
     Frozen,
     /// In the order of time, a hundredth of all requests after the other: each is scored, then learned from.
     Prequential,
+}
+
+/// What the head is made of, beside its hidden layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Parts {
+    /// Parts of the second hidden layer that tasks of scenarios mix; 0: none.
+    pub experts: usize,
+    /// Rank of the cross; 0: none.
+    pub cross: usize,
 }
 
 /// Where rows come from.
@@ -146,6 +156,8 @@ pub struct TrainBahe {
     pub shares: [f64; 2],
     /// Of first values and of the order of rows.
     pub seed: u64,
+    /// What the head is made of.
+    pub parts: Parts,
     /// What it lowers, where there are several tasks.
     pub objective: Objective,
     /// Labelled rows of a log that there must be, and how many of them, the newest, are taken.
@@ -189,8 +201,9 @@ pub struct TrainSummary {
     pub predicted: BTreeMap<String, Predicted>,
     /// Pieces of rows that were learned from after they were scored.
     pub onward: usize,
-    /// Slope and shift by task that were laid over the log-odds last, so that probabilities fit the validation rows, or the newest pieces.
-    pub calibration: Vec<[f64; 2]>,
+    /// Slope and shift by scenario and task that were laid over the log-odds last, so that probabilities fit the validation rows, or the newest pieces; the first scenario stands for those that the model does not
+    /// know, or for all.
+    pub calibration: Vec<Vec<[f64; 2]>>,
     /// Positions of the deep layers, with padding, of all passes.
     pub positions: u64,
     /// Whether training has come to its end: if not, the next run goes on.
@@ -294,8 +307,14 @@ impl TrainBahe {
             features: recorded.corpus.features,
             tasks: recorded.corpus.tasks.len(),
             projected: 64,
-            inner: [128, 64],
+            inner: match self.parts.experts {
+                0 => [128, 64],
+                _ => [128, 32],
+            },
             interest: interest.as_ref().map_or(0, Learning::outputs),
+            scenarios: told_apart(config).len(),
+            experts: self.parts.experts,
+            cross: self.parts.cross,
         };
         let depth = self.depth(config, encoder)?;
         let described = self.described(config, &recorded, encoder, (&head, &depth.0));
@@ -431,6 +450,7 @@ impl TrainBahe {
             encoder: (encoder.map(|encoder| hex(encoder.version())), self.cut),
             limit: self.limit,
             sequences: config.sequences.keys().cloned().collect(),
+            scenarios: told_apart(config).to_vec(),
             head: head.clone(),
             features: recorded.moments.clone(),
             key_vectors: recorded
@@ -538,6 +558,9 @@ impl TrainBahe {
         // Nothing of what was always so: what was cut off before there was a choice goes on. Another device's sums are not the same to the bit.
         if self.objective != Objective::Labels {
             hash.update(serde_json::to_vec(&self.objective).unwrap_or_default());
+        }
+        if self.parts != Parts::default() {
+            hash.update(serde_json::to_vec(&self.parts).unwrap_or_default());
         }
         if self.key_vectors {
             let of = (&self.ids, self.passes);

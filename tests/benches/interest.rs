@@ -91,6 +91,9 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         projected: 1,
         inner: [128, 64],
         interest: learning.outputs(),
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let mut values = Head::random(&head, 1).unwrap();
     values.extend(learning.random(1).unwrap());
@@ -110,6 +113,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         encoder: (None, 1),
         limit: 64,
         sequences: vec!["all".to_owned()],
+        scenarios: Vec::new(),
         texts: Vec::new(),
         head,
         features: vec![[0.0, 1.0]; features],
@@ -317,14 +321,14 @@ fn main() {
             scorer.begin(count, &mut vectors);
             let headed = timed(|| {
                 let mut scores = scores.clone();
-                scorer.score(&batch, (&vectors, &said), &mut scores);
+                scorer.score((&batch, 0), (&vectors, &said), &mut scores);
             });
             let whole = timed(|| {
                 let said = interest.forward(&seen, &asked);
                 let mut scores = scores.clone();
-                scorer.score(&batch, (&vectors, &said), &mut scores);
+                scorer.score((&batch, 0), (&vectors, &said), &mut scores);
             });
-            scorer.score(&batch, (&vectors, &said), &mut scores);
+            scorer.score((&batch, 0), (&vectors, &said), &mut scores);
             let scored: Vec<f32> = (0..count).map(|at| scores.candidate(at)[0]).collect();
             write(
                 Path::new(&folder),

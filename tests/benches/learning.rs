@@ -127,6 +127,7 @@ fn corpus(rows: &[Row]) -> Corpus {
         vectors: Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap(),
         histories: vec![History::default(); rows.len()],
         sequences: 0,
+        scenarios: 0,
         features: FEATURES,
         tasks: vec!["click".to_owned()],
         seen,
@@ -156,6 +157,9 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
         projected: 1,
         inner: [128, 64],
         interest: learning.outputs(),
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let mut values = Head::random(&head, 1).unwrap();
     values.extend(learning.random(1).unwrap());

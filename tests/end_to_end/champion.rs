@@ -183,6 +183,7 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
         encoder: (manifest.encoder, manifest.cut),
         limit: manifest.limit,
         sequences: manifest.sequences,
+        scenarios: Vec::new(),
         texts: manifest.texts_described,
         head: manifest.head,
         features: manifest.features,

@@ -11,8 +11,7 @@ use crate::program::{Place, Ran, until};
 use crate::train::train;
 
 /// Texts, and runs that begin anew within the recordings.
-const CONFIG: &str =
-    "scenarios.names = [\"home\"]\ntexts.encoder = \"tiny\"\ntexts.cut = 1\ntexts.sequence_max = 8";
+const CONFIG: &str = "scenarios.names = [\"home\", \"shop\"]\ntexts.encoder = \"tiny\"\ntexts.cut = 1\ntexts.sequence_max = 8";
 
 struct Trained {
     place: Place,
@@ -26,7 +25,7 @@ struct Trained {
 /// A model of the recordings, with or without texts; "keys": of key-vectors.
 fn trained(texts: &str) -> Trained {
     let place = Place::new(&if texts == "keys" {
-        format!("{CONFIG}\nkey_vectors.logged = true")
+        format!("{CONFIG}\nkey_vectors.logged = true\ntrain.experts = 2\ntrain.cross = 3")
     } else {
         CONFIG.to_owned()
     });
@@ -353,7 +352,7 @@ fn a_model_of_something_else_is_refused() {
 }
 
 /// Goal: a model of key-vectors scores in the stream by all that its user did, and its scores are computed again to the bit from the logged row (`MODEL-1`); other edges
-/// of time are another schema, which the model is refused for. Method: behaviors and a request in the log, one daemon, `explain`; the same model under other edges.
+/// of time are another schema, which the model is refused for. Method: a model with experts and a cross; behaviors and two requests in the log, one of them of a scenario that the model does not know, one daemon, `explain`; the same model under other edges.
 #[test]
 fn key_vectors_score_in_the_stream_and_are_explained() {
     let trained = trained("keys");
@@ -374,11 +373,15 @@ fn key_vectors_score_in_the_stream_and_are_explained() {
         let asked = json!({"request_id": "r", "user_id": "u7", "scenario": "home", "time": last + 1, "candidates": ["ia", "ib"]});
         let asked = asked.to_string();
         send(&log, Topic::ScoreRequests, "u7", asked.as_bytes());
+        let elsewhere = asked
+            .replace("home", "elsewhere")
+            .replace("\"r\"", "\"r2\"");
+        send(&log, Topic::ScoreRequests, "u7", elsewhere.as_bytes());
     }
     let daemon = place.start(&["--set", &set]);
     daemon.wait_ready();
-    until("the answer", || {
-        (daemon.metric("headwater_consumers_requests_total") >= 1).then_some(())
+    until("the answers", || {
+        (daemon.metric("headwater_consumers_requests_total") >= 2).then_some(())
     });
     daemon.stop();
     let found = answer(place, "r").unwrap();
@@ -389,17 +392,20 @@ fn key_vectors_score_in_the_stream_and_are_explained() {
     let logged = records(&open(&place.config()), Topic::FeatureLog);
     let keyed = &logged.last().unwrap()["key_vectors"];
     assert!(!keyed["items"].as_array().unwrap().is_empty(), "{keyed}");
-    let explain = |more: &[&str]| {
-        let fixed = ["explain", "r", "--format", "json", "--set", &set];
-        place.run(&[&fixed[..], more].concat())
-    };
-    let explained = explain(&[]);
-    assert_eq!(explained.code, Some(0), "{explained:?}");
-    let rows = explained.json()["logged"][0]["rows"].clone();
-    for row in rows["rows"].as_array().unwrap() {
-        assert_eq!(row["scores"][0]["same"], true, "{row}");
-        assert!(row["scores"][0]["model_adds"].is_number(), "{row}");
+    let mut adds = std::collections::BTreeMap::new();
+    for request in ["r", "r2"] {
+        let explained = place.run(&["explain", request, "--format", "json", "--set", &set]);
+        assert_eq!(explained.code, Some(0), "{explained:?}");
+        let rows = explained.json()["logged"][0]["rows"].clone();
+        for row in rows["rows"].as_array().unwrap() {
+            assert_eq!(row["scores"][0]["same"], true, "{row}");
+            let of = (request, row["item_id"].to_string());
+            adds.insert(of, row["scores"][0]["model_adds"].as_f64().unwrap());
+        }
     }
+    // A scenario that the model does not know has what is of none.
+    let of = |request| adds[&(request, "\"ia\"".to_owned())];
+    assert!((of("r") - of("r2")).abs() > 1e-6, "{adds:?}");
     let (ran, _) = trained.backtest(&["--set", &set, "--set", "key_vectors.buckets=[\"2h\"]"]);
     assert_ne!(ran.code, Some(0));
     assert!(ran.beside.contains("key_vectors.buckets"), "{ran:?}");

@@ -74,6 +74,9 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         projected: 3,
         inner: [4, 3],
         interest: interest.as_ref().map_or(0, Learning::outputs),
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let deep = DeepConfig {
         blocks: blocks.clone(),
@@ -97,6 +100,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
             encoder: (Some(encoder), 1),
             limit: config.texts.sequence_max,
             sequences,
+            scenarios: Vec::new(),
             features: vec![[0.5, 2.0]; head.features],
             key_vectors: schema.key_vectors().cloned(),
             head,

@@ -336,7 +336,8 @@ impl Trained {
             of = interest.forward(&self.seen, &self.asked);
         }
         let seen = (&self.row, &*of);
-        self.model.scorer().score(batch, seen, scores);
+        let of = (batch, self.model.scenario(row.scenario_name));
+        self.model.scorer().score(of, seen, scores);
     }
 
     /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.

@@ -53,6 +53,9 @@ fn model(seed: u64) -> Arc<BaheModel> {
         projected: 4,
         inner: [6, 5],
         interest: 0,
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let mut values = Head::random(&head, seed).unwrap();
     let deep = DeepConfig {
@@ -72,6 +75,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         encoder: (Some("09".repeat(32)), 1),
         limit: LIMIT,
         sequences: SEQUENCES.map(str::to_owned).to_vec(),
+        scenarios: Vec::new(),
         features: vec![[0.0, 1.0]; head.features],
         key_vectors: None,
         head,

@@ -50,6 +50,7 @@ impl Pipeline {
         let row = Row {
             user_id: request.user,
             user,
+            scenario_name: request.scenario_name,
             scenario: request.scenario,
             time: request.time,
             candidates: request.candidates,

@@ -40,6 +40,9 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         projected: 64,
         inner: [1_024, 256],
         interest: 0,
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let values = to_safetensors(&Head::random(&head, seed).unwrap()).unwrap();
     assert!(values.len() > 2 * PART_BYTES, "{}", values.len());
@@ -48,6 +51,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         encoder: (None, 1),
         limit: 64,
         sequences: vec!["all".to_owned()],
+        scenarios: Vec::new(),
         texts: Vec::new(),
         head,
         features: vec![[0.0, 1.0]; features],

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use headwater::Exit;
-use headwater::train::{Ids, Regime, Source, Texts, TrainBahe, TrainSummary, Winner, objective};
+use headwater::train::{
+    Ids, Parts, Regime, Source, Texts, TrainBahe, TrainSummary, Winner, objective,
+};
 use headwater_config::{DeviceChoice, ObjectiveChoice};
 use headwater_model::DType;
 use headwater_model::{LABELS_MIN, USERS_MIN, Z_MIN};
@@ -118,6 +120,14 @@ struct Bahe {
     /// Seed of first values and of the order of rows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Parts of the second hidden layer that each task of each scenario mixes by weights of its own; 0: none.
+    /// Without it, `train.experts`.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=64))]
+    experts: Option<u64>,
+    /// Rank of the layer of crosses of all numbers (as in DCN-V2); 0: none.
+    /// Without it, `train.cross`.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=256))]
+    cross: Option<u64>,
     /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
     /// pcgrad, mgda, cagrad, aligned-mtl.
     #[arg(long, value_parser = objectives(), default_value = "labels")]
@@ -138,10 +148,19 @@ struct Bahe {
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum RegimeChoice {
+pub(super) enum RegimeChoice {
     #[default]
     Frozen,
     Prequential,
+}
+
+impl From<RegimeChoice> for Regime {
+    fn from(choice: RegimeChoice) -> Self {
+        match choice {
+            RegimeChoice::Frozen => Self::Frozen,
+            RegimeChoice::Prequential => Self::Prequential,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -230,10 +249,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         out: bahe.out.clone(),
         predictions: bahe.predictions.clone(),
         report: bahe.report.clone(),
-        regime: match bahe.regime {
-            RegimeChoice::Frozen => Regime::Frozen,
-            RegimeChoice::Prequential => Regime::Prequential,
-        },
+        regime: bahe.regime.into(),
         texts: match bahe.texts {
             TextsChoice::None => Texts::None,
             TextsChoice::Mean => Texts::Mean,
@@ -264,6 +280,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         }),
         shares: [bahe.train, bahe.valid],
         seed: bahe.seed,
+        parts: Parts {
+            experts: bahe.experts.map_or(config.train.experts, |of| of as usize),
+            cross: bahe.cross.map_or(config.train.cross, |of| of as usize),
+        },
         objective: objective(bahe.objective, bahe.seed),
         log_rows: [0, usize::MAX],
         later_than: i64::MIN,
@@ -279,13 +299,14 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         .run(&config)
         .map_err(|error| Failure::of(error.exit(), &error))?;
     match bahe.format {
-        Format::Text => tell(&summary),
+        Format::Text => tell(&summary, print),
         Format::Json => print(&serde_json::json!(summary).to_string()),
     }
     Ok(())
 }
 
-fn tell(summary: &TrainSummary) {
+/// Tells what was trained in words, each line to `print`.
+pub(super) fn tell(summary: &TrainSummary, print: fn(&str)) {
     let [learned, validated, scored] = summary.rows;
     print(&format!(
         "{learned} rows learned from, {validated} validated on, {scored} scored alone"

@@ -4,16 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_config::{Config, DeviceChoice};
-
 use super::Inner;
 use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
-use crate::train::{
-    Ids, Regime, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner,
-    objective,
-};
+use crate::train::{Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner};
 
 /// Between two looks whether there are enough rows by now.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -38,7 +33,16 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
 fn run(inner: &Inner, stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
-    let mut training = training(config, Source::Log(Arc::clone(&inner.log)));
+    let source = Source::Log(Arc::clone(&inner.log));
+    let mut training = TrainBahe {
+        shares: SHARES,
+        winner: if config.train.trial.is_zero() {
+            Winner::Promoted
+        } else {
+            Winner::OnTrial
+        },
+        ..TrainBahe::as_configured(config, source, config.state.path.join("trained"))
+    };
     let mut trials = Trials::new(config, &training.out);
     let mut next = Instant::now() + every;
     while !stopping.pause(every.min(LOOK_EVERY)) {
@@ -73,48 +77,6 @@ fn run(inner: &Inner, stopping: &Stopping) {
             };
         // Another beginning: who was no better may be unlucky.
         training.seed += u64::from(outcome != "too_few");
-    }
-}
-
-/// What is trained.
-fn training(config: &Config, source: Source) -> TrainBahe {
-    let settings = &config.train;
-    TrainBahe {
-        source,
-        model: std::path::PathBuf::new(),
-        out: config.state.path.join("trained"),
-        predictions: None,
-        report: None,
-        regime: Regime::Frozen,
-        texts: Texts::None,
-        key_vectors: config.key_vectors.logged,
-        ids: Ids::default(),
-        cut: config.texts.cut,
-        layers: 1,
-        limit: config.texts.sequence_max,
-        passes: settings.passes,
-        rate: settings.rate,
-        deep_factor: 0.1,
-        positions: 4_096,
-        // The head alone gains nothing by a GPU.
-        device: if config.key_vectors.logged {
-            config.texts.device
-        } else {
-            DeviceChoice::Cpu
-        },
-        numbers: None,
-        shares: SHARES,
-        seed: 0,
-        objective: objective(settings.objective, 0),
-        log_rows: [settings.rows_min, settings.rows_max],
-        later_than: i64::MIN,
-        winner: if settings.trial.is_zero() {
-            Winner::Promoted
-        } else {
-            Winner::OnTrial
-        },
-        steps: None,
-        progress: false,
     }
 }
 

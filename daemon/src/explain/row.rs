@@ -322,7 +322,8 @@ impl Reader {
             interest = of.forward(&seen, &asked[place..=place]);
         }
         let seen = (users, item, &*interest);
-        model.scorer().score_row(row, seen, &mut scores);
+        let scenario = model.scenario(&logged.scenario);
+        model.scorer().score_row((row, scenario), seen, &mut scores);
         Some(scores)
     }
 }

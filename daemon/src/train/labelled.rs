@@ -314,7 +314,8 @@ impl Matched<'_> {
             if let Some(model) = model {
                 let interest = &interest[place * wide..][..wide];
                 let seen = (&[][..], &[][..], interest);
-                model.scorer().score_row(row, seen, &mut scores);
+                let scenario = model.scenario(&self.logged.scenario);
+                model.scorer().score_row((row, scenario), seen, &mut scores);
             }
             found.extend(scores.into_iter().map(base_log_odds));
         }

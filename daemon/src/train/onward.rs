@@ -33,19 +33,18 @@ impl TrainBahe {
         let mut bare = Vec::with_capacity((corpus.len() - learned.end) * tasks);
         trainer.keep_pace(PACE);
         let bar = Progress::new(Some(corpus.len() as u64), self.progress);
-        let labelled = |from: usize, bare: &[f32]| {
-            let places = from * tasks..from * tasks + bare.len();
-            let (labels, weights) = (&corpus.rows.labels, &corpus.rows.weights);
-            lines(bare, &labels[places.clone()], &weights[places], tasks)
-        };
-        let mut last = vec![[1.0, 0.0]; tasks];
+        let sizes = (tasks, corpus.scenarios);
+        let mut last = vec![vec![[1.0, 0.0]; tasks]; corpus.scenarios + 1];
         for (number, piece) in recorded.pieces.iter().enumerate() {
             let of_piece = trainer.score(corpus, piece.clone(), &mut |_| {})?;
             for (row, of_row) in piece.clone().zip(of_piece.chunks(tasks)) {
                 if row < said.from {
                     continue;
                 }
-                let lines = of_row.iter().zip(&last);
+                let scenario = corpus.rows.scenario.get(row);
+                let lines = of_row
+                    .iter()
+                    .zip(&last[scenario.map_or(0, |of| *of as usize)]);
                 let lines = lines.map(|(log_odds, [slope, shift])| {
                     (slope * f64::from(*log_odds) + shift) as f32
                 });
@@ -53,7 +52,12 @@ impl TrainBahe {
             }
             bare.extend(of_piece);
             let first = recorded.pieces[(number + 1).saturating_sub(CALIBRATED_BY)].start;
-            last = labelled(first, &bare[(first - learned.end) * tasks..]);
+            last = lines(
+                &corpus.rows,
+                sizes,
+                first,
+                &bare[(first - learned.end) * tasks..],
+            );
             let position = Position {
                 epoch: self.passes + number as u64,
                 ..Position::default()
@@ -64,7 +68,7 @@ impl TrainBahe {
         bar.finish();
         if !recorded.pieces.is_empty() {
             trainer.calibrate(&last)?;
-            tracing::info!(lines = ?last, "calibrated: slope and shift by task");
+            tracing::info!(lines = ?last, "calibrated: slope and shift by scenario and task");
             summary.calibration = last;
         }
         summary.onward = recorded.pieces.len();

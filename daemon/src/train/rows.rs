@@ -108,6 +108,7 @@ impl Recorded {
         let moments = moments(&rows[..sizes[0]].iter().map(|row| &*row.features), features);
         let sequences = config.sequences.len();
         let mut columns = Rows::default();
+        let known = told_apart(config);
         let mut names = Vec::with_capacity(rows.len());
         let (mut times, mut champion) = (Vec::new(), Vec::new());
         for row in rows {
@@ -119,6 +120,12 @@ impl Recorded {
                     .push(times.partition_point(|time| *time < row.time) as u32);
             }
             columns.item.push(row.item);
+            if !known.is_empty() {
+                let place = known.iter().position(|name| **name == *row.names[2]);
+                columns
+                    .scenario
+                    .push(place.map_or(0, |place| place as u32 + 1));
+            }
             columns.asked.push(row.asked);
             let numbers = row.features.iter().zip(&moments);
             columns
@@ -137,6 +144,7 @@ impl Recorded {
                 vectors: tensor(vec![0.0], (1, 1)).expect("invariant: one value in one row"),
                 histories,
                 sequences,
+                scenarios: known.len(),
                 features,
                 tasks: config.tasks.keys().cloned().collect(),
                 seen,
@@ -242,7 +250,7 @@ impl Recorded {
     /// All that training reads of it.
     pub(super) fn digest(&self, hash: &mut Sha256) {
         let rows = &self.corpus.rows;
-        for counts in [&rows.user, &rows.counts, &rows.item] {
+        for counts in [&rows.user, &rows.counts, &rows.item, &rows.scenario] {
             counts
                 .iter()
                 .for_each(|count| hash.update(count.to_le_bytes()));
@@ -293,6 +301,12 @@ impl Recorded {
         self.corpus.vectors = vectors.table(&self.texts, device)?;
         Ok(())
     }
+}
+
+/// Scenarios that a model is to tell apart: where there is one, nothing is to be told apart.
+pub(super) fn told_apart(config: &Config) -> &[String] {
+    let names = &config.scenarios.names;
+    if names.len() > 1 { names } else { &[] }
 }
 
 pub(super) fn holds(scenarios: &[String], scenario: &str) -> bool {

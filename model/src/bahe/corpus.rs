@@ -28,6 +28,8 @@ pub struct Corpus {
     pub histories: Vec<History>,
     /// Sequences of a user.
     pub sequences: usize,
+    /// Scenarios that are told apart, beside those that are not: of [`Rows::scenario`].
+    pub scenarios: usize,
     /// Numbers of a row.
     pub features: usize,
     /// Names of a row's tasks.
@@ -47,6 +49,8 @@ pub struct Rows {
     pub counts: Vec<u32>,
     /// The item's text.
     pub item: Vec<u32>,
+    /// The scenario, of the head's; 0: another one. Empty: all are.
+    pub scenario: Vec<u32>,
     /// Of what is seen: the row's request and item; empty where nothing is.
     pub asked: Vec<Asked>,
     /// The row's other numbers.

@@ -1,4 +1,12 @@
 //! The head: vectors of user and item, and the row's other numbers, to log-odds. The place where a larger model plugs in.
+//!
+//! Rows of several scenarios are one network's, which tells them apart by three things: a shift of the first hidden layer; *experts*, parts of the second, which each task of each scenario mixes by its own
+//! weights (multi-gate mixture of experts, Ma et al., KDD 2018, with a gate that reads the scenario alone: whoever serves has one scenario a request, so the mix is folded into the last layer, and costs nothing a candidate. Experts
+//! of a scenario's own, as in PLE, would starve where a scenario is small); and a line over each task's log-odds, which calibration lays. A scenario that is not among them has the rows of *another one*, which learn
+//! from rows that are passed off as such.
+//!
+//! Beside the hidden layers stands a *cross*: one layer of DCN-V2 of low rank (Wang et al., WWW 2021, eq. 1 and 5), x₀ ⊙ (U V x₀ + b) + x₀, read by the tasks. One layer, because then each task's part is
+//! z · M x₀ and a line over x₀: products of x₀ alone, whose user part is computed once a request like that of the first hidden layer. What is of higher degree is the hidden layers' business.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::language::LanguageError;
 use crate::language::error::computing;
+use crate::language::kernel;
 use crate::language::part::{Linear, Origin, Purpose, Source};
 use crate::numbers::Numbers;
 
@@ -30,12 +39,24 @@ pub struct HeadConfig {
     /// Numbers of the user's interest in the item ([`crate::dinmp`]); 0: none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub interest: usize,
+    /// Scenarios that it tells apart, and one for all others; 0: it knows nothing of scenarios.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scenarios: usize,
+    /// Parts of the second hidden layer that tasks mix, each of `inner[1]` numbers; 0: it is one, and all of it is read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub experts: usize,
+    /// Rank of the cross; 0: there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cross: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
+
+/// Scenarios, experts and ranks at most: tables and matrices of a manifest that asks for more are not made.
+const PARTS_MAX: usize = 4_096;
 
 impl HeadConfig {
     /// Numbers that go into the first hidden layer: the projections of the user's vectors and of the item's, the products of each of the user's with
@@ -48,7 +69,26 @@ impl HeadConfig {
         };
         vectors * self.projected + self.features + self.interest
     }
+
+    /// Width of the second hidden layer.
+    pub(super) fn second(&self) -> usize {
+        self.inner[1] * self.experts.max(1)
+    }
+
+    /// Rows of what it has of scenarios: the first is of those that it does not know.
+    pub(super) fn places(&self) -> usize {
+        self.scenarios + 1
+    }
+
+    /// Whether no part of it is larger than anybody can mean.
+    pub(super) fn is_sane(&self) -> bool {
+        let parts = [self.scenarios, self.experts, self.cross];
+        parts.iter().all(|part| *part <= PARTS_MAX)
+    }
 }
+
+/// A line over each task's log-odds in each scenario, slope and shift: what calibration lays, and learning leaves alone.
+pub(super) const LINES: &str = "head.lines";
 
 /// A deep neural network over vectors and numbers, whose log-odds are added to those of the baseline: so it begins as the baseline, and learns what that
 /// does not know.
@@ -60,6 +100,30 @@ pub struct Head {
     out: Linear,
     /// (tasks): how much of the baseline's log-odds is believed.
     base: Tensor,
+    of_scenarios: Option<OfScenarios>,
+    /// (scenarios, tasks · experts): how the tasks mix experts, before the softmax; without scenarios there is one row.
+    gates: Option<Tensor>,
+    cross: Option<Cross>,
+}
+
+/// What it has of each scenario.
+#[derive(Debug)]
+struct OfScenarios {
+    /// (scenarios, inner): what is added to the first hidden layer.
+    shifts: Tensor,
+    /// (scenarios, tasks · 2): slopes and shifts.
+    lines: Tensor,
+}
+
+/// One layer of crosses, and how tasks read it.
+#[derive(Debug)]
+struct Cross {
+    /// (rank, inputs)
+    down: Tensor,
+    /// (inputs, rank), and what is added.
+    up: Linear,
+    /// (tasks, inputs)
+    out: Tensor,
 }
 
 /// What the head is asked about, a row each.
@@ -73,6 +137,8 @@ pub struct HeadInput<'a> {
     pub interest: Option<&'a Tensor>,
     /// The baseline's log-odds, (rows, tasks).
     pub base: &'a Tensor,
+    /// The scenarios, (rows); 0: another one. None: all are.
+    pub scenarios: Option<&'a Tensor>,
 }
 
 impl Head {
@@ -101,8 +167,35 @@ impl Head {
             }
             let [one, two] = config.inner;
             linear("head.hidden.0", one, config.inputs(), 1.4)?;
-            linear("head.hidden.1", two, one, 1.4)?;
+            linear("head.hidden.1", config.second(), one, 1.4)?;
             linear("head.out", config.tasks, two, 0.0)?;
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+            if config.cross > 0 {
+                // Before it is read, so that what stands behind it draws the same numbers whether or not there is a cross.
+                let mut numbers = Numbers::of(seed, 1);
+                let (inputs, rank) = (config.inputs(), config.cross);
+                let mut normal = |rows: usize, columns: usize| {
+                    let drawn = numbers.normal(rows * columns, 1.0 / (columns as f32).sqrt());
+                    Tensor::from_vec(drawn, (rows, columns), &Device::Cpu)
+                };
+                values.insert("head.cross.down".to_owned(), normal(rank, inputs)?);
+                values.insert("head.cross.up.weight".to_owned(), normal(inputs, rank)?);
+                values.insert("head.cross.up.bias".to_owned(), zeros(&[inputs])?);
+                let read = zeros(&[config.tasks, inputs])?;
+                values.insert("head.cross.out".to_owned(), read);
+            }
+            if config.experts > 0 {
+                // All alike: what experts begin as differs, and so does what becomes of them.
+                let even = zeros(&[config.places(), config.tasks * config.experts])?;
+                values.insert("head.gates".to_owned(), even);
+            }
+            if config.scenarios > 0 {
+                values.insert("head.scenarios".to_owned(), zeros(&[config.places(), one])?);
+                let line = [1.0_f32, 0.0].repeat(config.places() * config.tasks);
+                let lines = (config.places(), 2 * config.tasks);
+                let lines = Tensor::from_vec(line, lines, &Device::Cpu)?;
+                values.insert(LINES.to_owned(), lines);
+            }
             let ones = Tensor::ones(config.tasks, DType::F32, &Device::Cpu)?;
             values.insert("head.base".to_owned(), ones);
             Ok(values)
@@ -135,10 +228,35 @@ impl Head {
             projections,
             hidden: [
                 source.linear("head.hidden.0", (one, config.inputs()), true)?,
-                source.linear("head.hidden.1", (two, one), true)?,
+                source.linear("head.hidden.1", (config.second(), one), true)?,
             ],
             out: source.linear("head.out", (config.tasks, two), true)?,
             base: source.tensor("head.base", &[config.tasks])?,
+            of_scenarios: if config.scenarios == 0 {
+                None
+            } else {
+                let (places, tasks) = (config.places(), config.tasks);
+                Some(OfScenarios {
+                    shifts: source.tensor("head.scenarios", &[places, one])?,
+                    lines: source.tensor(LINES, &[places, 2 * tasks])?,
+                })
+            },
+            gates: if config.experts == 0 {
+                None
+            } else {
+                let shape = [config.places(), config.tasks * config.experts];
+                Some(source.tensor("head.gates", &shape)?)
+            },
+            cross: if config.cross == 0 {
+                None
+            } else {
+                let (inputs, rank) = (config.inputs(), config.cross);
+                Some(Cross {
+                    down: source.tensor("head.cross.down", &[rank, inputs])?,
+                    up: source.linear("head.cross.up", (inputs, rank), true)?,
+                    out: source.tensor("head.cross.out", &[config.tasks, inputs])?,
+                })
+            },
             config: config.clone(),
         };
         if let Some(variables) = variables {
@@ -165,13 +283,52 @@ impl Head {
             }
             parts.push(input.features.clone());
             parts.extend(input.interest.cloned());
-            let mut x = Tensor::cat(&parts, 1)?;
-            for hidden in &self.hidden {
-                x = flat(hidden, &x)?.silu()?;
+            let inputs = Tensor::cat(&parts, 1)?;
+            let scenarios = match input.scenarios {
+                Some(scenarios) if self.config.scenarios > 0 => scenarios.clone(),
+                Some(_) | None => Tensor::zeros(rows, DType::U32, inputs.device())?,
+            };
+            let [one, two] = &self.hidden;
+            let mut x = flat(one, &inputs)?;
+            if let Some(of) = &self.of_scenarios {
+                x = (x + kernel::picked(&of.shifts, &scenarios)?)?;
             }
-            flat(&self.out, &x)? + input.base.broadcast_mul(&self.base)?
+            let x = flat(two, &x.silu()?)?.silu()?;
+            let mut odds = match &self.gates {
+                Some(gates) => self.mixed(&kernel::picked(gates, &scenarios)?, &x)?,
+                None => flat(&self.out, &x)?,
+            };
+            if let Some(cross) = &self.cross {
+                let low = inputs.matmul(&cross.down.t()?)?;
+                let crossed = ((&inputs * flat(&cross.up, &low)?)? + &inputs)?;
+                odds = (odds + crossed.matmul(&cross.out.t()?)?)?;
+            }
+            let odds = (odds + input.base.broadcast_mul(&self.base)?)?;
+            let Some(of) = &self.of_scenarios else {
+                return Ok(odds);
+            };
+            let lines = kernel::picked(&of.lines, &scenarios)?;
+            let lines = lines.reshape((rows, self.config.tasks, 2))?;
+            let part = |part: usize| lines.narrow(2, part, 1)?.squeeze(2);
+            (odds * part(0)?)? + part(1)?
         };
         forward().map_err(computing("running the head"))
+    }
+
+    /// What tasks read of experts, (rows, experts · numbers), each by its mix of gates, (rows, tasks · experts).
+    fn mixed(&self, gates: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (rows, experts) = (x.dim(0)?, self.config.experts);
+        let gates = gates.reshape((rows, self.config.tasks, experts))?;
+        let gates = gates
+            .broadcast_sub(&gates.max_keepdim(2)?.detach())?
+            .exp()?;
+        let gates = gates.broadcast_div(&gates.sum_keepdim(2)?)?;
+        let x = x.reshape((rows, experts, self.config.inner[1]))?;
+        let mixed = gates.matmul(&x)?.broadcast_mul(&self.out.weight)?.sum(2)?;
+        match &self.out.bias {
+            Some(bias) => mixed.broadcast_add(bias),
+            None => Ok(mixed),
+        }
     }
 }
 
@@ -221,5 +378,5 @@ fn cross_entropies(log_odds: &Tensor, labels: &Tensor) -> candle_core::Result<Te
 
 /// Whether the parameter of this name has a part for each task which no other task looks at, so that tasks do not share it.
 pub(super) fn of_one_task(name: &str) -> bool {
-    name.starts_with("head.out.") || name == "head.base"
+    name.starts_with("head.out.") || ["head.base", "head.gates", "head.cross.out"].contains(&name)
 }

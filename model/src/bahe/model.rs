@@ -73,6 +73,9 @@ pub struct Manifest {
     pub texts_described: Vec<String>,
     /// Tasks, in the order of the head's log-odds.
     pub tasks: Vec<String>,
+    /// Scenarios that the head tells apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scenarios: Vec<String>,
     /// The head.
     pub head: HeadConfig,
     /// Mean and spread of each number of a row, squashed.
@@ -106,6 +109,8 @@ pub struct Described {
     pub sequences: Vec<String>,
     /// See [`Manifest::texts_described`].
     pub texts: Vec<String>,
+    /// See [`Manifest::scenarios`].
+    pub scenarios: Vec<String>,
     /// See [`Manifest::head`].
     pub head: HeadConfig,
     /// See [`Manifest::features`].
@@ -137,6 +142,7 @@ impl Manifest {
             rows_described: schema.description().lines().map(str::to_owned).collect(),
             texts_described: described.texts,
             tasks: tasks.collect(),
+            scenarios: described.scenarios,
             head: described.head,
             features: described.features,
             key_vectors: described.key_vectors,
@@ -207,6 +213,8 @@ impl Manifest {
             (odd_blocks, "blocks"),
             (head.sequences != manifest.sequences.len(), "sequences"),
             (head.tasks != manifest.tasks.len(), "tasks"),
+            (head.scenarios != manifest.scenarios.len(), "scenarios"),
+            (!head.is_sane(), "head"),
             (head.features != manifest.features.len(), "features"),
             (manifest.features.iter().any(odd), "features"),
             (
@@ -381,6 +389,13 @@ impl BaheModel {
     /// vectors.
     pub fn deep_id(&self) -> [u8; 16] {
         self.deep_id
+    }
+
+    /// Which of the head's scenarios one of this name is; 0: none of them.
+    pub fn scenario(&self, name: &str) -> usize {
+        let scenarios = &self.manifest.scenarios;
+        let found = scenarios.iter().position(|one| one == name);
+        found.map_or(0, |place| place + 1)
     }
 
     /// What weighs all that a user did, where it does.

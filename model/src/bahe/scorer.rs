@@ -3,6 +3,9 @@
 //! Before it, the baseline has scored a request's rows, and vectors of its user and of its candidates were looked up; after it, each candidate that has a
 //! vector has the head's probability, and the others keep the baseline's. What is the same for all candidates of a request is computed once. A candidate's
 //! numbers are added up in an order that does not depend on the others: alone or among thousands, it has the same score to the bit.
+//!
+//! What is of one scenario is folded before anybody asks: how tasks mix experts into the weights of the last layer, one a scenario; a cross of rank r into linear maps of its inputs, since what
+//! a task t reads of x₀ ⊙ (U V x₀ + b) + x₀ by weights c is z · y + l with z = V x₀, y = Uᵀ (c ⊙ x₀) and l = (c ⊙ (1 + b)) · x₀.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,7 +21,7 @@ use crate::language::kernel::{self, exp};
 use crate::language::part::{Origin, Purpose, Source};
 use crate::wide::{add_product, widest};
 
-use super::head::HeadConfig;
+use super::head::{HeadConfig, LINES};
 
 /// What a row's number is to a model before it is centred: a count of a thousand is not a hundred times one of ten.
 #[must_use]
@@ -79,11 +82,11 @@ impl Layer {
         let doing = "reading the head";
         let weights = source.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let turned = weights.t().and_then(|turned| turned.contiguous());
-        let flat = turned.and_then(|turned| turned.flatten_all()?.to_vec1());
+        let turned = turned.map_err(computing(doing))?;
         let bias = source.tensor(&format!("{name}.bias"), &[outputs])?;
         Ok(Self {
             outputs,
-            weights: flat.map_err(computing(doing))?,
+            weights: flat(&turned)?,
             bias: bias.to_vec1().map_err(computing(doing))?,
         })
     }
@@ -104,6 +107,102 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// The cross, folded; none where there is none.
+    fn of_cross(
+        source: &mut Source<'_>,
+        config: &HeadConfig,
+    ) -> Result<Option<Self>, LanguageError> {
+        let (inputs, rank, tasks) = (config.inputs(), config.cross, config.tasks);
+        if rank == 0 {
+            return Ok(None);
+        }
+        let down = flat(&source.tensor("head.cross.down", &[rank, inputs])?)?;
+        let up = flat(&source.tensor("head.cross.up.weight", &[inputs, rank])?)?;
+        let more = flat(&source.tensor("head.cross.up.bias", &[inputs])?)?;
+        let read = flat(&source.tensor("head.cross.out", &[tasks, inputs])?)?;
+        let outputs = (rank + tasks * rank + tasks).next_multiple_of(LANES);
+        let mut weights = vec![0.0; inputs * outputs];
+        for (input, line) in weights.chunks_mut(outputs).enumerate() {
+            let of = |task: usize| read[task * inputs + input];
+            for at in 0..rank {
+                line[at] = down[at * inputs + input];
+                for task in 0..tasks {
+                    line[(1 + task) * rank + at] = of(task) * up[input * rank + at];
+                }
+            }
+            for task in 0..tasks {
+                line[(1 + tasks) * rank + task] = of(task) * (1.0 + more[input]);
+            }
+        }
+        Ok(Some(Self {
+            outputs,
+            weights,
+            bias: vec![0.0; outputs],
+        }))
+    }
+}
+
+/// What the head has of each scenario, with the last layer as its tasks mix experts there; `bias` is the first hidden layer's.
+fn scenarios(
+    source: &mut Source<'_>,
+    config: &HeadConfig,
+    bias: &[f32],
+) -> Result<Vec<Scenario>, LanguageError> {
+    let (places, tasks) = (config.places(), config.tasks);
+    let (experts, [one, two]) = (config.experts.max(1), config.inner);
+    let out = flat(&source.tensor("head.out.weight", &[tasks, two])?)?;
+    let out_bias = flat(&source.tensor("head.out.bias", &[tasks])?)?;
+    let mut tables = None;
+    if config.scenarios > 0 {
+        let shifts = source.tensor("head.scenarios", &[places, one])?;
+        let lines = source.tensor(LINES, &[places, 2 * tasks])?;
+        tables = Some((flat(&shifts)?, flat(&lines)?));
+    }
+    let mut gates = vec![0.0; places * tasks * experts];
+    if config.experts > 0 {
+        gates = flat(&source.tensor("head.gates", &[places, tasks * experts])?)?;
+    }
+    let of = |place: usize| {
+        let mut weights = vec![0.0; experts * two * tasks];
+        for task in 0..tasks {
+            let gates = &gates[(place * tasks + task) * experts..][..experts];
+            let most = gates.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let all: f32 = gates.iter().map(|gate| (gate - most).exp()).sum();
+            for (expert, gate) in gates.iter().enumerate() {
+                let part = (gate - most).exp() / all;
+                for at in 0..two {
+                    weights[(expert * two + at) * tasks + task] = part * out[task * two + at];
+                }
+            }
+        }
+        let (mut bias, mut lines) = (bias.to_vec(), vec![[1.0, 0.0]; tasks]);
+        if let Some((shifts, all)) = &tables {
+            let shifts = &shifts[place * one..][..one];
+            bias.iter_mut()
+                .zip(shifts)
+                .for_each(|(bias, shift)| *bias += shift);
+            let of_place = &all[place * 2 * tasks..][..2 * tasks];
+            lines.copy_from_slice(of_place.as_chunks::<2>().0);
+        }
+        Scenario {
+            bias,
+            out: Layer {
+                outputs: tasks,
+                weights,
+                bias: out_bias.clone(),
+            },
+            lines,
+        }
+    };
+    Ok((0..places).map(of).collect())
+}
+
+fn flat(tensor: &Tensor) -> Result<Vec<f32>, LanguageError> {
+    let flat = tensor.flatten_all().and_then(|flat| flat.to_vec1());
+    flat.map_err(computing("reading the head"))
+}
+
 /// The head of a trained model.
 #[derive(Debug)]
 pub struct Scorer {
@@ -114,9 +213,25 @@ pub struct Scorer {
     moments: Vec<[f32; 2]>,
     projections: Option<(Layer, Layer)>,
     hidden: [Layer; 2],
-    out: Layer,
     base: Vec<f32>,
+    /// The cross as one layer over the inputs: z; of each task y; then of each task l, and nothing up to a whole number of vectors.
+    cross: Option<Layer>,
+    /// By scenario, the first those that are none of ours.
+    scenarios: Vec<Scenario>,
 }
+
+/// What it has of a scenario.
+#[derive(Debug)]
+struct Scenario {
+    /// What is added to the first hidden layer, its bias included.
+    bias: Vec<f32>,
+    out: Layer,
+    /// Slope and shift of each task.
+    lines: Vec<[f32; 2]>,
+}
+
+/// Numbers of a layer's outputs that are a whole number of vectors on any processor.
+const LANES: usize = 16;
 
 /// Candidates that are computed at once: what they take lies near the processor.
 const PIECE: usize = 64;
@@ -130,7 +245,15 @@ struct Piece {
     own: Vec<f32>,
     interest: Vec<f32>,
     hidden: [Vec<f32>; 2],
+    cross: Vec<f32>,
     out: Vec<f32>,
+}
+
+/// What the first layers make of what all candidates share.
+struct Same<'a> {
+    hidden: Vec<f32>,
+    cross: Vec<f32>,
+    scenario: &'a Scenario,
 }
 
 impl Piece {
@@ -189,17 +312,19 @@ impl Scorer {
             let user = Layer::of(&mut source, "head.user", shape)?;
             Some((user, Layer::of(&mut source, "head.item", shape)?))
         };
-        let [one, two] = config.inner;
+        let one = config.inner[0];
         let base = source.tensor("head.base", &[config.tasks])?;
+        let hidden = [
+            Layer::of(&mut source, "head.hidden.0", (one, config.inputs()))?,
+            Layer::of(&mut source, "head.hidden.1", (config.second(), one))?,
+        ];
         Ok(Self {
             shared,
             moments,
             projections,
-            hidden: [
-                Layer::of(&mut source, "head.hidden.0", (one, config.inputs()))?,
-                Layer::of(&mut source, "head.hidden.1", (two, one))?,
-            ],
-            out: Layer::of(&mut source, "head.out", (config.tasks, two))?,
+            cross: Layer::of_cross(&mut source, config)?,
+            scenarios: scenarios(&mut source, config, &hidden[0].bias)?,
+            hidden,
             base: base.to_vec1().map_err(computing("reading the head"))?,
             config: config.clone(),
         })
@@ -254,17 +379,17 @@ impl Scorer {
     }
 
     /// Puts the head's probabilities in the place of the baseline's, for all candidates that have a vector. `interest` is what [`crate::dinmp::Network::forward`] gives
-    /// of them, where the head looks at it.
+    /// of them, where the head looks at it; `scenario` is the request's ([`super::BaheModel::scenario`]).
     ///
     /// # Panics
     /// If batch, scores and vectors are not of one request, or not of this head's schema.
     pub fn score(
         &self,
-        batch: &FeatureBatch,
+        (batch, scenario): (&FeatureBatch, usize),
         (vectors, interest): (&RowVectors, &[f32]),
         scores: &mut Scores,
     ) {
-        let same = self.same_of(batch.shared(), &vectors.users);
+        let same = self.same_of((batch.shared(), scenario), &vectors.users);
         let wide = self.config.interest;
         assert_eq!(
             interest.len(),
@@ -285,7 +410,7 @@ impl Scorer {
             }
             self.run(&same, &mut piece);
             for (place, candidate) in candidates.iter().enumerate() {
-                self.answer(&piece, place, scores.candidate_mut(*candidate));
+                self.answer(&same, &piece, place, scores.candidate_mut(*candidate));
             }
         }
     }
@@ -296,16 +421,16 @@ impl Scorer {
     /// If they are not of this head's widths.
     pub fn score_row(
         &self,
-        row: FeatureRow<'_>,
+        (row, scenario): (FeatureRow<'_>, usize),
         (users, item, interest): (&[f32], &[f32], &[f32]),
         scores: &mut [f32],
     ) {
         assert_eq!(interest.len(), self.config.interest, "the row's interest");
-        let same = self.same_of(row.shared, users);
+        let same = self.same_of((row.shared, scenario), users);
         let mut piece = Piece::default();
         piece.push(self, row.own, (users, item, interest));
         self.run(&same, &mut piece);
-        self.answer(&piece, 0, scores);
+        self.answer(&same, &piece, 0, scores);
     }
 
     /// Where the parts of the first layer's inputs begin ([`HeadConfig::inputs`]): item, products, shared numbers, own numbers, interest.
@@ -330,20 +455,28 @@ impl Scorer {
         ]
     }
 
-    /// What the first layer makes of what all candidates share.
-    fn same_of(&self, shared: &[f32], users: &[f32]) -> Vec<f32> {
+    /// What the first layers make of what all candidates share.
+    fn same_of(&self, (shared, scenario): (&[f32], usize), users: &[f32]) -> Same<'_> {
         assert_eq!(shared.len(), self.shared, "rows of the head's schema");
         let [item, _, of_shared, ..] = self.parts();
         let mut centred = Vec::new();
         self.centred(0, shared, &mut centred);
-        let mut same = self.hidden[0].bias.clone();
-        self.hidden[0].add(0..item.start, users, &mut same);
-        self.hidden[0].add(of_shared, &centred, &mut same);
-        same
+        let scenario = &self.scenarios[scenario];
+        let both = |layer: &Layer, mut same: Vec<f32>| {
+            layer.add(0..item.start, users, &mut same);
+            layer.add(of_shared.clone(), &centred, &mut same);
+            same
+        };
+        let cross = self.cross.as_ref();
+        Same {
+            hidden: both(&self.hidden[0], scenario.bias.clone()),
+            cross: cross.map_or_else(Vec::new, |cross| both(cross, cross.bias.clone())),
+            scenario,
+        }
     }
 
     /// The layers.
-    fn run(&self, same: &[f32], piece: &mut Piece) {
+    fn run(&self, same: &Same<'_>, piece: &mut Piece) {
         let [of_item, of_products, _, of_own, of_interest] = self.parts();
         let Piece {
             rows,
@@ -352,30 +485,46 @@ impl Scorer {
             own,
             interest,
             hidden: [one, two],
+            cross,
             out,
         } = piece;
-        one.clear();
-        (0..*rows).for_each(|_| one.extend_from_slice(same));
-        for (of, x) in [
-            (of_item, items),
-            (of_products, products),
-            (of_own, own),
-            (of_interest, interest),
-        ] {
-            self.hidden[0].add(of, x, one);
-        }
+        let first = |layer: &Layer, same: &[f32], to: &mut Vec<f32>| {
+            to.clear();
+            (0..*rows).for_each(|_| to.extend_from_slice(same));
+            layer.add(of_item.clone(), items, to);
+            layer.add(of_products.clone(), products, to);
+            layer.add(of_own.clone(), own, to);
+            layer.add(of_interest.clone(), interest, to);
+        };
+        first(&self.hidden[0], &same.hidden, one);
         widest(|| one.iter_mut().for_each(|value| *value = silu(*value)));
         self.hidden[1].apply(one, two, *rows);
         widest(|| two.iter_mut().for_each(|value| *value = silu(*value)));
-        self.out.apply(two, out, *rows);
+        same.scenario.out.apply(two, out, *rows);
+        if let Some(layer) = &self.cross {
+            first(layer, &same.cross, cross);
+            let tasks = self.config.tasks;
+            let rows = cross.chunks(layer.outputs).zip(out.chunks_mut(tasks));
+            widest(|| {
+                for (crossed, out) in rows {
+                    let (z, rest) = crossed.split_at(self.config.cross);
+                    let (ys, straight) = rest.split_at(tasks * z.len());
+                    let of_task = ys.chunks(z.len()).zip(straight);
+                    for (out, (y, straight)) in out.iter_mut().zip(of_task) {
+                        *out += straight + kernel::dot(z, y);
+                    }
+                }
+            });
+        }
     }
 
     /// A candidate's probabilities in the place of the baseline's.
-    fn answer(&self, piece: &Piece, place: usize, scores: &mut [f32]) {
+    fn answer(&self, same: &Same<'_>, piece: &Piece, place: usize, scores: &mut [f32]) {
         let tasks = self.base.len();
         let more = &piece.out[place * tasks..][..tasks];
-        for (score, (more, base)) in scores.iter_mut().zip(more.iter().zip(&self.base)) {
-            let log_odds = more + base_log_odds(*score) * base;
+        let of_tasks = more.iter().zip(&self.base).zip(&same.scenario.lines);
+        for (score, ((more, base), [slope, shift])) in scores.iter_mut().zip(of_tasks) {
+            let log_odds = (more + base_log_odds(*score) * base) * slope + shift;
             *score = 1.0 / (1.0 + (-log_odds).exp());
         }
     }

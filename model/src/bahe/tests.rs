@@ -12,6 +12,7 @@ mod interest;
 mod learning;
 mod places;
 mod real;
+mod scenarios;
 mod serving;
 mod tasks;
 

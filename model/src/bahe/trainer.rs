@@ -16,7 +16,7 @@ use crate::language::error::computing;
 use super::adam::{Adam, AdamSettings};
 use super::corpus::Corpus;
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::{Head, HeadConfig};
+use super::head::{Head, HeadConfig, LINES};
 
 mod forward;
 mod objective;
@@ -178,7 +178,10 @@ impl Trainer {
             _ => settings.deep_factor,
         };
         let adam = Adam::new(settings.adam, &variables, |name| {
-            if name.starts_with("head.") || is_of_interest(name) {
+            if name == LINES {
+                // Calibration lays it.
+                0.0
+            } else if name.starts_with("head.") || is_of_interest(name) {
                 1.0
             } else {
                 deep_factor
@@ -251,14 +254,39 @@ impl Trainer {
         }
     }
 
-    /// Lays a line over each task's log-odds, slope and shift, as a part of the head.
+    /// Lays a line over each task's log-odds, slope and shift, as a part of the head: one for each of its scenarios, the first for those that it does not know. A head that knows none takes the first.
     ///
     /// # Errors
     /// None but the tensor library's.
     ///
     /// # Panics
-    /// If there is not one a task.
-    pub fn calibrate(&mut self, lines: &[[f64; 2]]) -> Result<(), LanguageError> {
+    /// If there is not one a scenario and task.
+    pub fn calibrate(&mut self, lines: &[Vec<[f64; 2]>]) -> Result<(), LanguageError> {
+        let lines_of_scenarios = self.variables.iter().find(|(name, _)| name == LINES);
+        let Some((_, variable)) = lines_of_scenarios else {
+            return self.calibrate_all(&lines[0]);
+        };
+        let laid = || {
+            let all = variable.as_tensor().to_device(&Device::Cpu)?;
+            let all = all.to_vec2::<f32>()?;
+            assert_eq!(all.len(), lines.len(), "a line for each scenario");
+            let of = all.iter().zip(lines).flat_map(|(before, lines)| {
+                let before = before.as_chunks::<2>().0;
+                assert_eq!(before.len(), lines.len(), "a line for each task");
+                let each = before.iter().zip(lines);
+                each.flat_map(|([slope, shift], [steeper, more])| {
+                    let (slope, shift) = (f64::from(*slope), f64::from(*shift));
+                    [(slope * steeper) as f32, (shift * steeper + more) as f32]
+                })
+            });
+            let of: Vec<f32> = of.collect();
+            variable.set(&Tensor::from_vec(of, variable.shape(), variable.device())?)
+        };
+        laid().map_err(computing("calibrating"))
+    }
+
+    /// The same where scenarios are not told apart: into what is there already.
+    fn calibrate_all(&self, lines: &[[f64; 2]]) -> Result<(), LanguageError> {
         for (name, variable) in &self.variables {
             let doing = "calibrating";
             let column = |part: usize| {
@@ -267,7 +295,9 @@ impl Trainer {
             };
             let changed = || {
                 Ok(match name.as_str() {
-                    "head.out.weight" => variable.broadcast_mul(&column(0)?.unsqueeze(1)?)?,
+                    "head.out.weight" | "head.cross.out" => {
+                        variable.broadcast_mul(&column(0)?.unsqueeze(1)?)?
+                    }
                     "head.out.bias" => ((variable.as_tensor() * column(0)?)? + column(1)?)?,
                     "head.base" => (variable.as_tensor() * column(0)?)?,
                     _ => return Ok(()),

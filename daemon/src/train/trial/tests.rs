@@ -83,6 +83,9 @@ impl World {
             projected: 1,
             inner: [4, 4],
             interest: 0,
+            scenarios: 0,
+            experts: 0,
+            cross: 0,
         };
         let mut values = Head::random(&head, 1).unwrap();
         let bias = Tensor::from_vec(vec![adds], 1, &Device::Cpu).unwrap();
@@ -93,6 +96,7 @@ impl World {
             encoder: (None, 1),
             limit: 64,
             sequences: vec!["all".to_owned()],
+            scenarios: Vec::new(),
             texts: Vec::new(),
             head,
             features: vec![[0.0, 1.0]; features],

@@ -53,6 +53,7 @@ fn corpus() -> Corpus {
         vectors: tensor(1, &[1, 1]),
         histories: vec![History::default(); ROWS],
         sequences: 0,
+        scenarios: 0,
         features: 1,
         tasks: vec!["click".to_owned(), "hide".to_owned()],
         seen,
@@ -80,6 +81,9 @@ fn head(features: usize) -> HeadConfig {
         projected: 4,
         inner: [16, 8],
         interest: learning().outputs(),
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     }
 }
 
@@ -215,7 +219,7 @@ fn a_line_is_laid_over_each_task() {
     let said = |trainer: &Trainer| trainer.score(&corpus, 0..40, &mut |_| {}).unwrap();
     let before = said(&trainer);
     let lines = [[0.5, 0.25], [2.0, -1.0]];
-    trainer.calibrate(&lines).unwrap();
+    trainer.calibrate(&[lines.to_vec()]).unwrap();
     for (place, (before, after)) in before.iter().zip(said(&trainer)).enumerate() {
         let [slope, shift] = lines[place % 2].map(|one| one as f32);
         let expected = slope * before + shift;
@@ -287,6 +291,7 @@ fn a_model_says_what_training_said() {
         encoder: (None, 1),
         limit: 2,
         sequences: Vec::new(),
+        scenarios: Vec::new(),
         texts: Vec::new(),
         head: head(wide),
         features: moments,
@@ -324,7 +329,9 @@ fn a_model_says_what_training_said() {
     }
     let mut vectors = RowVectors::default();
     model.scorer().begin(ITEMS, &mut vectors);
-    model.scorer().score(&batch, (&vectors, &of), &mut scores);
+    model
+        .scorer()
+        .score((&batch, 0), (&vectors, &of), &mut scores);
     for candidate in 0..ITEMS {
         for task in 0..2 {
             let trained = base(said[candidate * 2 + task]);
@@ -340,7 +347,7 @@ fn a_model_says_what_training_said() {
         let seen = (&[][..], &[][..], &*alone);
         model
             .scorer()
-            .score_row(batch.row(candidate), seen, &mut one);
+            .score_row((batch.row(candidate), 0), seen, &mut one);
         assert_eq!(one, [scores.get(candidate, 0), scores.get(candidate, 1)]);
     }
     // Key-vectors of other kinds are not what it learned.

@@ -37,6 +37,7 @@ fn corpus() -> Corpus {
         vectors: tensor(3, &[TEXTS, WIDTH]),
         histories,
         sequences: 2,
+        scenarios: 0,
         features: 2,
         tasks: vec!["click".to_owned()],
         seen: Seen::default(),
@@ -72,6 +73,9 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
         projected: 8,
         inner: [16, 8],
         interest: 0,
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&config(), 5).unwrap());

@@ -92,6 +92,9 @@ fn head() -> HeadConfig {
         projected: 8,
         inner: [16, 8],
         interest: 0,
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     }
 }
 
@@ -144,6 +147,7 @@ fn corpus() -> Corpus {
         vectors: (tensor(3, &[texts, 576]) * 6.0).unwrap(),
         histories,
         sequences: 2,
+        scenarios: 0,
         features: 3,
         tasks: vec!["click".to_owned(), "like".to_owned()],
         seen: crate::dinmp::Seen::default(),

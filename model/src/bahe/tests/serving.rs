@@ -46,6 +46,15 @@ struct Made {
 }
 
 fn made(schema: &FeatureSchema, layers: Layers) -> Made {
+    made_of(schema, layers, [0; 3])
+}
+
+/// With a head of so many scenarios, experts and a cross of that rank.
+fn made_of(
+    schema: &FeatureSchema,
+    layers: Layers,
+    [scenarios, experts, cross]: [usize; 3],
+) -> Made {
     let features = schema.shared().len() + schema.own().len();
     let width = if layers == Layers::None { 0 } else { WIDTH };
     let head = HeadConfig {
@@ -56,10 +65,18 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
         projected: PROJECTED,
         inner: [9, 7],
         interest: 0,
+        scenarios,
+        experts,
+        cross,
     };
     let mut values = Head::random(&head, 3).unwrap();
     for (seed, (name, value)) in values.iter_mut().enumerate() {
-        if name.ends_with("bias") || name.ends_with("out.weight") || name == "head.base" {
+        let begins_even = ["head.base", "head.gates", "head.scenarios", "head.lines"];
+        if name.ends_with("bias")
+            || name.ends_with("out.weight")
+            || name == "head.cross.out"
+            || begins_even.contains(&name.as_str())
+        {
             *value = tensor(seed as u64 + 1, value.dims());
         }
     }
@@ -71,6 +88,7 @@ fn made(schema: &FeatureSchema, layers: Layers) -> Made {
         encoder: ((width > 0).then(|| "0a1b".repeat(16)), 8),
         limit: LIMIT,
         sequences: vec!["one".to_owned(), "two".to_owned()],
+        scenarios: (0..scenarios).map(|number| format!("s{number}")).collect(),
         head,
         key_vectors: None,
         features: (0..features)
@@ -91,7 +109,11 @@ fn write(made: &Made, schema: &FeatureSchema, folder: &Path) {
 }
 
 /// Probabilities of a request by the model, and by the network that learns.
-fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Vec<f32>>) {
+fn both(
+    model: &BaheModel,
+    made: &Made,
+    (batch, scenario): (&FeatureBatch, usize),
+) -> (Scores, Vec<Vec<f32>>) {
     let scorer = model.scorer();
     let mut base = Scores::default();
     Baseline::default().score(batch, &mut base);
@@ -110,7 +132,7 @@ fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Ve
     }
     assert_eq!(vectors.known(), batch.len());
     let mut scores = base.clone();
-    scorer.score(batch, (&vectors, &[]), &mut scores);
+    scorer.score((batch, scenario), (&vectors, &[]), &mut scores);
     let head = Head::of(
         &made.described.head,
         &made.values,
@@ -138,6 +160,9 @@ fn both(model: &BaheModel, made: &Made, batch: &FeatureBatch) -> (Scores, Vec<Ve
         features: &features,
         interest: None,
         base: &Tensor::from_vec(odds, (rows, 2), &Device::Cpu).unwrap(),
+        scenarios: Some(
+            &Tensor::from_vec(vec![scenario as u32; rows], rows, &Device::Cpu).unwrap(),
+        ),
     };
     let log_odds = head.forward(&input).unwrap().to_vec2::<f32>().unwrap();
     (scores, log_odds)
@@ -155,7 +180,7 @@ fn answering_equals_learning() {
         let model = BaheModel::open(folder.path(), &schema).unwrap();
         assert_eq!(model.deep().is_some(), layers != Layers::None);
         let batch = batch(&schema, 6);
-        let (scores, log_odds) = both(&model, &made, &batch);
+        let (scores, log_odds) = both(&model, &made, (&batch, 0));
         let mut plain = Scores::default();
         Baseline::default().score(&batch, &mut plain);
         for (candidate, log_odds) in log_odds.iter().enumerate() {
@@ -184,15 +209,80 @@ fn answering_equals_learning() {
         }
         assert_eq!((vectors.known(), vectors.item(0)), (5, None));
         let mut some = plain.clone();
-        scorer.score(&batch, (&vectors, &[]), &mut some);
+        scorer.score((&batch, 0), (&vectors, &[]), &mut some);
         let mut alone = plain.candidate(3).to_vec();
         let item = vectors.item(3).unwrap();
-        scorer.score_row(batch.row(3), (vectors.users(), item, &[]), &mut alone);
+        scorer.score_row((batch.row(3), 0), (vectors.users(), item, &[]), &mut alone);
         let bits =
             |scores: &[f32]| -> Vec<u32> { scores.iter().map(|one| one.to_bits()).collect() };
         assert_eq!(bits(&alone), bits(scores.candidate(3)));
         assert_eq!(bits(some.candidate(3)), bits(scores.candidate(3)));
         assert_eq!(bits(some.candidate(0)), bits(plain.candidate(0)));
+    }
+}
+
+/// Goal: what is folded for serving (experts of a scenario, the cross, lines of calibration) is what the graph learned; scenarios have scores of their own, one that is not known those of the first row; a
+/// candidate's score does not depend on its company, to the bit. Method: heads with each part alone and all of them, random values, every scenario, against the training graph; a candidate alone.
+#[test]
+fn scenarios_experts_and_crosses_answer_as_they_learned() {
+    let schema = schema();
+    for (layers, parts) in [
+        (Layers::None, [2, 0, 0]),
+        (Layers::None, [0, 3, 0]),
+        (Layers::None, [0, 0, 5]),
+        (Layers::Mean, [2, 3, 5]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let made = made_of(&schema, layers, parts);
+        write(&made, &schema, folder.path());
+        let model = BaheModel::open(folder.path(), &schema).unwrap();
+        let place = |name| model.scenario(name);
+        let expected = if parts[0] > 0 { [0, 1, 2] } else { [0; 3] };
+        assert_eq!([place("elsewhere"), place("s0"), place("s1")], expected);
+        let batch = batch(&schema, 6);
+        let mut told = Vec::new();
+        for scenario in 0..=parts[0] {
+            let (scores, log_odds) = both(&model, &made, (&batch, scenario));
+            for (candidate, log_odds) in log_odds.iter().enumerate() {
+                for (task, log_odds) in log_odds.iter().enumerate() {
+                    let found = scores.get(candidate, task);
+                    let expected = 1.0 / (1.0 + (-log_odds).exp());
+                    assert!(
+                        (found - expected).abs() < 1e-5,
+                        "{parts:?}: {found} {expected}"
+                    );
+                }
+            }
+            let bits = |of: &[f32]| of.iter().map(|one| one.to_bits()).collect::<Vec<_>>();
+            if layers == Layers::None {
+                let mut alone = Scores::default();
+                Baseline::default().score(&batch, &mut alone);
+                let mut alone = alone.candidate(4).to_vec();
+                let row = (batch.row(4), scenario);
+                model.scorer().score_row(row, (&[], &[], &[]), &mut alone);
+                assert_eq!(bits(&alone), bits(scores.candidate(4)), "{parts:?}");
+            }
+            told.push(bits(scores.candidate(4)));
+        }
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told.len(), parts[0] + 1, "each scenario has its own");
+    }
+    // A manifest whose parts contradict each other, or that asks for what nobody can mean.
+    let folder = tempfile::tempdir().unwrap();
+    for (odd, key) in [
+        ([1, 3, 0], "scenarios"),
+        ([2, 1 << 40, 0], "head"),
+        ([2, 0, 1 << 40], "head"),
+    ] {
+        let mut made = made_of(&schema, Layers::None, [2, 0, 0]);
+        let head = &mut made.described.head;
+        [head.scenarios, head.experts, head.cross] = odd;
+        write(&made, &schema, folder.path());
+        let said = BaheModel::open(folder.path(), &schema)
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(&format!("`{key}` is odd")), "{said}");
     }
 }
 

@@ -36,6 +36,7 @@ fn corpus(tasks: usize, labelled: impl Fn(usize, usize) -> bool) -> Corpus {
         vectors: tensor(3, &[8, WIDTH]),
         histories,
         sequences: 1,
+        scenarios: 0,
         features: 2,
         tasks: (0..tasks).map(|task| format!("task{task}")).collect(),
         seen: Seen::default(),
@@ -67,6 +68,9 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         projected: 6,
         inner: [12, 8],
         interest: 0,
+        scenarios: 0,
+        experts: 0,
+        cross: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&deep, 5).unwrap());

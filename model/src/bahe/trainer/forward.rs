@@ -8,12 +8,16 @@ use crate::dinmp::{Asked, Seen, Way};
 use crate::language::error::computing;
 use crate::language::kernel;
 use crate::language::{Kernels, LanguageError};
+use crate::numbers::Numbers;
 
 use super::super::corpus::{Corpus, column};
 use super::super::deep::Deep;
 use super::super::head::HeadInput;
 use super::super::pass::Pass;
 use super::{Trainer, is_of_interest};
+
+/// Share of the rows that are passed off as of another scenario while they are learned from: so that there is something to read where a scenario is new.
+const SCENARIO_DROPOUT: f64 = 0.05;
 
 impl Trainer {
     /// Some rows of a column, where the trainer computes.
@@ -54,11 +58,13 @@ impl Trainer {
             }
             None => None,
         };
+        let scenarios = self.scenarios(corpus, batch, learned_from)?;
         let input = HeadInput {
             vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
             features: &features,
             interest: way.as_ref().map(|way| &way.outputs),
             base: &base,
+            scenarios: scenarios.as_ref(),
         };
         let log_odds = self.head.forward(&input)?;
         let (positions, passes) = vectors.map_or((0, Vec::new()), |of| (of.positions, of.passes));
@@ -68,6 +74,30 @@ impl Trainer {
             passes,
             way,
         })
+    }
+
+    /// Scenarios of a batch's rows, where the head tells them apart; of those that are learned from a few are passed off as another one.
+    fn scenarios(
+        &self,
+        corpus: &Corpus,
+        batch: &[usize],
+        learned_from: bool,
+    ) -> Result<Option<Tensor>, LanguageError> {
+        if corpus.rows.scenario.is_empty() {
+            return Ok(None);
+        }
+        let step = self.adam.steps();
+        let mut numbers = Numbers::of(self.settings.seed, step);
+        let scenarios = batch.iter().map(|row| {
+            let is_other = learned_from && numbers.uniform() < SCENARIO_DROPOUT;
+            if is_other {
+                0
+            } else {
+                corpus.rows.scenario[*row]
+            }
+        });
+        let scenarios = Tensor::new(scenarios.collect::<Vec<u32>>(), &self.device);
+        scenarios.map(Some).map_err(computing("laying rows out"))
     }
 
     /// Vectors of a batch's users and items.
