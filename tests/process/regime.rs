@@ -85,6 +85,58 @@ fn a_row_is_said_before_it_is_learned_from() {
         "{page}"
     );
     assert_eq!(page.matches("<svg").count(), 5);
+    // A backtest that learns is the same, by what the configuration says.
+    let predictions = folder.join("backtest.tsv").display().to_string();
+    let model = folder.join("backtest").display().to_string();
+    let backtest = |more: &[&str]| {
+        let fixed = [
+            "backtest",
+            "--items",
+            &items,
+            "--events",
+            &events,
+            "--predictions",
+            &predictions,
+            "--format",
+            "json",
+            "--set",
+            "train.passes=2",
+            "--set",
+            "train.rate=0.006",
+        ];
+        place.run(&[&fixed[..], more].concat())
+    };
+    let learns = ["--regime", "prequential", "--out", &model];
+    let ran = backtest(&learns);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let told = fs::read_to_string(&predictions).unwrap();
+    let shares = ["--train", "0.7", "--valid", "0.1"];
+    let out = folder.join("as-configured");
+    let more = [
+        &[
+            "--texts",
+            "none",
+            "--passes",
+            "2",
+            "--regime",
+            "prequential",
+        ],
+        &shares[..],
+    ]
+    .concat();
+    let ran = train(&place, &[items.clone(), events.clone()], &out, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(told == fs::read_to_string(format!("{}.tsv", out.display())).unwrap());
+    assert!(told.lines().count() > 150, "{}", told.lines().count());
+    for (wrong, said) in [
+        (&learns[..2], "--out"),
+        (&["--out", &model][..], "--regime"),
+        (&[&learns[..], &["--folder", "x"]].concat()[..], "--folder"),
+    ] {
+        let ran = backtest(wrong);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains(said), "{ran:?}");
+    }
     // What judges beside a champion is not learned from before.
     let out = folder.join("of-a-log").display().to_string();
     let ran = place.run(&[
