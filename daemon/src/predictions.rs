@@ -45,6 +45,7 @@ impl PredictionsError {
                 if matches!(
                     source.kind(),
                     ErrorKind::NotFound
+                        | ErrorKind::InvalidInput
                         | ErrorKind::NotADirectory
                         | ErrorKind::IsADirectory
                         | ErrorKind::PermissionDenied
@@ -103,6 +104,24 @@ impl<W: Write> Finish for flate2::write::GzEncoder<W> {
     fn finish(self: Box<Self>) -> std::io::Result<()> {
         flate2::write::GzEncoder::finish(*self)?.flush()
     }
+}
+
+/// Whether a file could be made of that name, as far as can be told before: what takes hours is not to end at a folder that is not there.
+pub(crate) fn check_place(path: &Path) -> Result<(), PredictionsError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let found = std::fs::metadata(folder.unwrap_or(Path::new(".")));
+    let kind = match found {
+        Err(source) => Err(source),
+        Ok(found) if !found.is_dir() => Err(std::io::ErrorKind::NotADirectory.into()),
+        Ok(_) if path.is_dir() => Err(std::io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(()),
+    };
+    kind.map_err(|source| PredictionsError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file under another name, and moves it when it is whole.

@@ -250,6 +250,7 @@ impl TrainBahe {
                 validated: self.shares[1],
             });
         }
+        self.check_places()?;
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
         let place = self.place(config)?;

@@ -156,3 +156,37 @@ fn a_row_is_said_before_it_is_learned_from() {
         "{ran:?}"
     );
 }
+
+/// Goal: what is to be written in the end and can have no place is told before anything is read. Method: a folder that is not there, and the output, for page and table; recordings that are not there
+/// either.
+#[test]
+fn what_has_no_place_is_told_at_the_start() {
+    let place = Place::new("scenarios.names = [\"home\"]");
+    let folder = place.file().parent().unwrap().to_owned();
+    let nowhere = folder.join("none/x.html").display().to_string();
+    for (more, said) in [
+        (["--report", &nowhere], "none/x.html: cannot be written"),
+        (["--report", "-"], "a page is a file"),
+        (
+            ["--predictions", &nowhere],
+            "none/x.html: cannot be written",
+        ),
+    ] {
+        let out = folder.join("no-place").display().to_string();
+        let fixed = [
+            "train",
+            "bahe",
+            "--items",
+            "none.jsonl",
+            "--events",
+            "none.jsonl",
+            "--texts",
+            "none",
+            "--out",
+            &out,
+        ];
+        let ran = place.run(&[&fixed[..], &more].concat());
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.beside.contains(said), "{ran:?}");
+    }
+}

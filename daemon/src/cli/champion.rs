@@ -9,7 +9,7 @@ use headwater::champion::{
 use headwater::moment;
 use serde_json::json;
 
-use super::{Failure, Format, Global, print};
+use super::{Failure, Format, Global, print, say};
 
 /// Say which trained model all instances score with, without a restart.
 ///
@@ -71,6 +71,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     headwater::telemetry::init(&config.telemetry);
     let log =
         headwater::daemon::open_log(&config).map_err(|error| Failure::of(error.exit(), &error))?;
+    if config.scoring.model.is_some() && !matches!(arguments.command, Command::Show) {
+        say(
+            "warning: scoring.model names a model: instances with this configuration score with that one, whoever is champion",
+        );
+    }
     match &arguments.command {
         Command::Show => {}
         Command::Promote { folder } => drop(promote(&config, &*log, folder)?),

@@ -1,11 +1,13 @@
 //! What was said of rows, on its way to whoever judges it: the table of predictions, and the page that shows them.
 
+use std::path::{Path, PathBuf};
+
 use headwater_config::Config;
 use headwater_model::bahe::Trainer;
 
 use super::rows::Recorded;
 use super::{TrainBahe, TrainError, TrainSummary};
-use crate::predictions::Predictions;
+use crate::predictions::{Predictions, PredictionsError, check_place};
 use crate::progress::Progress;
 use crate::report::Report;
 
@@ -38,6 +40,24 @@ impl Said {
 }
 
 impl TrainBahe {
+    /// Whether what is to be told in the end has a place.
+    pub(super) fn check_places(&self) -> Result<(), TrainError> {
+        let is_output = |path: &&PathBuf| path.as_path() == Path::new("-");
+        if let Some(path) = self.report.as_ref().filter(is_output) {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "a page is a file, and no part of the output",
+            );
+            let path = path.clone();
+            return Err(PredictionsError::Write { path, source }.into());
+        }
+        let table = self.predictions.iter().filter(|path| !is_output(path));
+        for path in table.chain(&self.report) {
+            check_place(path)?;
+        }
+        Ok(())
+    }
+
     /// Writes predictions down, where they are asked for, and gives the rows behind validation as they were predicted.
     pub(super) fn tell(
         &self,
