@@ -3,32 +3,27 @@
 //! Users ask for candidates, see what Headwater ranks first (a share of them: a random order, for comparison), and what they were shown
 //! and clicked comes back as behaviors. It runs the daemon itself; all it adds is the platform.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use headwater_config::{Config, LoadError, Ratio, Span, Topic};
-use headwater_consumers::log::{
-    LogError, Outgoing, PollLimit, Producer, Reader, RecordBatch, Start, TopicPartition,
-};
-use headwater_consumers::partitioner::partition_of;
+use headwater_config::{Config, LoadError, Ratio, Span};
+use headwater_consumers::log::LogError;
 use headwater_model::language::{Shape, Weights};
-use headwater_state::pinned_hash;
 use prometheus::proto::{LabelPair, MetricFamily};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{Daemon, Handle, StartError, StopError};
 
-mod platform;
+pub mod platform;
+pub mod stage;
+pub mod visits;
 
-use platform::{Platform, Random};
+use stage::{Answered, Stage};
+use visits::Visits;
 
-/// Candidates of a request, and how many of them a user sees.
-const CANDIDATES: usize = 20;
-const SHOWN: usize = 5;
-const ITEMS: usize = 400;
+/// Items that are there at first.
+pub const ITEMS: usize = 400;
 const PARTITIONS: i32 = 2;
 /// Layers of a language model that are run.
 const CUT: usize = 8;
@@ -42,8 +37,6 @@ const TRAIN_EVERY: Span = Span::from_secs(15);
 const CANARY_FOR: Span = Span::from_secs(5);
 /// Users that it scores at least, where there are twice as many.
 const CANARY_USERS: f64 = 60.0;
-/// One request in five is shown in random order.
-const RANDOM_SHARE: u64 = 5;
 
 /// What the demo is to do.
 #[derive(Clone, Debug)]
@@ -78,7 +71,7 @@ pub enum DemoError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A topic is missing.
-    #[error("the embedded log lacks the topic of scores")]
+    #[error("the log lacks the topic of scores")]
     Topic,
 }
 
@@ -164,6 +157,20 @@ pub struct Clicks {
     pub rate: f64,
 }
 
+impl Second {
+    fn count(&mut self, answered: &Answered) {
+        let shown = answered.seen.len() as u64;
+        let clicked = answered.seen.iter().filter(|seen| seen.clicked).count() as u64;
+        self.behaviors += shown + clicked;
+        let group = if answered.visit.ranked {
+            &mut self.ranked
+        } else {
+            &mut self.random
+        };
+        *group = Clicks::new(group.shown + shown, group.clicked + clicked);
+    }
+}
+
 impl Clicks {
     /// Counts of a group, and their rate.
     #[must_use]
@@ -177,38 +184,36 @@ impl Clicks {
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    request_id: String,
-    items: Vec<Scored>,
-}
-
-#[derive(Deserialize)]
-struct Scored {
-    item_id: String,
-    score: f32,
-}
-
-struct Asked {
-    user: usize,
-    at: Instant,
-}
-
-/// The platform's side of a running daemon.
+/// What a running daemon is told by the platform and by its metrics, second by second.
 struct Show {
-    platform: Platform,
-    random: Random,
-    producer: Box<dyn Producer>,
-    reader: Box<dyn Reader>,
-    batch: RecordBatch,
-    asked: BTreeMap<String, Asked>,
-    number: u64,
+    stage: Stage,
     latencies: Vec<f64>,
     now: Second,
-    /// Whether items have titles.
-    with_texts: bool,
     /// Lookups of vectors so far, and those that found one.
     looked: [u64; 2],
+}
+
+/// How the daemon is set up for a platform of so many users, on the embedded log; whether it learns from what they do.
+///
+/// # Errors
+/// That it breaks a rule of the configuration: a bug.
+pub fn settings(users: usize, learns: bool) -> Result<Config, LoadError> {
+    let mut config = Config::from_toml(
+        "[log]\nkind = \"embedded\"\nretention = \"1GiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
+         [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\nwindow = \"3s\"\n\
+         [labels]\nshown_within = \"2s\"\n[kinds]\nnames = [\"impression\", \"click\"]\n[key_vectors]\nlogged = true\n",
+    )?;
+    if learns {
+        config.train.every = TRAIN_EVERY;
+        config.train.canary_for = CANARY_FOR;
+        // Of few users a tenth says nothing.
+        let share = (CANARY_USERS / users.max(1) as f64).clamp(0.1, 0.5);
+        config.train.canary = Ratio::try_from(share).unwrap_or(config.train.canary);
+        config.train.passes = 6;
+        config.train.rate = 0.003;
+    }
+    config.topics.partitions = PARTITIONS;
+    Ok(config)
 }
 
 impl Demo {
@@ -234,27 +239,13 @@ impl Demo {
         stop: &AtomicBool,
         each: &mut dyn FnMut(&Second),
     ) -> Result<(), DemoError> {
-        let mut config = Config::from_toml(
-            "[log]\nkind = \"embedded\"\nretention = \"1GiB\"\n[admin]\naddress = \"\"\n[scenarios]\nnames = [\"home\"]\n\
-             [tasks.click]\npositive = [\"click\"]\ntrials = [\"impression\"]\nscenarios = []\nwindow = \"3s\"\n\
-             [labels]\nshown_within = \"2s\"\n[kinds]\nnames = [\"impression\", \"click\"]\n[key_vectors]\nlogged = true\n",
-        )?;
         // Rows with texts are learned from elsewhere: their model would have to be opened for each training.
-        if self.encoder.is_none() {
-            config.train.every = TRAIN_EVERY;
-            config.train.canary_for = CANARY_FOR;
-            // Of few users a tenth says nothing.
-            let share = (CANARY_USERS / self.users.max(1) as f64).clamp(0.1, 0.5);
-            config.train.canary = Ratio::try_from(share).unwrap_or(config.train.canary);
-            config.train.passes = 6;
-            config.train.rate = 0.003;
-        }
+        let mut config = settings(self.users, self.encoder.is_none())?;
         config.state.path = folder.to_owned();
         if let Some(encoder) = &self.encoder {
             config.texts.encoder = Some(encoder.display().to_string());
             config.texts.cut = cut(encoder)?;
         }
-        config.topics.partitions = PARTITIONS;
         let daemon = Daemon::start(config)?;
         let done = self.show(&daemon, stop, each);
         let stopped = daemon.stop(false);
@@ -268,27 +259,14 @@ impl Demo {
         stop: &AtomicBool,
         each: &mut dyn FnMut(&Second),
     ) -> Result<(), DemoError> {
-        let log = daemon.log();
-        let mut random = Random(self.seed);
+        let visits = Visits::new(self.seed, self.users, ITEMS);
+        let with_texts = self.encoder.is_some();
         let mut show = Show {
-            platform: Platform::new(self.users.max(1), ITEMS, &mut random),
-            random,
-            producer: log.producer()?,
-            reader: log.reader()?,
-            batch: RecordBatch::default(),
-            asked: BTreeMap::new(),
-            number: 0,
+            stage: Stage::open(&*daemon.log(), visits, with_texts)?,
             latencies: Vec::new(),
             now: Second::default(),
-            with_texts: self.encoder.is_some(),
             looked: [0; 2],
         };
-        let facts = log.describe(Topic::Scores)?.ok_or(DemoError::Topic)?;
-        for partition in 0..facts.partitions {
-            show.reader
-                .assign(TopicPartition::new(Topic::Scores, partition), Start::End)?;
-        }
-        show.publish_items()?;
         let began = Instant::now();
         let mut told = 0;
         let mut fresh = (0.0, 0);
@@ -303,18 +281,20 @@ impl Demo {
             }
             let due = (elapsed.as_secs_f64() * self.rate) as u64;
             // What could not be asked in time is not asked later: a platform does not save up its users.
-            show.number = show.number.max(due.saturating_sub(self.rate as u64));
-            while show.number < due && show.asked.len() < IN_FLIGHT_MAX {
-                show.ask()?;
+            show.stage.skip_to(due.saturating_sub(self.rate as u64));
+            while show.stage.number() < due && show.stage.waiting() < IN_FLIGHT_MAX {
+                show.stage.ask()?;
             }
-            show.producer.flush()?;
+            show.stage.flush()?;
             show.answers()?;
             if elapsed.as_secs() > told {
                 told = elapsed.as_secs();
                 show.now.freshness_ms = freshness(daemon, &mut fresh);
                 show.look_at(daemon);
                 each(&show.second(told));
-                show.add_items()?;
+                if with_texts {
+                    show.stage.add_items(NEW_ITEMS)?;
+                }
             }
             if !daemon.is_running() {
                 return Ok(daemon.wait()?);
@@ -356,58 +336,7 @@ fn freshness(daemon: &Handle, last: &mut (f64, u64)) -> f64 {
     mean
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as i64)
-}
-
 impl Show {
-    fn send(&mut self, topic: Topic, key: &str, value: &serde_json::Value) -> Result<(), LogError> {
-        let partition = if topic == Topic::Items {
-            0
-        } else {
-            partition_of(key.as_bytes(), PARTITIONS)
-        };
-        let value = value.to_string();
-        let to = TopicPartition::new(topic, partition);
-        self.producer.send(Outgoing {
-            to,
-            key: Some(key.as_bytes()),
-            value: Some(value.as_bytes()),
-            headers: &[],
-        })
-    }
-
-    fn publish_items(&mut self) -> Result<(), LogError> {
-        for item in 0..self.platform.items() {
-            self.publish_item(item)?;
-        }
-        self.producer.flush()
-    }
-
-    fn publish_item(&mut self, item: usize) -> Result<(), LogError> {
-        let id = format!("item-{item}");
-        let category = format!("category-{}", self.platform.category(item));
-        let mut record = json!({"item_id": id, "time": now_ms(), "categories": [category]});
-        if self.with_texts {
-            record["fields"] = json!({"title": self.platform.title(item)});
-        }
-        self.send(Topic::Items, &id, &record)
-    }
-
-    /// Where there are texts, new ones keep coming.
-    fn add_items(&mut self) -> Result<(), LogError> {
-        if !self.with_texts {
-            return Ok(());
-        }
-        for _ in 0..NEW_ITEMS {
-            let item = self.platform.add_item(&mut self.random);
-            self.publish_item(item)?;
-        }
-        self.producer.flush()
-    }
-
     fn look_at(&mut self, daemon: &Handle) {
         let status = daemon.status();
         self.now.champion = status.model.map(|model| model.name);
@@ -450,7 +379,7 @@ impl Show {
         let [all, hits] = [0, 1].map(|place| looked[place] - self.looked[place]);
         self.looked = looked;
         self.now.texts = Some(TextsSecond {
-            items: self.platform.items(),
+            items: self.stage.visits().platform().items(),
             embedded: value("headwater_consumers_texts_encoded_total", None),
             waiting: status.waiting,
             waited_seconds: status.waited_seconds,
@@ -458,98 +387,20 @@ impl Show {
         });
     }
 
-    /// A user arrives and asks for candidates.
-    fn ask(&mut self) -> Result<(), LogError> {
-        let user = self.random.below(self.platform.users());
-        let request = format!("r{}", self.number);
-        self.number += 1;
-        let mut candidates = std::collections::BTreeSet::new();
-        while candidates.len() < CANDIDATES.min(self.platform.items()) {
-            candidates.insert(format!("item-{}", self.random.below(self.platform.items())));
-        }
-        let id = format!("user-{user}");
-        let record = json!({
-            "request_id": request, "user_id": id, "scenario": "home", "time": now_ms(), "candidates": candidates,
-        });
-        self.send(Topic::ScoreRequests, &id, &record)?;
-        self.asked.insert(
-            request,
-            Asked {
-                user,
-                at: Instant::now(),
-            },
-        );
-        Ok(())
-    }
-
-    /// Takes in answers: users see them and react.
+    /// Takes in answers, and counts what came of them.
     fn answers(&mut self) -> Result<(), LogError> {
-        let limit = PollLimit {
-            records: 1000,
-            bytes: 4 << 20,
-            wait: Duration::from_millis(2),
-        };
-        let mut batch = std::mem::take(&mut self.batch);
-        let polled = self.reader.poll(limit, &mut batch);
-        for record in batch.iter() {
-            let answer = record
-                .value
-                .and_then(|value| serde_json::from_slice::<Answer>(value).ok());
-            if let Some(answer) = answer
-                && let Some(asked) = self.asked.remove(&answer.request_id)
-            {
-                self.latencies
-                    .push(asked.at.elapsed().as_secs_f64() * 1000.0);
-                self.now.answers += 1;
-                self.now.scores += answer.items.len() as u64;
-                self.react(asked.user, answer)?;
-            }
-        }
-        self.batch = batch;
-        polled
-    }
-
-    /// What the user is shown, and what comes of it. Scores decide the order, and nothing else.
-    fn react(&mut self, user: usize, answer: Answer) -> Result<(), LogError> {
-        let mut items = answer.items;
-        let ranked = !pinned_hash(answer.request_id.as_bytes()).is_multiple_of(RANDOM_SHARE);
-        if ranked {
-            items.sort_by(|a, b| b.score.total_cmp(&a.score));
-        } else {
-            for place in (1..items.len()).rev() {
-                items.swap(place, self.random.below(place + 1));
-            }
-        }
-        let id = format!("user-{user}");
-        for (position, item) in items.iter().take(SHOWN).enumerate() {
-            let mut behavior = json!({
-                "event_id": format!("{}-{position}", answer.request_id), "user_id": id, "item_id": item.item_id,
-                "kind": "impression", "scenario": "home", "time": now_ms(), "request_id": answer.request_id, "position": position,
-            });
-            self.send(Topic::Behaviors, &id, &behavior)?;
-            self.now.behaviors += 1;
-            let number = item
-                .item_id
-                .trim_start_matches("item-")
-                .parse()
-                .unwrap_or(0);
-            let clicked = self
-                .platform
-                .clicks(user, number, position, &mut self.random);
-            let group = if ranked {
-                &mut self.now.ranked
-            } else {
-                &mut self.now.random
-            };
-            *group = Clicks::new(group.shown + 1, group.clicked + u64::from(clicked));
-            if clicked {
-                behavior["kind"] = json!("click");
-                behavior["event_id"] = json!(format!("{}-{position}-click", answer.request_id));
-                self.send(Topic::Behaviors, &id, &behavior)?;
-                self.now.behaviors += 1;
-            }
-        }
-        Ok(())
+        let Self {
+            stage,
+            latencies,
+            now,
+            ..
+        } = self;
+        stage.answers(&mut |answered| {
+            latencies.push(answered.latency.as_secs_f64() * 1000.0);
+            now.answers += 1;
+            now.scores += answered.scores as u64;
+            now.count(answered);
+        })
     }
 
     /// The second that ends now; the counts of groups go on.

@@ -1,12 +1,39 @@
 //! A small platform whose users have hidden tastes. What they click follows from taste, quality and position alone, never from a score.
+//!
+//! Before it, a seed; after it, [`super::visits`]: who comes, and what they do.
 
 /// A generator that gives the same numbers everywhere (splitmix64).
-#[derive(Debug)]
-pub(super) struct Random(pub(super) u64);
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+/// What numbers are drawn for. Each has numbers of its own, so that one more of the one changes nothing of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Tastes of the users and items that are there at first.
+    Platform,
+    /// Items that come later, by number.
+    Items,
+    /// Who asks, and for what, by visit.
+    Visits,
+    /// Random orders, by visit.
+    Order,
+    /// What is clicked, by visit.
+    Clicks,
+    /// Tastes after a drift, by drift.
+    Drift,
+}
 
 impl Random {
+    /// The numbers of one thing of a stream.
+    #[must_use]
+    pub fn of(seed: u64, stream: Stream, number: u64) -> Self {
+        let seed = Self(seed).bits();
+        let stream = Self(seed ^ stream as u64).bits();
+        Self(Self(stream ^ number).bits())
+    }
+
     /// The next 64 bits.
-    pub(super) fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -15,12 +42,12 @@ impl Random {
     }
 
     /// A number in [0, bound).
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         (self.bits() % bound.max(1) as u64) as usize
     }
 
     /// A number in [0, 1).
-    pub(super) fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -158,9 +185,13 @@ const CATEGORIES: usize = 12;
 const LATENT: usize = 6;
 type Taste = [f64; LATENT];
 
+fn taste(random: &mut Random) -> Taste {
+    std::array::from_fn(|_| random.normal())
+}
+
 /// Users and items with hidden tastes.
 #[derive(Debug)]
-pub(super) struct Platform {
+pub struct Platform {
     users: Vec<Taste>,
     items: Vec<Item>,
     centers: Vec<Taste>,
@@ -177,8 +208,8 @@ struct Item {
 
 impl Platform {
     /// A platform of so many users and items.
-    pub(super) fn new(users: usize, items: usize, random: &mut Random) -> Self {
-        let taste = |random: &mut Random| -> Taste { std::array::from_fn(|_| random.normal()) };
+    #[must_use]
+    pub fn new(users: usize, items: usize, random: &mut Random) -> Self {
         let centers = (0..CATEGORIES).map(|_| taste(random)).collect();
         let mut platform = Self {
             users: Vec::new(),
@@ -193,7 +224,7 @@ impl Platform {
     }
 
     /// Another item comes; gives its number.
-    pub(super) fn add_item(&mut self, random: &mut Random) -> usize {
+    pub fn add_item(&mut self, random: &mut Random) -> usize {
         let category = random.below(CATEGORIES);
         let center = self.centers[category];
         let taste = std::array::from_fn(|at| 0.8 * center[at] + 0.6 * random.normal());
@@ -209,7 +240,8 @@ impl Platform {
     }
 
     /// What an item is called: words of its category.
-    pub(super) fn title(&self, item: usize) -> String {
+    #[must_use]
+    pub fn title(&self, item: usize) -> String {
         let Item {
             category, words, ..
         } = &self.items[item];
@@ -218,28 +250,26 @@ impl Platform {
     }
 
     /// How many users.
-    pub(super) fn users(&self) -> usize {
+    #[must_use]
+    pub fn users(&self) -> usize {
         self.users.len()
     }
 
     /// How many items.
-    pub(super) fn items(&self) -> usize {
+    #[must_use]
+    pub fn items(&self) -> usize {
         self.items.len()
     }
 
     /// The category of an item, which everybody can see.
-    pub(super) fn category(&self, item: usize) -> usize {
+    #[must_use]
+    pub fn category(&self, item: usize) -> usize {
         self.items[item].category
     }
 
-    /// Whether the user clicks the item in that position, from 0 on.
-    pub(super) fn clicks(
-        &self,
-        user: usize,
-        item: usize,
-        position: usize,
-        random: &mut Random,
-    ) -> bool {
+    /// How likely the user clicks the item in that position, from 0 on.
+    #[must_use]
+    pub fn likes(&self, user: usize, item: usize, position: usize) -> f64 {
         let Item { taste, quality, .. } = &self.items[item];
         let fit: f64 = self.users[user]
             .iter()
@@ -248,6 +278,13 @@ impl Platform {
             .sum::<f64>()
             / (LATENT as f64).sqrt();
         let likes = 1.0 / (1.0 + (-(fit + quality - 2.0)).exp());
-        random.unit() < likes / (1.0 + 0.1 * position as f64)
+        likes / (1.0 + 0.1 * position as f64)
+    }
+
+    /// Every user's tastes are drawn anew. Items stay what they are.
+    pub fn drift(&mut self, random: &mut Random) {
+        for user in &mut self.users {
+            *user = taste(random);
+        }
     }
 }
