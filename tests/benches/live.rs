@@ -1,7 +1,7 @@
 //! What ranking by Headwater is worth to a platform whose users' tastes change, on Apache Kafka (`ops/bench/live` runs it over seeds, and makes a table and a picture of it).
 //!
 //! ```text
-//! live seed=N [arms=random,oracle,baseline,headwater] [users=N] [rate=N] [requests=N] [window=N] [log=1]     a JSON object a line for each arm
+//! live seed=N [arms=random,oracle,baseline,headwater] [users=N] [rate=N] [requests=N] [window=N] [rows_max=N] [log=1]     a JSON object a line for each arm
 //! ```
 //!
 //! The platform is the demo's: users with hidden tastes ask for candidates, see the first five of an order, and click by taste and position. After half of the requests all users' tastes are drawn
@@ -45,6 +45,8 @@ struct Run {
     rate: u64,
     requests: u64,
     window: u64,
+    /// What is learned from at most (`train.rows_max`); none: the default.
+    rows_max: Option<usize>,
 }
 
 impl Run {
@@ -139,6 +141,7 @@ fn known(run: &Run, arm: &str) -> Value {
 
 fn config(run: &Run, arm: &str, brokers: &str, folder: &std::path::Path) -> Config {
     let mut config = settings(run.users, arm == "headwater").unwrap();
+    config.train.rows_max = run.rows_max.unwrap_or(config.train.rows_max);
     config.log.kind = LogKind::Kafka;
     config.kafka.brokers = brokers.to_owned();
     config.instance.prefix = format!("live-{}-{arm}.", run.seed);
@@ -255,10 +258,11 @@ fn main() {
     };
     let run = Run {
         seed: number("seed", 1),
-        users: number("users", 500) as usize,
+        users: number("users", 150) as usize,
         rate: number("rate", 200),
-        requests: number("requests", 40_000),
+        requests: number("requests", 48_000),
         window: number("window", 1_000),
+        rows_max: (number("rows_max", 0) > 0).then(|| number("rows_max", 0) as usize),
     };
     if number("log", 0) > 0 {
         headwater::telemetry::init(&settings(run.users, true).unwrap().telemetry);
