@@ -86,7 +86,8 @@ pub enum Regime {
     /// They are scored by the model as it is then: nothing is learned from them.
     #[default]
     Frozen,
-    /// In the order of time, a hundredth of all requests after the other: each is scored, then learned from.
+    /// In the order of time, a hundredth of all requests after the other: each is scored, and learned from once what became of it is known. Rows of a log judge by what was said before they were learned from: the way
+    /// in which the model comes about, and not the model as it is in the end, which a trial must show.
     Prequential,
 }
 
@@ -241,7 +242,9 @@ impl TrainBahe {
         let log = match &self.source {
             Source::Recordings { .. } => None,
             Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
-            Source::Log(_) if self.regime != Regime::Frozen => return Err(TrainError::OnwardOfLog),
+            Source::Log(_) if self.regime != Regime::Frozen && self.winner == Winner::Promoted => {
+                return Err(TrainError::OnwardOfLog);
+            }
             Source::Log(log) => Some(log),
         };
         if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
@@ -330,14 +333,25 @@ impl TrainBahe {
         }
         let onward = match self.regime {
             Regime::Frozen => None,
-            Regime::Prequential => Some(self.onward(&mut trainer, &recorded, &mut summary)?),
+            Regime::Prequential => {
+                // Labels of recordings count as known once time has moved past their row.
+                let known_after_ms = log.map_or(0, |_| trial::labels_ms(config));
+                let until = (known_after_ms, stop);
+                let said = self.onward(&mut trainer, &recorded, until, &mut summary)?;
+                summary.finished = said.is_some();
+                if !summary.finished {
+                    return Ok(summary);
+                }
+                said
+            }
         };
         artifact.keep(&trainer.values()?, described, &recorded.schema)?;
         artifact.finished()?;
         if let Some(log) = log {
             let champion = champion.as_ref();
             let beside = (&**log, champion, began);
-            summary.judged = Some(self.judge(config, beside, &trainer, &recorded)?);
+            let said = onward.as_ref();
+            summary.judged = Some(self.judge(config, beside, (&trainer, said), &recorded)?);
         }
         if self.predictions.is_some() || self.report.is_some() {
             let said = match onward {

@@ -137,24 +137,6 @@ fn a_row_is_said_before_it_is_learned_from() {
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert!(ran.beside.contains(said), "{ran:?}");
     }
-    // What judges beside a champion is not learned from before.
-    let out = folder.join("of-a-log").display().to_string();
-    let ran = place.run(&[
-        "train",
-        "bahe",
-        "--log",
-        "--texts",
-        "none",
-        "--out",
-        &out,
-        "--regime",
-        "prequential",
-    ]);
-    assert_eq!(ran.code, Some(2), "{ran:?}");
-    assert!(
-        ran.beside.contains("--regime prequential is of recordings"),
-        "{ran:?}"
-    );
 }
 
 /// Goal: what is to be written in the end and can have no place is told before anything is read. Method: a folder that is not there, and the output, for page and table; recordings that are not there

@@ -309,6 +309,11 @@ fn what_a_daemon_logged_is_learned_from() {
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["kind"], "bahe");
 
+    onward(
+        &place,
+        &live,
+        &[&fixed[..], &["--log", "--out", &out("onward")]].concat(),
+    );
     promoted(&place, &folder, &recordings);
     keyed_beside_keyed(&place, &folder, &fixed);
     let of_texts = [
@@ -353,6 +358,28 @@ fn what_a_daemon_logged_is_learned_from() {
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(
         ran.beside.contains("headwater.labels-1 at offset"),
+        "{ran:?}"
+    );
+}
+
+/// Learning goes on over the rows that judge, each said before; what learned from them is not promoted by them.
+fn onward(place: &Place, frozen: &serde_json::Value, fixed: &[&str]) {
+    let run = |more: &[&str]| place.run(&[fixed, &["--regime", "prequential"], more].concat());
+    let ran = run(&[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let (onward, _) = told(&ran);
+    assert!(onward["onward"].as_u64().unwrap() > 10, "{onward}");
+    let judged = |of: &serde_json::Value| of["judged"].clone();
+    let (ours, theirs) = (judged(&onward), judged(frozen));
+    // The same rows beside the same champion; what is said of them is not the same.
+    assert!(ours["rows"][0].as_u64().unwrap() > 30, "{ours}");
+    assert_eq!(ours["rows"], theirs["rows"]);
+    assert_eq!(ours["losses"][0], theirs["losses"][0]);
+    assert_ne!(ours["losses"][1], theirs["losses"][1]);
+    let ran = run(&["--promote"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.beside.contains("learned from the rows that judge it"),
         "{ran:?}"
     );
 }

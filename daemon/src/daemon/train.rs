@@ -8,7 +8,7 @@ use super::Inner;
 use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
-use crate::train::{Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner};
+use crate::train::{Regime, Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner};
 
 /// Between two looks whether there are enough rows by now.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -34,12 +34,18 @@ fn run(inner: &Inner, stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let source = Source::Log(Arc::clone(&inner.log));
+    let winner = if config.train.trial.is_zero() {
+        Winner::Promoted
+    } else {
+        Winner::OnTrial
+    };
     let mut training = TrainBahe {
         shares: SHARES,
-        winner: if config.train.trial.is_zero() {
-            Winner::Promoted
-        } else {
-            Winner::OnTrial
+        winner,
+        // The newest rows are the ones to learn from most of all. Where nothing is shown on later rows, they must judge instead.
+        regime: match winner {
+            Winner::OnTrial => Regime::Prequential,
+            Winner::Promoted | Winner::Stays => Regime::Frozen,
         },
         ..TrainBahe::as_configured(config, source, config.state.path.join("trained"))
     };

@@ -83,7 +83,7 @@ pub enum TrainError {
     },
     /// The rows that judge would be learned from.
     #[error(
-        "--regime prequential is of recordings: the newest rows of a log judge, and are not to be learned from before"
+        "--promote with --regime prequential: what would be promoted has learned from the rows that judge it; --on-trial shows it on later ones"
     )]
     OnwardOfLog,
     /// Rows of the log hold no texts.

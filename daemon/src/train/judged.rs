@@ -5,6 +5,7 @@ use headwater_consumers::log::Log;
 use headwater_model::bahe::{BaheModel, Trainer};
 use serde::Serialize;
 
+use super::predict::Said;
 use super::rows::Recorded;
 use super::{TrainBahe, TrainError};
 
@@ -69,11 +70,15 @@ impl TrainBahe {
         &self,
         config: &Config,
         (log, champion, began): (&dyn Log, Option<&BaheModel>, i64),
-        trainer: &Trainer,
+        (trainer, said): (&Trainer, Option<&Said>),
         recorded: &Recorded,
     ) -> Result<Judged, TrainError> {
         let [.., scored] = recorded.splits();
-        let scores = trainer.score(&recorded.corpus, scored, &mut |_| {})?;
+        let scores = match said {
+            // Before they were learned from.
+            Some(said) => said.log_odds.clone(),
+            None => trainer.score(&recorded.corpus, scored, &mut |_| {})?,
+        };
         let apart_ms = super::trial::labels_ms(config);
         let judgement = headwater_model::judge(recorded.compared(&scores, apart_ms));
         let wins = judgement.wins();

@@ -190,6 +190,14 @@ impl Recorded {
             .any(|weight| *weight > 0.0)
     }
 
+    /// Time of the oldest and of the newest of some rows.
+    pub(super) fn span(&self, rows: Range<usize>) -> [i64; 2] {
+        let times = self.times[rows].iter().copied();
+        times.fold([i64::MAX, i64::MIN], |[oldest, newest], time| {
+            [oldest.min(time), newest.max(time)]
+        })
+    }
+
     pub(super) fn time(&self, row: usize) -> i64 {
         self.times[row]
     }
