@@ -243,7 +243,7 @@ impl TrainBahe {
             Source::Recordings { .. } => None,
             Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
             Source::Log(_) if self.regime != Regime::Frozen && self.winner == Winner::Promoted => {
-                return Err(TrainError::OnwardOfLog);
+                return Err(TrainError::OnwardPromoted);
             }
             Source::Log(log) => Some(log),
         };

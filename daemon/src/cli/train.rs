@@ -367,6 +367,8 @@ pub(super) fn tell(summary: &TrainSummary, print: fn(&str)) {
         let outcome = match (judged.wins, judged.promoted) {
             (_, true) => "promoted".to_owned(),
             _ if judged.on_trial => "on trial from now on".to_owned(),
+            // What has learned from the rows that judged it is not promoted by them.
+            (true, false) if summary.onward > 0 => "it would win (--on-trial)".to_owned(),
             (true, false) => "it would win (--promote)".to_owned(),
             (false, false) if !judged.enough => format!(
                 "too little to judge by: {USERS_MIN} users, {LABELS_MIN} positives and as many negatives are needed"

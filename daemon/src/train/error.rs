@@ -85,7 +85,7 @@ pub enum TrainError {
     #[error(
         "--promote with --regime prequential: what would be promoted has learned from the rows that judge it; --on-trial shows it on later ones"
     )]
-    OnwardOfLog,
+    OnwardPromoted,
     /// Rows of the log hold no texts.
     #[error("--log learns from the rows' numbers alone: with --texts none")]
     TextsOfLog,
@@ -106,7 +106,7 @@ impl TrainError {
             Self::Logged { .. } => Exit::Format,
             Self::Recording(_)
             | Self::Schema(_)
-            | Self::OnwardOfLog
+            | Self::OnwardPromoted
             | Self::TextsOfLog
             | Self::NobodyFollows
             | Self::TooFew { .. }

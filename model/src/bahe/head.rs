@@ -5,7 +5,7 @@
 //! of a scenario's own, as in PLE, would starve where a scenario is small); and a line over each task's log-odds, which calibration lays. A scenario that is not among them has the rows of *another one*, which learn
 //! from rows that are passed off as such.
 //!
-//! Beside the hidden layers stands a *cross*: one layer of DCN-V2 of low rank (Wang et al., WWW 2021, eq. 1 and 5), x₀ ⊙ (U V x₀ + b) + x₀, read by the tasks. One layer, because then each task's part is
+//! Beside the hidden layers stands a *cross*: one layer of DCN-V2 of low rank (Wang et al., WWW 2021), x₀ ⊙ (U V x₀ + b) + x₀, read by the tasks. One layer, because then each task's part is
 //! z · M x₀ and a line over x₀: products of x₀ alone, whose user part is computed once a request like that of the first hidden layer. What is of higher degree is the hidden layers' business.
 
 use std::collections::BTreeMap;
@@ -171,7 +171,7 @@ impl Head {
             linear("head.out", config.tasks, two, 0.0)?;
             let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
             if config.cross > 0 {
-                // Before it is read, so that what stands behind it draws the same numbers whether or not there is a cross.
+                // Numbers of its own: all else begins the same, with a cross and without.
                 let mut numbers = Numbers::of(seed, 1);
                 let (inputs, rank) = (config.inputs(), config.cross);
                 let mut normal = |rows: usize, columns: usize| {
