@@ -376,6 +376,17 @@ fn onward(place: &Place, frozen: &serde_json::Value, fixed: &[&str]) {
     assert_eq!(ours["rows"], theirs["rows"]);
     assert_eq!(ours["losses"][0], theirs["losses"][0]);
     assert_ne!(ours["losses"][1], theirs["losses"][1]);
+    // Where labels take longer than all rows last, nothing is learned from before the last is said.
+    let table = place.file().parent().unwrap().join("onward.tsv");
+    let path = table.display().to_string();
+    let said = |within: &str| {
+        let within = format!("labels.shown_within={within}");
+        let ran = run(&["--predictions", &path, "--set", &within]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        fs::read_to_string(&table).unwrap()
+    };
+    let (soon, late) = (said("1m"), said("30d"));
+    assert!(soon.lines().count() > 100 && soon != late);
     let ran = run(&["--promote"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(
