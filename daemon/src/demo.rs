@@ -210,7 +210,6 @@ pub fn settings(users: usize, learns: bool) -> Result<Config, LoadError> {
         let share = (CANARY_USERS / users.max(1) as f64).clamp(0.1, 0.5);
         config.train.canary = Ratio::try_from(share).unwrap_or(config.train.canary);
         config.train.passes = 6;
-        config.train.rate = 0.003;
     }
     config.topics.partitions = PARTITIONS;
     Ok(config)

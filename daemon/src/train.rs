@@ -316,6 +316,7 @@ impl TrainBahe {
                 _ => [128, 32],
             },
             interest: interest.as_ref().map_or(0, Learning::outputs),
+            matches: interest.as_ref().map_or(0, Learning::matches),
             scenarios: told_apart(config).len(),
             experts: self.parts.experts,
             cross: self.parts.cross,

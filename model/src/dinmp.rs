@@ -1,18 +1,20 @@
 //! Interest in a candidate by a user's whole past, however long: attention over sparse key-vectors (DINMP, Ant Group, SDM 2022).
 //!
 //! Before it, `consumers` has laid out what a row sees of its user: an *atom* for each key and stretch of time, with events by kind and their recency ([`Seen`]).
-//! After it stands the head, which reads [`Network::outputs`] numbers a row beside the row's own. Nothing is cut off and nothing is divided away: an
-//! atom's weight is no softmax, so ten likes say more than one; what comes out is squashed by the logarithm alone.
+//! After it stands the head, which reads [`Network::outputs`] numbers a row beside the row's own. Nothing is cut off: an
+//! atom's weight is no softmax, so ten likes say more than one.
 //!
 //! * *A vector of an item* is its id's row of a [`crate::table::Table`] and the mean of its categories' and attributes' rows. An id without a row reads the unknown
 //!   one, which is trained; its categories still speak for it.
 //! * *Attention*, as in the paper: a small network over key h, candidate q, their product and the mark m (events by kind, stretch, recency),
 //!   `a = w · silu(K h + Q q + P (h ⊙ q) + M m + b) + b'`. The difference h − q of DIN's network is a part of K and Q.
-//! * *What an atom says*: `v = [h ⊙ (1 + S m), T m]`; the second part is of events alone, so that whether a key was liked or disliked reaches the sum whatever its vector is.
+//! * *A bucket's sum* of a · h is read by `1 / √(1 + n)` of its volume n and squashed by the logarithm: a sum alone grows without end while a user does more, and what was learned of users with
+//!   few events does not hold a day later; a mean forgets how much there was.
 //! * *Partitions*: stretches of time before the row × what is of the candidate's own kind, and what is not. A key that shares a part of its categories and
 //!   attributes with the candidate counts by that part on one side and by the rest on the other: of k categories each is 1/k. Each bucket has its own
 //!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
-//! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate.
+//! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
+//!   that rows of ids learn from the first step on what a hidden layer would have to find first.
 //!
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
 //! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.

@@ -118,6 +118,7 @@ fn main() {
         projected: 1,
         inner: [128, 64],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -91,6 +91,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         projected: 1,
         inner: [128, 64],
         interest: learning.outputs(),
+        matches: learning.matches(),
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -157,6 +157,7 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
         projected: 1,
         inner: [128, 64],
         interest: learning.outputs(),
+        matches: learning.matches(),
         scenarios: 0,
         experts: 0,
         cross: 0,

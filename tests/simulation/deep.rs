@@ -74,6 +74,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         projected: 3,
         inner: [4, 3],
         interest: interest.as_ref().map_or(0, Learning::outputs),
+        matches: interest.as_ref().map_or(0, Learning::matches),
         scenarios: 0,
         experts: 0,
         cross: 0,

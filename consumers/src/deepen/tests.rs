@@ -53,6 +53,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         projected: 4,
         inner: [6, 5],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -40,6 +40,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         projected: 64,
         inner: [1_024, 256],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -64,6 +64,22 @@ pub(super) fn lines(
     std::iter::once(all.clone()).chain(scenarios).collect()
 }
 
+/// Log-odds of rows from one on with the lines of their scenarios laid over.
+pub(super) fn laid(
+    rows: &Rows,
+    from: usize,
+    log_odds: &[f32],
+    lines: &[Vec<[f64; 2]>],
+) -> Vec<f32> {
+    let of_rows = (from..).zip(log_odds.chunks(lines[0].len().max(1)));
+    let laid = of_rows.flat_map(|(row, of_row)| {
+        let scenario = rows.scenario.get(row).map_or(0, |of| *of as usize);
+        let lines = of_row.iter().zip(&lines[scenario]);
+        lines.map(|(said, [slope, shift])| (slope * f64::from(*said) + shift) as f32)
+    });
+    laid.collect()
+}
+
 /// Of rows of log-odds, label and weight, drawn toward another.
 fn line(rows: &[[f64; 3]], toward: [f64; 2]) -> [f64; 2] {
     let mut at = toward;
@@ -165,8 +181,13 @@ mod tests {
             found.iter().all(|of| of[1] == [1.0, 0.0]),
             "no label, no line"
         );
+        // What has its scenario's line is right as it is.
+        let straight = lines(&corpus, (2, 3), 0, &laid(&corpus, 0, &said, &found));
+        assert!(apart(straight[1][0], [1.0, 0.0]) < 0.02, "{straight:?}");
         // Rows behind others are found by where they are.
         let behind = lines(&corpus, (2, 3), 122, &said[2 * 122..]);
         assert_eq!(behind[1], behind[0]);
+        let [first, second] = [0, 122].map(|from| laid(&corpus, from, &said[2 * from..], &found));
+        assert_eq!(first[2 * 122..], second);
     }
 }

@@ -2,7 +2,7 @@
 
 use headwater_model::bahe::{Position, Trainer};
 
-use super::calibrate::lines;
+use super::calibrate::{laid, lines};
 use super::predict::Said;
 use super::rows::Recorded;
 use super::{TrainBahe, TrainError, TrainSummary};
@@ -68,19 +68,10 @@ impl TrainBahe {
                 last = lines_by(known, &bare);
             }
             let of_piece = trainer.score(corpus, piece.clone(), &mut |_| {})?;
-            for (row, of_row) in piece.clone().zip(of_piece.chunks(tasks)) {
-                if row < said.from {
-                    continue;
-                }
-                let scenario = corpus.rows.scenario.get(row);
-                let lines = of_row
-                    .iter()
-                    .zip(&last[scenario.map_or(0, |of| *of as usize)]);
-                let lines = lines.map(|(log_odds, [slope, shift])| {
-                    (slope * f64::from(*log_odds) + shift) as f32
-                });
-                said.log_odds.extend(lines);
-            }
+            // Those that validate are not told.
+            let from = said.from.clamp(piece.start, piece.end);
+            let told = &of_piece[(from - piece.start) * tasks..];
+            (said.log_odds).extend(laid(&corpus.rows, from, told, &last));
             bare.extend(of_piece);
         }
         for number in learned_from..pieces.len() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use headwater_model::bahe::Trainer;
 
 use super::artifact::{Artifact, Course, Unfinished, position};
+use super::calibrate;
 use super::rows::Recorded;
 use super::{TrainBahe, TrainError, TrainSummary};
 use crate::progress::Progress;
@@ -26,7 +27,11 @@ impl TrainBahe {
         let [learned, validated, _] = recorded.splits();
         let loss = |trainer: &Trainer| -> Result<f64, TrainError> {
             let scores = trainer.score(corpus, validated.clone(), &mut |_| {})?;
-            Ok(recorded.loss(validated.clone(), &scores))
+            // As it will be served: how far a network's probabilities are off from step to step is no reason to keep another pass.
+            let sizes = (corpus.tasks.len(), corpus.scenarios);
+            let lines = calibrate::lines(&corpus.rows, sizes, validated.start, &scores);
+            let calibrated = calibrate::laid(&corpus.rows, validated.start, &scores, &lines);
+            Ok(recorded.loss(validated.clone(), &calibrated))
         };
         let (mut course, mut best) = match artifact.unfinished(&of)? {
             Some(Unfinished {

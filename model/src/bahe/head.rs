@@ -39,6 +39,9 @@ pub struct HeadConfig {
     /// Numbers of the user's interest in the item ([`crate::dinmp`]); 0: none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub interest: usize,
+    /// How many of these, the first, are products of what the user did with the item, which speak for it as they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub matches: usize,
     /// Scenarios that it tells apart, and one for all others; 0: it knows nothing of scenarios.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub scenarios: usize,
@@ -83,12 +86,15 @@ impl HeadConfig {
     /// Whether no part of it is larger than anybody can mean.
     pub(super) fn is_sane(&self) -> bool {
         let parts = [self.scenarios, self.experts, self.cross];
-        parts.iter().all(|part| *part <= PARTS_MAX)
+        parts.iter().all(|part| *part <= PARTS_MAX) && self.matches <= self.interest
     }
 }
 
 /// A line over each task's log-odds in each scenario, slope and shift: what calibration lays, and learning leaves alone.
 pub(super) const LINES: &str = "head.lines";
+
+/// What tasks read of interest beside the hidden layers.
+pub(super) const DIRECT: &str = "head.direct";
 
 /// A deep neural network over vectors and numbers, whose log-odds are added to those of the baseline: so it begins as the baseline, and learns what that
 /// does not know.
@@ -104,6 +110,8 @@ pub struct Head {
     /// (scenarios, tasks · experts): how the tasks mix experts, before the softmax; without scenarios there is one row.
     gates: Option<Tensor>,
     cross: Option<Cross>,
+    /// (tasks, interest): what tasks read of interest beside the hidden layers. These learn slowly to multiply, and hide from rows of ids what these could say.
+    direct: Option<Tensor>,
 }
 
 /// What it has of each scenario.
@@ -142,7 +150,7 @@ pub struct HeadInput<'a> {
 }
 
 impl Head {
-    /// First values, the same for the same seed: what comes out is the baseline's.
+    /// First values, the same for the same seed: what comes out is the baseline's, where there is no interest.
     ///
     /// # Errors
     /// None but the tensor library's.
@@ -183,6 +191,13 @@ impl Head {
                 values.insert("head.cross.up.bias".to_owned(), zeros(&[inputs])?);
                 let read = zeros(&[config.tasks, inputs])?;
                 values.insert("head.cross.out".to_owned(), read);
+            }
+            if config.interest > 0 {
+                let mut read = vec![0.0_f32; config.interest];
+                read[..config.matches].fill(1.0);
+                let shape = (config.tasks, config.interest);
+                let read = Tensor::from_vec(read.repeat(config.tasks), shape, &Device::Cpu)?;
+                values.insert(DIRECT.to_owned(), read);
             }
             if config.experts > 0 {
                 // All alike: what experts begin as differs, and so does what becomes of them.
@@ -257,6 +272,11 @@ impl Head {
                     out: source.tensor("head.cross.out", &[config.tasks, inputs])?,
                 })
             },
+            direct: if config.interest == 0 {
+                None
+            } else {
+                Some(source.tensor(DIRECT, &[config.tasks, config.interest])?)
+            },
             config: config.clone(),
         };
         if let Some(variables) = variables {
@@ -302,6 +322,9 @@ impl Head {
                 let low = inputs.matmul(&cross.down.t()?)?;
                 let crossed = ((&inputs * flat(&cross.up, &low)?)? + &inputs)?;
                 odds = (odds + crossed.matmul(&cross.out.t()?)?)?;
+            }
+            if let (Some(direct), Some(interest)) = (&self.direct, input.interest) {
+                odds = (odds + interest.matmul(&direct.t()?)?)?;
             }
             let odds = (odds + input.base.broadcast_mul(&self.base)?)?;
             let Some(of) = &self.of_scenarios else {

@@ -21,7 +21,7 @@ use super::scorer::Scorer;
 use super::trainer::Objective;
 
 /// The version of manifests that this build writes and reads.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// What kind of model it is.
 const KIND: &str = "bahe";
 /// Behaviors of a run at most: more than any configuration allows.
@@ -201,8 +201,12 @@ impl Manifest {
         });
         let spec = manifest.key_vectors.as_ref();
         let outputs = spec.map_or(0, |spec| Network::outputs(spec.stretches()));
+        let matches = spec.map_or(0, |spec| Network::matches(spec.stretches()));
         let contradictions = [
-            (head.interest != outputs, "key_vectors"),
+            (
+                [head.interest, head.matches] != [outputs, matches],
+                "key_vectors",
+            ),
             (has_width && manifest.encoder.is_none(), "encoder"),
             (!manifest.encoder.iter().all(is_hash), "encoder"),
             ((manifest.layers == Layers::None) == has_width, "layers"),

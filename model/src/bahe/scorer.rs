@@ -21,7 +21,7 @@ use crate::language::kernel::{self, exp};
 use crate::language::part::{Origin, Purpose, Source};
 use crate::wide::{add_product, widest};
 
-use super::head::{HeadConfig, LINES};
+use super::head::{DIRECT, HeadConfig, LINES};
 
 /// What a row's number is to a model before it is centred: a count of a thousand is not a hundred times one of ten.
 #[must_use]
@@ -143,6 +143,28 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// What tasks read of interest beside the hidden layers; none where there is no interest.
+    fn of_direct(
+        source: &mut Source<'_>,
+        config: &HeadConfig,
+    ) -> Result<Option<Self>, LanguageError> {
+        let (tasks, interest) = (config.tasks, config.interest);
+        if interest == 0 {
+            return Ok(None);
+        }
+        let read = flat(&source.tensor(DIRECT, &[tasks, interest])?)?;
+        let weights = (0..interest).flat_map(|at| (0..tasks).map(move |task| (task, at)));
+        Ok(Some(Self {
+            outputs: tasks,
+            weights: weights
+                .map(|(task, at)| read[task * interest + at])
+                .collect(),
+            bias: vec![0.0; tasks],
+        }))
+    }
+}
+
 /// What the head has of each scenario, with the last layer as its tasks mix experts there; `bias` is the first hidden layer's.
 fn scenarios(
     source: &mut Source<'_>,
@@ -216,6 +238,8 @@ pub struct Scorer {
     base: Vec<f32>,
     /// The cross as one layer over the inputs: z; of each task y; then of each task l, and nothing up to a whole number of vectors.
     cross: Option<Layer>,
+    /// What tasks read of interest as it is.
+    direct: Option<Layer>,
     /// By scenario, the first those that are none of ours.
     scenarios: Vec<Scenario>,
 }
@@ -323,6 +347,7 @@ impl Scorer {
             moments,
             projections,
             cross: Layer::of_cross(&mut source, config)?,
+            direct: Layer::of_direct(&mut source, config)?,
             scenarios: scenarios(&mut source, config, &hidden[0].bias)?,
             hidden,
             base: base.to_vec1().map_err(computing("reading the head"))?,
@@ -501,6 +526,9 @@ impl Scorer {
         self.hidden[1].apply(one, two, *rows);
         widest(|| two.iter_mut().for_each(|value| *value = silu(*value)));
         same.scenario.out.apply(two, out, *rows);
+        if let Some(direct) = &self.direct {
+            direct.add(0..self.config.interest, interest, out);
+        }
         if let Some(layer) = &self.cross {
             first(layer, &same.cross, cross);
             let tasks = self.config.tasks;

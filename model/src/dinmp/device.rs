@@ -12,7 +12,7 @@ use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
 
-use super::network::{INNER, Looked, SAID, SIDES, Vector, WIDTH};
+use super::network::{INNER, Looked, SIDES, VOLUME, Vector, WIDTH};
 use super::seen::{Asked, Seen};
 
 #[cfg(feature = "cuda")]
@@ -28,7 +28,7 @@ const ROW: usize = INNER + WIDTH * INNER;
 struct Parts {
     /// (items, WIDTH + INNER): vectors, and the key's part of the hidden layer.
     items: Tensor,
-    /// (marks, INNER + WIDTH + TOLD): their part of the hidden layer, their scale, and what they tell.
+    /// (marks, INNER): their part of the hidden layer.
     marks: Tensor,
     /// (rows, ROW)
     rows: Tensor,
@@ -61,7 +61,7 @@ pub(super) struct OnDevice {
     values: Values,
     /// Vectors of all items, (items, WIDTH), and of those that rows ask about, (rows, WIDTH): where gradients end.
     vectors: [Var; 2],
-    /// (rows, places · (SAID + 1)): sums, then volumes; where the second graph begins.
+    /// (rows, places · (WIDTH + 1)): sums, then volumes; where the second graph begins.
     pooled: Var,
     /// What the head reads, (rows, outputs).
     pub(super) outputs: Tensor,
@@ -150,12 +150,6 @@ impl Parts {
             values.of("recency")?,
         ];
         let marked = marks.matmul(&Tensor::cat(&of_kinds, 0)?)?;
-        let scale = (marked.matmul(values.of("scale")?)? + 1.0)?;
-        let of_marks = [
-            marked.matmul(values.of("mark")?)?,
-            scale,
-            marked.matmul(values.of("told")?)?,
-        ];
         let candidates = asked.matmul(values.of("candidate")?)?;
         let candidates = candidates.broadcast_add(values.of("inner_bias")?)?;
         let product = values.of("product")?.unsqueeze(0)?;
@@ -164,7 +158,7 @@ impl Parts {
         let bias = values.of("attention_bias")?.flatten_all()?;
         Ok(Self {
             items: Tensor::cat(&[items, &keys], 1)?,
-            marks: Tensor::cat(&of_marks, 1)?,
+            marks: marked.matmul(values.of("mark")?)?,
             rows: Tensor::cat(&[candidates, crossing], 1)?,
             attention: Tensor::cat(&[&values.of("attention")?.flatten_all()?, &bias], 0)?,
         })
@@ -185,7 +179,7 @@ impl Parts {
         Tensor::stack(&sums, 0)?.sum_all()
     }
 
-    /// The kernel's way forward, (rows, places · (SAID + 1)).
+    /// The kernel's way forward, (rows, places · (WIDTH + 1)).
     fn pool(&self, atoms: &Atoms) -> Result<Tensor> {
         match self.items.device() {
             #[cfg(feature = "cuda")]
@@ -211,15 +205,16 @@ impl Parts {
 /// The second graph: what the head reads of sums, volumes and candidates, in the order of [`super::Network`]'s own.
 fn read(values: &Values, pooled: &Tensor, asked: &Tensor, places: usize) -> Result<Tensor> {
     let rows = pooled.dim(0)?;
-    let volumes = pooled.narrow(1, places * SAID, places)?.detach();
-    let sums = pooled.narrow(1, 0, places * SAID)?;
-    let sums = sums.reshape((rows, places, SAID))?;
+    let volumes = pooled.narrow(1, places * WIDTH, places)?.detach();
+    let sums = pooled.narrow(1, 0, places * WIDTH)?;
+    let sums = sums.reshape((rows, places, WIDTH))?;
     let full = volumes.gt(0.0)?.to_dtype(pooled.dtype())?.unsqueeze(2)?;
     let empty = values.of("empty")?.unsqueeze(0)?;
     let instead = (1.0 - &full)?.broadcast_mul(&empty)?;
-    let read = (squashed(&sums)?.broadcast_mul(&full)? + instead)?;
-    let own = read.narrow(2, 0, WIDTH)?.contiguous()?;
-    let products = own.matmul(&own.t()?.contiguous()?)?;
+    let part = (&volumes + 1.0)?.sqrt()?.recip()?.unsqueeze(2)?;
+    let sums = squashed(&sums.broadcast_mul(&part)?)?;
+    let read = (sums.broadcast_mul(&full)? + instead)?;
+    let products = read.matmul(&read.t()?.contiguous()?)?;
     let products = products.reshape((rows, places * places))?;
     let pairs: Vec<u32> = (0..places)
         .flat_map(|one| (0..one).map(move |other| (one * places + other) as u32))
@@ -231,12 +226,12 @@ fn read(values: &Values, pooled: &Tensor, asked: &Tensor, places: usize) -> Resu
     // A product with ones and zeros, since the library is slow in picking columns back.
     let shape = (places * places, pairs.len());
     let chosen = Tensor::from_vec(chosen, shape, pooled.device())?;
-    let with_candidate = own.matmul(&asked.unsqueeze(2)?)?.squeeze(2)?;
+    let matches = read.matmul(&asked.unsqueeze(2)?)?.squeeze(2)?;
     let parts = [
-        read.reshape((rows, places * SAID))?,
-        (squashed(&volumes)? * 0.25)?,
+        matches,
+        read.reshape((rows, places * WIDTH))?,
+        (squashed(&volumes)? * f64::from(VOLUME))?,
         products.matmul(&chosen)?,
-        with_candidate,
         asked.clone(),
     ];
     Tensor::cat(&parts, 1)

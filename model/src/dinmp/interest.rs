@@ -54,6 +54,7 @@ impl RowSettings {
                 rate: self.rate,
                 epsilon: 1e-8,
                 start: 1e-4,
+                memory: 0.99,
             },
             spread: self.spread,
         }
@@ -185,6 +186,11 @@ impl Learning {
     /// Numbers of a row that the head reads.
     pub fn outputs(&self) -> usize {
         Network::outputs(self.spec.stretches())
+    }
+
+    /// How many of them, the first, are products with the candidate.
+    pub fn matches(&self) -> usize {
+        Network::matches(self.spec.stretches())
     }
 
     /// The rows of ids as tensors.

@@ -15,7 +15,7 @@ use crate::language::kernel::exp;
 use crate::table::{Dropout, Gathered, Table};
 
 use super::network::{
-    Ahead, INNER, Inner, Looked, MARK, Network, SAID, Said, TOLD, Vector, WIDTH, Weights, add, dot,
+    Ahead, INNER, Inner, Looked, MARK, Network, VOLUME, Vector, WIDTH, Weights, add, dot, part,
 };
 use super::pool::Pools;
 use super::seen::{Asked, Seen};
@@ -105,8 +105,8 @@ pub(super) struct Sums {
     pub(super) vectors: Vec<Vector>,
     pub(super) keys: Vec<Inner>,
     pub(super) candidates: Vec<Inner>,
-    /// Of each mark: of its part in the hidden layer, of its scale, and of what it tells.
-    pub(super) marks: Vec<(Inner, Vector, [f32; TOLD])>,
+    /// Of each mark's part in the hidden layer.
+    pub(super) marks: Vec<Inner>,
 }
 
 impl Sums {
@@ -116,7 +116,7 @@ impl Sums {
             vectors: vec![[0.0; WIDTH]; items],
             keys: vec![[0.0; INNER]; items],
             candidates: vec![[0.0; INNER]; items],
-            marks: vec![([0.0; INNER], [0.0; WIDTH], [0.0; TOLD]); marks],
+            marks: vec![[0.0; INNER]; marks],
         }
     }
 
@@ -134,11 +134,7 @@ impl Sums {
             self.candidates.as_flattened_mut(),
             other.candidates.as_flattened(),
         );
-        for (to, from) in self.marks.iter_mut().zip(&other.marks) {
-            each(&mut to.0, &from.0);
-            each(&mut to.1, &from.1);
-            each(&mut to.2, &from.2);
-        }
+        each(self.marks.as_flattened_mut(), other.marks.as_flattened());
     }
 }
 
@@ -206,14 +202,15 @@ impl Network {
     pub(super) fn unread(
         (outputs, gradient): (&[f32], &[f32]),
         candidate: &Vector,
-        of_sums: &mut [Said],
+        of_sums: &mut [Vector],
         of_empty: &mut [f32],
     ) -> Vector {
         let places = of_sums.len();
-        let (read, rest) = outputs.split_at(places * SAID);
-        let (read, volumes) = (read.as_chunks::<SAID>().0, &rest[..places]);
-        let (of_read, rest) = gradient.split_at(places * SAID);
-        of_sums.copy_from_slice(of_read.as_chunks::<SAID>().0);
+        let (read, rest) = outputs[places..].split_at(places * WIDTH);
+        let (read, volumes) = (read.as_chunks::<WIDTH>().0, &rest[..places]);
+        let (of_matches, rest) = gradient.split_at(places);
+        let (of_read, rest) = rest.split_at(places * WIDTH);
+        of_sums.copy_from_slice(of_read.as_chunks::<WIDTH>().0);
         // What was read of volumes goes back to nothing that learns.
         let mut rest = rest[places..].iter().copied();
         let mut next = || rest.next().expect("invariant: a gradient for each number");
@@ -227,20 +224,20 @@ impl Network {
                 }
             }
         }
-        for (of, one) in of_sums.iter_mut().zip(read) {
-            let gradient = next();
+        for ((of, one), gradient) in of_sums.iter_mut().zip(read).zip(of_matches) {
             for at in 0..WIDTH {
                 of[at] += gradient * candidate[at];
                 of_candidate[at] += gradient * one[at];
             }
         }
         of_candidate.iter_mut().for_each(|to| *to += next());
-        let empty = of_empty.as_chunks_mut::<SAID>().0;
+        let empty = of_empty.as_chunks_mut::<WIDTH>().0;
         for (((of, read), volume), empty) in of_sums.iter_mut().zip(read).zip(volumes).zip(empty) {
             if *volume > 0.0 {
                 // The slope of ln(1 + |z|) is 1 / (1 + |z|).
+                let part = part(*volume / VOLUME);
                 let squashed = of.iter_mut().zip(read);
-                squashed.for_each(|(of, read)| *of *= exp(-read.abs()));
+                squashed.for_each(|(of, read)| *of *= part * exp(-read.abs()));
             } else {
                 each(empty, of);
             }
@@ -261,14 +258,10 @@ impl Network {
             each(&mut sums.network.inner_bias, candidates);
         }
         let marks = seen.marks().iter().zip(&ahead.marks).zip(&sums.marks);
-        for ((mark, marked), (inner, scale, told)) in marks {
+        for ((mark, marked), inner) in marks {
             outer(&mut sums.network.mark, &marked.mark, inner);
-            outer(&mut sums.network.scale, &marked.mark, scale);
-            outer(&mut sums.network.told, &marked.mark, told);
             let mut of_mark = [0.0; MARK];
             back(&mut of_mark, &weights.mark, inner);
-            back(&mut of_mark, &weights.scale, scale);
-            back(&mut of_mark, &weights.told, told);
             for (kind, count) in &mark.counts {
                 let count = (*count as f32).ln_1p();
                 let to = &mut sums.network.kinds[usize::from(*kind) * MARK..][..MARK];

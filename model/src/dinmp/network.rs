@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
-use crate::language::kernel::squashed;
+use crate::language::kernel::{exp, squashed};
 use crate::language::part::{Origin, Purpose, Source};
 use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
@@ -26,16 +26,13 @@ pub const WIDTH: usize = 16;
 pub(super) const INNER: usize = 32;
 /// Numbers of a mark.
 pub(super) const MARK: usize = 16;
-/// Numbers that an atom says of its events alone.
-pub(super) const TOLD: usize = 4;
-/// Numbers that an atom says.
-pub(super) const SAID: usize = WIDTH + TOLD;
+/// Part of a volume's logarithm that the head reads.
+pub(super) const VOLUME: f32 = 0.25;
 /// Sides of a stretch: what is of the candidate's kind, and the rest.
 pub(super) const SIDES: usize = 2;
 
 pub(super) type Inner = [f32; INNER];
 pub(super) type Vector = [f32; WIDTH];
-pub(super) type Said = [f32; SAID];
 
 /// The weights, each a matrix that lies row by row: (in, out), so that one number of the input goes over a whole line.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -57,17 +54,13 @@ pub(super) struct Weights {
     pub(super) buckets: Vec<f32>,
     /// (GAPS, MARK)
     pub(super) recency: Vec<f32>,
-    /// (MARK, WIDTH)
-    pub(super) scale: Vec<f32>,
-    /// (MARK, TOLD)
-    pub(super) told: Vec<f32>,
-    /// (buckets · SIDES, SAID)
+    /// (buckets · SIDES, WIDTH)
     pub(super) empty: Vec<f32>,
 }
 
 impl Weights {
     /// Name, shape and spread of the first values of each, in the order of [`Weights::parts_mut`].
-    fn layout(kinds: usize, buckets: usize) -> [(&'static str, [usize; 2], f32); 13] {
+    fn layout(kinds: usize, buckets: usize) -> [(&'static str, [usize; 2], f32); 11] {
         let by_root = |inputs: usize| 1.0 / (inputs as f32).sqrt();
         [
             ("key", [WIDTH, INNER], by_root(WIDTH)),
@@ -80,13 +73,11 @@ impl Weights {
             ("kinds", [kinds, MARK], 0.5),
             ("buckets", [buckets, MARK], 0.3),
             ("recency", [GAPS, MARK], 0.1),
-            ("scale", [MARK, WIDTH], 0.5 * by_root(MARK)),
-            ("told", [MARK, TOLD], 0.5 * by_root(MARK)),
-            ("empty", [buckets * SIDES, SAID], 0.0),
+            ("empty", [buckets * SIDES, WIDTH], 0.0),
         ]
     }
 
-    pub(super) fn parts(&self) -> [&Vec<f32>; 13] {
+    pub(super) fn parts(&self) -> [&Vec<f32>; 11] {
         [
             &self.key,
             &self.candidate,
@@ -98,13 +89,11 @@ impl Weights {
             &self.kinds,
             &self.buckets,
             &self.recency,
-            &self.scale,
-            &self.told,
             &self.empty,
         ]
     }
 
-    pub(super) fn parts_mut(&mut self) -> [&mut Vec<f32>; 13] {
+    pub(super) fn parts_mut(&mut self) -> [&mut Vec<f32>; 11] {
         [
             &mut self.key,
             &mut self.candidate,
@@ -116,8 +105,6 @@ impl Weights {
             &mut self.kinds,
             &mut self.buckets,
             &mut self.recency,
-            &mut self.scale,
-            &mut self.told,
             &mut self.empty,
         ]
     }
@@ -206,9 +193,6 @@ pub(super) struct Ahead {
 pub(super) struct Marked {
     pub(super) mark: [f32; MARK],
     pub(super) inner: Inner,
-    /// 1 + S m
-    pub(super) scale: Vector,
-    pub(super) told: [f32; TOLD],
     pub(super) bucket: usize,
 }
 
@@ -216,7 +200,7 @@ pub(super) struct Marked {
 #[derive(Clone, Default)]
 pub(super) struct Pooled {
     /// (buckets, SIDES)
-    pub(super) sums: Vec<Said>,
+    pub(super) sums: Vec<Vector>,
     /// How much lies in each: 0 is empty.
     pub(super) volumes: Vec<f32>,
 }
@@ -244,29 +228,17 @@ pub(super) fn line<const N: usize>(weights: &[f32], at: usize) -> &[f32; N] {
     &weights.as_chunks::<N>().0[at]
 }
 
-/// What an atom says of its key.
-pub(super) fn own(said: &Said) -> &Vector {
-    said.first_chunk()
-        .expect("invariant: a vector is a part of it")
-}
-
 pub(super) fn through<const N: usize>(input: &[f32], weights: &[f32], line: &mut [f32; N]) {
     for (value, weights) in input.iter().zip(weights.as_chunks::<N>().0) {
         add(line, *value, weights);
     }
 }
 
-impl Marked {
-    /// What an atom of this mark says.
-    #[inline(always)]
-    pub(super) fn said(&self, key: &Vector) -> Said {
-        let mut said = [0.0; SAID];
-        for at in 0..WIDTH {
-            said[at] = key[at] * self.scale[at];
-        }
-        said[WIDTH..].copy_from_slice(&self.told);
-        said
-    }
+/// By what a sum is multiplied before it is read, from the logarithm of one and its volume: 1 / √(1 + volume). Between a sum, which grows without end as a user does more, and a mean, which forgets
+/// how much there was.
+#[inline(always)]
+pub(super) fn part(volume: f32) -> f32 {
+    exp(-0.5 * volume)
 }
 
 impl Network {
@@ -325,11 +297,18 @@ impl Network {
         layout.map(|(name, shape, _)| (format!("dinmp.{name}"), shape))
     }
 
-    /// Numbers that come out for a row, with so many stretches of time: sums and volumes of the buckets, products of pairs of them, products with the candidate, and the candidate's vector.
+    /// Numbers that come out for a row, with so many stretches of time: products of each bucket's sum with the candidate ([`Network::matches`]), sums and volumes of the buckets, products of pairs of
+    /// them, and the candidate's vector.
     #[must_use]
     pub fn outputs(buckets: usize) -> usize {
-        let all = buckets * SIDES;
-        all * (SAID + 1) + all * (all - 1) / 2 + all + WIDTH
+        let all = Self::matches(buckets);
+        all + all * (WIDTH + 1) + all * (all - 1) / 2 + WIDTH
+    }
+
+    /// How many of them, the first, are products with the candidate.
+    #[must_use]
+    pub fn matches(buckets: usize) -> usize {
+        buckets * SIDES
     }
 
     /// What is computed once for each mark and item; of items as candidates for those alone that are asked for.
@@ -365,15 +344,11 @@ impl Network {
         let bucket = usize::from(of.bucket);
         add(&mut mark, 1.0, line(&weights.buckets, bucket));
         add(&mut mark, 1.0, line(&weights.recency, of.recency.into()));
-        let (mut inner, mut scale, mut told) = ([0.0; INNER], [1.0; WIDTH], [0.0; TOLD]);
+        let mut inner = [0.0; INNER];
         through(&mark, &weights.mark, &mut inner);
-        through(&mark, &weights.scale, &mut scale);
-        through(&mark, &weights.told, &mut told);
         Marked {
             mark,
             inner,
-            scale,
-            told,
             bucket,
         }
     }
@@ -387,14 +362,17 @@ impl Network {
         lines
     }
 
-    /// The sums as they are read on: squashed, and of empty buckets what stands for them.
+    /// The sums as they are read on: the part of them that their volume leaves, squashed, and of empty buckets what stands for them.
     #[inline(always)]
-    pub(super) fn read(&self, pooled: &Pooled) -> Vec<Said> {
+    pub(super) fn read(&self, pooled: &Pooled) -> Vec<Vector> {
         let mut read = pooled.sums.clone();
-        for value in read.as_flattened_mut() {
-            *value = squashed(*value);
+        for (read, volume) in read.iter_mut().zip(&pooled.volumes) {
+            let part = part(squashed(*volume));
+            for value in read {
+                *value = squashed(*value * part);
+            }
         }
-        let empty = self.weights.empty.as_chunks::<SAID>().0;
+        let empty = self.weights.empty.as_chunks::<WIDTH>().0;
         for ((read, volume), empty) in read.iter_mut().zip(&pooled.volumes).zip(empty) {
             if *volume <= 0.0 {
                 *read = *empty;
@@ -407,11 +385,15 @@ impl Network {
     #[inline(always)]
     pub(super) fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
         let read = self.read(pooled);
-        let (sums, rest) = to.split_at_mut(read.len() * SAID);
+        let (matches, rest) = to.split_at_mut(read.len());
+        for (to, one) in matches.iter_mut().zip(&read) {
+            *to = dot(one, candidate);
+        }
+        let (sums, rest) = rest.split_at_mut(read.len() * WIDTH);
         sums.copy_from_slice(read.as_flattened());
         let (volumes, rest) = rest.split_at_mut(read.len());
         for (to, volume) in volumes.iter_mut().zip(&pooled.volumes) {
-            *to = 0.25 * squashed(*volume);
+            *to = VOLUME * squashed(*volume);
         }
         let mut rest = rest.iter_mut();
         let mut put = |value| {
@@ -421,10 +403,9 @@ impl Network {
         };
         for (place, one) in read.iter().enumerate() {
             for other in &read[..place] {
-                put(dot(own(one), own(other)));
+                put(dot(one, other));
             }
         }
-        read.iter().for_each(|one| put(dot(own(one), candidate)));
         candidate.iter().for_each(|value| put(*value));
     }
 }

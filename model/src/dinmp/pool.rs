@@ -14,7 +14,7 @@ use crate::language::kernel::exp;
 use crate::wide::product;
 
 use super::network::{
-    Ahead, INNER, Inner, Looked, Network, Pooled, SAID, SIDES, Vector, WIDTH, add, line,
+    Ahead, INNER, Inner, Looked, Network, Pooled, SIDES, Vector, WIDTH, add, line,
 };
 use super::seen::{Asked, Atom, Seen};
 
@@ -144,7 +144,7 @@ impl<T: FnMut(usize, &Pooled)> WithSimd for Rows<'_, T> {
             inner: [[0.0; INNER]; ATOMS],
             is_of: vec![false; of.seen.keys().len()],
             pooled: Pooled {
-                sums: vec![[0.0; SAID]; places],
+                sums: vec![[0.0; WIDTH]; places],
                 volumes: vec![0.0; places],
             },
         };
@@ -231,7 +231,6 @@ impl Pools<'_> {
             for ((atom, key), line) in atoms.iter().zip(&*keys).zip(&mut *inner) {
                 let mark = &ahead.marks[atom.mark as usize];
                 let weight = bias + dot(simd, line, attention);
-                let said = mark.said(key);
                 let groups = seen.groups_of(atom.item as usize);
                 let common = groups.iter().filter(|group| is_of[**group as usize]);
                 let share = common.count() as f32 / groups.len().max(1) as f32;
@@ -239,7 +238,7 @@ impl Pools<'_> {
                     if share != 0.0 {
                         let place = mark.bucket * SIDES + side;
                         pooled.volumes[place] += share;
-                        add(&mut pooled.sums[place], weight * share, &said);
+                        add(&mut pooled.sums[place], weight * share, key);
                     }
                 }
             }

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use headwater_config::DeviceChoice;
 use proptest::prelude::*;
 
-use super::network::{INNER, Pooled, SAID, SIDES};
+use super::network::{INNER, Pooled, SIDES};
 use super::pool::Pools;
 use super::{Asked, ItemKeys, Learning, Looked, Mark, Network, RowSettings, Rows, Seen, WIDTH};
 use crate::device::choose;
@@ -34,6 +34,7 @@ fn table() -> Table {
             rate: 0.1,
             epsilon: 1e-8,
             start: 0.0,
+            memory: 1.0,
         },
         spread: 0.5,
     })
@@ -361,7 +362,7 @@ fn counts_as_weights_are_din_over_every_event() {
     let looked = Looked::of(&keyed, &table.snapshot());
     let ahead = bare.ahead(&keyed, &looked, &rows);
     // By key: the weight of DIN times the count.
-    let mut sums = vec![[0.0_f32; SAID]; BUCKETS * SIDES];
+    let mut sums = vec![[0.0_f32; WIDTH]; BUCKETS * SIDES];
     for (atom, (_, count)) in keyed.atoms_of(0).iter().zip(events) {
         let (key, candidate) = (
             &looked.vectors[atom.item as usize],

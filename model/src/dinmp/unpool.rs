@@ -11,9 +11,7 @@ use crate::language::kernel::exp;
 use crate::wide::product;
 
 use super::learn::{Sums, each};
-use super::network::{
-    INNER, Inner, Network, SAID, SIDES, Said, TOLD, Vector, WIDTH, add, line, own,
-};
+use super::network::{INNER, Inner, Network, SIDES, Vector, WIDTH, add, line};
 use super::pool::{ATOMS, Pools, dot};
 use super::seen::{Asked, Atom};
 
@@ -28,7 +26,7 @@ struct Rows<'a> {
 
 /// Buffers of one row after the other.
 struct Buffers {
-    of_sums: Vec<Said>,
+    of_sums: Vec<Vector>,
     keys: [Vector; ATOMS],
     /// Hidden layers; then their gradients.
     inner: [Inner; ATOMS],
@@ -62,7 +60,7 @@ impl WithSimd for Rows<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let network = self.of.network;
         let mut buffers = Buffers {
-            of_sums: vec![[0.0; SAID]; network.buckets * SIDES],
+            of_sums: vec![[0.0; WIDTH]; network.buckets * SIDES],
             keys: [[0.0; WIDTH]; ATOMS],
             inner: [[0.0; INNER]; ATOMS],
             bent: [[0.0; INNER]; ATOMS],
@@ -174,25 +172,17 @@ impl Pools<'_> {
             let begun = *bent;
             let weight = bias + dot(simd, bent, attention);
             let share = seen.share(item, asked);
-            let mut of_said: Said = [0.0; SAID];
+            let mut of_said: Vector = [0.0; WIDTH];
             for (side, share) in [share, 1.0 - share].into_iter().enumerate() {
                 add(&mut of_said, share, &of_sums[mark.bucket * SIDES + side]);
             }
-            let own: &Vector = own(&of_said);
-            let told: &[f32; TOLD] = of_said.last_chunk().expect("invariant: the rest of it");
-            let (of_inner, of_scale, of_told) = &mut sums.marks[of_mark];
+            let of_inner = &mut sums.marks[of_mark];
             let mut each_of_weight = [0.0; WIDTH];
             for at in 0..WIDTH {
-                let said = own[at] * key[at];
-                each_of_weight[at] = said * mark.scale[at];
-                of_scale[at] += weight * said;
-                of_keys[place][at] = weight * own[at] * mark.scale[at];
+                each_of_weight[at] = of_said[at] * key[at];
+                of_keys[place][at] = weight * of_said[at];
             }
-            let mut of_weight = each_of_weight.iter().sum::<f32>();
-            for at in 0..TOLD {
-                of_weight += told[at] * mark.told[at];
-                of_told[at] += weight * told[at];
-            }
+            let of_weight = each_of_weight.iter().sum::<f32>();
             sums.network.attention_bias[0] += of_weight;
             let of_attention = sums.network.attention.as_chunks_mut::<INNER>().0;
             add(&mut of_attention[0], of_weight, &begun);

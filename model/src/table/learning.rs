@@ -147,7 +147,7 @@ impl Adagrad {
     pub(super) fn step(&self, values: &mut [f32], sum: &mut f32, gradient: &[f32]) -> bool {
         let squares: f32 = gradient.iter().map(|one| one * one).sum();
         let mean = squares / gradient.len() as f32;
-        let to = *sum + mean;
+        let to = *sum * self.memory + mean;
         let rate = self.rate / (to.sqrt() + self.epsilon);
         let moved = values.iter().zip(gradient);
         let mut moved = moved.map(|(value, gradient)| value - rate * gradient);

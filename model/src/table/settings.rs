@@ -6,10 +6,11 @@ use super::page::{Page, ROWS_IN_PAGE};
 /// Numbers of a row at most.
 const WIDTH_MAX: usize = 4096;
 
-/// Row-wise Adagrad: of a row's gradient g, the sum s grows by the mean of g², and the row moves by −rate · g / (√s + epsilon).
+/// Row-wise Adagrad: of a row's gradient g, the sum s is `memory` of what it was and the mean of g², and the row moves by −rate · g / (√s + epsilon).
 ///
 /// Adagrad is Duchi, Hazan & Singer 2011; one sum for the whole row instead of one a number is what DLRM (Naumov et al. 2019) and FBGEMM train embedding tables with
-/// (`EXACT_ROWWISE_ADAGRAD`). A row met seldom keeps its long steps, and a sum costs 4 bytes a row.
+/// (`EXACT_ROWWISE_ADAGRAD`). A row met seldom keeps its long steps, and a sum costs 4 bytes a row. With a memory
+/// below 1 the sum forgets, as that of `RMSProp` (Tieleman & Hinton 2012) does: a row that is met again and again is not held still by the gradients of its first steps, and follows what changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adagrad {
     /// Learning rate, > 0.
@@ -18,6 +19,8 @@ pub struct Adagrad {
     pub epsilon: f32,
     /// The sum that a row begins with, ≥ 0.
     pub start: f32,
+    /// What is left of the sum from one step of the row to its next, > 0, at most 1: 1 forgets nothing.
+    pub memory: f32,
 }
 
 /// How often an id must be met before it has a row.
@@ -91,6 +94,9 @@ impl TableSettings {
         }
         if !above(learning.epsilon) {
             return wrong("learning.epsilon", numbers("above 0"));
+        }
+        if !(learning.memory > 0.0 && learning.memory <= 1.0) {
+            return wrong("learning.memory", numbers("above 0 and at most 1"));
         }
         if !not_below(learning.start) {
             return wrong("learning.start", numbers("not below 0"));

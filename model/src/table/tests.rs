@@ -27,6 +27,7 @@ fn settings() -> TableSettings {
             rate: 0.1,
             epsilon: 1e-8,
             start: 0.0,
+            memory: 0.9,
         },
         spread: 0.05,
     }

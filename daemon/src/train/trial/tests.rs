@@ -83,6 +83,7 @@ impl World {
             projected: 1,
             inner: [4, 4],
             interest: 0,
+            matches: 0,
             scenarios: 0,
             experts: 0,
             cross: 0,

@@ -81,6 +81,7 @@ fn head(features: usize) -> HeadConfig {
         projected: 4,
         inner: [16, 8],
         interest: learning().outputs(),
+        matches: learning().matches(),
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -73,6 +73,7 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
         projected: 8,
         inner: [16, 8],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

@@ -92,6 +92,7 @@ fn head() -> HeadConfig {
         projected: 8,
         inner: [16, 8],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

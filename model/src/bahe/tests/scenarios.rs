@@ -50,6 +50,7 @@ fn trainer([scenarios, experts, cross]: [usize; 3], inner: [usize; 2]) -> Traine
         projected: 1,
         inner,
         interest: 0,
+        matches: 0,
         scenarios,
         experts,
         cross,

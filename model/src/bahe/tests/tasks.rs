@@ -68,6 +68,7 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         projected: 6,
         inner: [12, 8],
         interest: 0,
+        matches: 0,
         scenarios: 0,
         experts: 0,
         cross: 0,

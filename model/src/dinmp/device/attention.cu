@@ -3,15 +3,12 @@
 // A block has one row, a warp every fourth of its atoms, a lane one number of the hidden layer. Nothing of a pair of atom and candidate is kept. Forward, sums are made in one order, so
 // they are the same each time; on the way back, what comes to an item or a mark from several rows is added up as it comes.
 //
-// Of items: WIDTH numbers of the vector, INNER of the key's part of the hidden layer. Of marks: INNER, WIDTH of the scale, TOLD. Of rows: INNER of the candidate's part, then the
+// Of items: WIDTH numbers of the vector, INNER of the key's part of the hidden layer. Of marks: INNER. Of rows: INNER of the candidate's part, then the
 // product's weights times the candidate, (WIDTH, INNER).
 
 #define WIDTH 16
 #define INNER 32
-#define TOLD 4
-#define SAID (WIDTH + TOLD)
 #define ITEM (WIDTH + INNER)
-#define MARK (INNER + WIDTH + TOLD)
 #define ROW (INNER + WIDTH * INNER)
 #define WARPS 4
 #define ALL 0xffffffffu
@@ -59,10 +56,10 @@ extern "C" __global__ void pool(
     extern __shared__ float shared[];
     Atoms of = {items_of, marks_of, rows_of, buckets_of, group_ends, groups};
     int row = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int size = places * (SAID + 1);
+    int size = places * (WIDTH + 1);
     for (int at = threadIdx.x; at < WARPS * size; at += blockDim.x) shared[at] = 0.0f;
     __syncthreads();
-    float *sums = shared + warp * size, *volumes = sums + places * SAID;
+    float *sums = shared + warp * size, *volumes = sums + places * WIDTH;
     const float *of_row = rows + (size_t)row * ROW;
     float candidate = of_row[lane], weights = attention[lane], bias = attention[INNER];
     float crossing[WIDTH], key[WIDTH];
@@ -71,22 +68,19 @@ extern "C" __global__ void pool(
     unsigned asked = of.rows[3 * row + 2];
     for (unsigned atom = of.rows[3 * row] + warp; atom < of.rows[3 * row + 1]; atom += WARPS) {
         unsigned item = of.items[atom], mark = of.marks[atom];
-        const float *of_item = items + (size_t)item * ITEM, *of_mark = marks + (size_t)mark * MARK;
+        const float *of_item = items + (size_t)item * ITEM, *of_mark = marks + (size_t)mark * INNER;
         float own = lane < WIDTH ? of_item[lane] : 0.0f;
         spread(own, key);
         float inner = of_item[WIDTH + lane] + (candidate + of_mark[lane]);
 #pragma unroll
         for (int at = 0; at < WIDTH; at++) inner = fmaf(key[at], crossing[at], inner);
         float weight = bias + summed(inner / (1.0f + expf(-inner)) * weights);
-        float said = 0.0f;
-        if (lane < WIDTH) said = own * of_mark[INNER + lane];
-        else if (lane < SAID) said = of_mark[INNER + lane];
         float part = share(of, item, asked, lane);
         int place = of.buckets[mark] * 2;
         for (int side = 0; side < 2; side++) {
             float shares = side ? 1.0f - part : part;
             if (shares != 0.0f) {
-                if (lane < SAID) sums[(place + side) * SAID + lane] += weight * shares * said;
+                if (lane < WIDTH) sums[(place + side) * WIDTH + lane] += weight * shares * own;
                 if (lane == 0) volumes[place + side] += shares;
             }
         }
@@ -107,8 +101,8 @@ extern "C" __global__ void unpool(
     Atoms of = {items_of, marks_of, rows_of, buckets_of, group_ends, groups};
     int row = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     // Gradients of the row's sums, then of its numbers by warp.
-    float *of_sums = shared, *by_warp = shared + places * SAID + warp * ROW;
-    for (int at = threadIdx.x; at < places * SAID; at += blockDim.x) of_sums[at] = gradient[(size_t)row * places * (SAID + 1) + at];
+    float *of_sums = shared, *by_warp = shared + places * WIDTH + warp * ROW;
+    for (int at = threadIdx.x; at < places * WIDTH; at += blockDim.x) of_sums[at] = gradient[(size_t)row * places * (WIDTH + 1) + at];
     __syncthreads();
     const float *of_row = rows + (size_t)row * ROW;
     float candidate = of_row[lane], weights = attention[lane], bias = attention[INNER];
@@ -122,7 +116,7 @@ extern "C" __global__ void unpool(
     unsigned asked = of.rows[3 * row + 2];
     for (unsigned atom = of.rows[3 * row] + warp; atom < of.rows[3 * row + 1]; atom += WARPS) {
         unsigned item = of.items[atom], mark = of.marks[atom];
-        const float *of_item = items + (size_t)item * ITEM, *of_mark = marks + (size_t)mark * MARK;
+        const float *of_item = items + (size_t)item * ITEM, *of_mark = marks + (size_t)mark * INNER;
         float own = lane < WIDTH ? of_item[lane] : 0.0f;
         spread(own, key);
         float inner = of_item[WIDTH + lane] + (candidate + of_mark[lane]);
@@ -133,15 +127,10 @@ extern "C" __global__ void unpool(
         float weight = bias + summed(bent * weights);
         float part = share(of, item, asked, lane);
         int place = of.buckets[mark] * 2;
-        float of_said = 0.0f, said = 0.0f, scale = 0.0f;
-        if (lane < SAID) {
-            of_said = part * of_sums[place * SAID + lane] + (1.0f - part) * of_sums[(place + 1) * SAID + lane];
-            scale = of_mark[INNER + lane];
-            said = lane < WIDTH ? own * scale : scale;
-        }
-        float of_weight = summed(of_said * said);
-        float *to_mark = of_marks + (size_t)mark * MARK, *to_item = of_items + (size_t)item * ITEM;
-        if (lane < SAID) atomicAdd(to_mark + INNER + lane, weight * of_said * (lane < WIDTH ? own : 1.0f));
+        float of_said = 0.0f;
+        if (lane < WIDTH) of_said = part * of_sums[place * WIDTH + lane] + (1.0f - part) * of_sums[(place + 1) * WIDTH + lane];
+        float of_weight = summed(of_said * own);
+        float *to_mark = of_marks + (size_t)mark * INNER, *to_item = of_items + (size_t)item * ITEM;
         float below = of_weight * weights * slope;
         atomicAdd(to_mark + lane, below);
         atomicAdd(to_item + WIDTH + lane, below);
@@ -166,7 +155,7 @@ extern "C" __global__ void unpool(
         }
         // Lanes 2 n and 2 n + 1 have the halves of number n.
         float both = back[0] + __shfl_xor_sync(ALL, back[0], 1);
-        float of_key = __shfl_sync(ALL, both, (2 * lane) % 32) + weight * of_said * scale;
+        float of_key = __shfl_sync(ALL, both, (2 * lane) % 32) + weight * of_said;
         if (lane < WIDTH) atomicAdd(to_item + lane, of_key);
     }
     by_warp[lane] = of_candidate;
@@ -177,7 +166,7 @@ extern "C" __global__ void unpool(
     __syncthreads();
     for (int at = threadIdx.x; at < ROW; at += blockDim.x) {
         float sum = 0.0f;
-        for (int one = 0; one < WARPS; one++) sum += shared[places * SAID + one * ROW + at];
+        for (int one = 0; one < WARPS; one++) sum += shared[places * WIDTH + one * ROW + at];
         of_rows[(size_t)row * ROW + at] = sum;
     }
 }

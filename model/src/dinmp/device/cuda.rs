@@ -12,7 +12,7 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr as _
 use candle_core::op::BackpropOp;
 use candle_core::{Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{Atoms, Parts, ROW, SAID};
+use super::{Atoms, Parts, ROW, WIDTH};
 
 const SOURCE: &str = include_str!("attention.cu");
 /// Of a block, each for every fourth atom.
@@ -99,7 +99,7 @@ fn start(
 }
 
 pub(super) fn pool(device: &CudaDevice, atoms: &Atoms, parts: &Parts) -> Result<Tensor> {
-    let (rows, wide) = (parts.rows.dim(0)?, atoms.places * (SAID + 1));
+    let (rows, wide) = (parts.rows.dim(0)?, atoms.places * (WIDTH + 1));
     let mut out = [device.alloc_zeros::<f32>(rows * wide)?];
     let shared = WARPS * wide * size_of::<f32>();
     start(device, ("pool", shared), (atoms, parts), None, &mut out)?;
@@ -120,7 +120,7 @@ pub(super) fn unpool(
         zeros(&parts.rows)?,
         zeros(&parts.attention)?,
     ];
-    let shared = (atoms.places * SAID + WARPS * ROW) * size_of::<f32>();
+    let shared = (atoms.places * WIDTH + WARPS * ROW) * size_of::<f32>();
     let all = (atoms, parts);
     start(device, ("unpool", shared), all, Some(gradient), &mut out)?;
     let [items, marks, rows, attention] = out;

@@ -2,8 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::super::network::TOLD;
-use super::{Atoms, INNER, Parts, ROW, SAID, SIDES, WIDTH};
+use super::{Atoms, INNER, Parts, ROW, SIDES, WIDTH};
 
 /// Parts and atoms, read.
 struct Read {
@@ -23,7 +22,6 @@ struct Read {
 struct Pair {
     inner: Vec<f32>,
     weight: f32,
-    said: Vec<f32>,
     /// Places and how much of the atom lies there.
     shares: [(usize, f32); SIDES],
 }
@@ -65,7 +63,6 @@ impl Read {
         let weighed = bent
             .zip(&self.attention)
             .map(|(bent, weight)| bent * weight);
-        let own = (0..WIDTH).map(|at| key[at] * marked[INNER + at]);
         let (ours, theirs) = (
             self.groups(item),
             self.groups(self.of_rows[3 * row + 2] as usize),
@@ -75,7 +72,6 @@ impl Read {
         let place = self.buckets[mark] as usize * SIDES;
         Pair {
             weight: weighed.sum::<f32>() + self.attention[INNER],
-            said: own.chain(marked[INNER + WIDTH..].to_vec()).collect(),
             shares: [(place, share), (place + 1, 1.0 - share)],
             inner,
         }
@@ -84,15 +80,16 @@ impl Read {
 
 pub(super) fn pool(atoms: &Atoms, parts: &Parts) -> Result<Tensor> {
     let (of, places) = (Read::of(atoms, parts)?, atoms.places);
-    let wide = places * (SAID + 1);
+    let wide = places * (WIDTH + 1);
     let mut out = vec![0.0; of.rows.len() * wide];
     for (row, out) in out.chunks_mut(wide).enumerate() {
         for atom in of.atoms(row) {
             let pair = of.pair(row, atom);
+            let key = &of.items[of.of_items[atom] as usize];
             for (place, share) in pair.shares {
-                out[places * SAID + place] += share;
-                for at in 0..SAID {
-                    out[place * SAID + at] += pair.weight * share * pair.said[at];
+                out[places * WIDTH + place] += share;
+                for at in 0..WIDTH {
+                    out[place * WIDTH + at] += pair.weight * share * key[at];
                 }
             }
         }
@@ -104,28 +101,22 @@ pub(super) fn unpool(atoms: &Atoms, parts: &Parts, gradient: &Tensor) -> Result<
     let of = Read::of(atoms, parts)?;
     let gradient = gradient.to_vec2::<f32>()?;
     let mut items = vec![[0.0; WIDTH + INNER]; of.items.len()];
-    let mut marks = vec![[0.0; INNER + WIDTH + TOLD]; of.marks.len()];
+    let mut marks = vec![[0.0; INNER]; of.marks.len()];
     let mut rows = vec![[0.0; ROW]; of.rows.len()];
     let mut attention = [0.0; INNER + 1];
     for (row, gradient) in gradient.iter().enumerate() {
         for atom in of.atoms(row) {
             let pair = of.pair(row, atom);
             let (item, mark) = (of.of_items[atom] as usize, of.of_marks[atom] as usize);
-            let (key, marked, of_row) = (&of.items[item], &of.marks[mark], &of.rows[row]);
+            let (key, of_row) = (&of.items[item], &of.rows[row]);
             let mut of_weight = 0.0;
-            for at in 0..SAID {
+            for at in 0..WIDTH {
                 let shares = pair.shares.iter();
                 let of_said: f32 = shares
-                    .map(|(place, share)| share * gradient[place * SAID + at])
+                    .map(|(place, share)| share * gradient[place * WIDTH + at])
                     .sum();
-                of_weight += of_said * pair.said[at];
-                let of_said = pair.weight * of_said;
-                if at < WIDTH {
-                    marks[mark][INNER + at] += of_said * key[at];
-                    items[item][at] += of_said * marked[INNER + at];
-                } else {
-                    marks[mark][INNER + at] += of_said;
-                }
+                of_weight += of_said * key[at];
+                items[item][at] += pair.weight * of_said;
             }
             attention[INNER] += of_weight;
             for (at, x) in pair.inner.iter().enumerate() {

@@ -40,13 +40,13 @@ fn a_step_is_what_the_formula_says() {
     );
     near(snapshot.row(key(8)).unwrap(), [1.0, 2.0, 3.0]);
     near(snapshot.unknown(), [0.0, 0.0, 0.1 * 3.0_f64.sqrt()]);
-    // The second step of the same gradient is shorter by the root of two.
+    // The second step of the same gradient is shorter by the root of one and the part of the sum that is remembered.
     table.step(&gathered, &summed).unwrap();
     near(
         table.snapshot().row(key(7)).unwrap(),
         [
-            1.0 - 3.0 * rate * (1.0 + 0.5_f64.sqrt()),
-            2.0 - 4.0 * rate * (1.0 + 0.5_f64.sqrt()),
+            1.0 - 3.0 * rate * (1.0 + (1.0 / 1.9_f64).sqrt()),
+            2.0 - 4.0 * rate * (1.0 + (1.0 / 1.9_f64).sqrt()),
             3.0,
         ],
     );

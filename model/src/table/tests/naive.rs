@@ -107,7 +107,7 @@ impl Naive {
                 None => &mut self.unknown,
             };
             let squares: f32 = gradient.iter().map(|one| one * one).sum();
-            row.sum += squares / width as f32;
+            row.sum = row.sum * learning.memory + squares / width as f32;
             for (value, one) in row.values.iter_mut().zip(gradient) {
                 *value -= learning.rate / (row.sum.sqrt() + learning.epsilon) * one;
             }
