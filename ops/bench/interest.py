@@ -16,17 +16,16 @@ import torch
 from safetensors.numpy import load_file
 
 SPAN, TIMES = 0.15, 7
-WIDTH, SAID = 16, 20
+WIDTH = 16
 
 
 def user_part(t, h, counts, bucket, recency):
-    """Of each atom its part of the hidden layer, and what it says; and what the first layer makes of the row's other numbers."""
+    """Of each atom its part of the hidden layer; and what the first layer makes of the row's other numbers."""
     mark = counts @ t["dinmp.kinds"] + t["dinmp.buckets"][bucket] + t["dinmp.recency"][recency]
     inner = h @ t["dinmp.key"] + mark @ t["dinmp.mark"]
-    said = torch.cat([h * (1 + mark @ t["dinmp.scale"]), mark @ t["dinmp.told"]], 1)
     features = t["in.features"]
     same = t["head.hidden.0.weight"][:, : features.shape[0]] @ features + t["head.hidden.0.bias"]
-    return inner, said, same
+    return inner, same
 
 
 class Candidates(torch.nn.Module):
@@ -42,29 +41,29 @@ class Candidates(torch.nn.Module):
         self.pairs = torch.tensor(pairs).T
         self.buckets = buckets
 
-    def forward(self, h, inner, said, same, places, share, q, base):
+    def forward(self, h, inner, same, places, share, q, base):
         n = q.shape[0]
         hidden = (h[None] * q[:, None]) @ self.dinmp_product
         hidden = hidden + inner[None] + (q @ self.dinmp_candidate + self.dinmp_inner_bias)[:, None]
         weight = torch.nn.functional.silu(hidden) @ self.dinmp_attention[0] + self.dinmp_attention_bias[0]
-        # (candidates, sides, atoms) by (atoms, buckets × said)
+        # (candidates, sides, atoms) by (atoms, buckets × width)
         sides = torch.stack([share, 1 - share], 1)
-        of_bucket = (places[:, :, None] * said[:, None]).reshape(h.shape[0], -1)
-        sums = ((weight[:, None] * sides) @ of_bucket).reshape(n, 2, self.buckets, SAID)
-        sums = sums.transpose(1, 2).reshape(n, 2 * self.buckets, SAID)
+        of_bucket = (places[:, :, None] * h[:, None]).reshape(h.shape[0], -1)
+        sums = ((weight[:, None] * sides) @ of_bucket).reshape(n, 2, self.buckets, WIDTH)
+        sums = sums.transpose(1, 2).reshape(n, 2 * self.buckets, WIDTH)
         volumes = (sides @ places).transpose(1, 2).reshape(n, 2 * self.buckets)
+        sums = sums / torch.sqrt(1 + volumes)[:, :, None]
         squashed = torch.sign(sums) * torch.log1p(torch.abs(sums))
         read = torch.where(volumes[:, :, None] > 0, squashed, self.dinmp_empty[None])
-        own = read[:, :, :WIDTH]
-        products = own @ own.transpose(1, 2)
+        products = read @ read.transpose(1, 2)
         products = products[:, self.pairs[0], self.pairs[1]]
-        of_candidate = (own @ q[:, :, None])[:, :, 0]
-        interest = torch.cat([read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, of_candidate, q], 1)
+        matches = (read @ q[:, :, None])[:, :, 0]
+        interest = torch.cat([matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q], 1)
         # The row's other numbers are the same for all candidates here, so they are of the user's part.
         wide = interest.shape[1]
         one = torch.nn.functional.silu(interest @ self.head_hidden_0_weight[:, -wide:].T + same)
         two = torch.nn.functional.silu(one @ self.head_hidden_1_weight.T + self.head_hidden_1_bias)
-        more = two @ self.head_out_weight.T + self.head_out_bias
+        more = two @ self.head_out_weight.T + self.head_out_bias + interest @ self.head_direct.T
         return torch.sigmoid(more[:, 0] + base * self.head_base[0])
 
 
@@ -106,7 +105,7 @@ def main():
             assert answer["pytorch_apart"] < 1e-5, f"{path}: {answer}"
             answer["user_us"] = timed(lambda: user_part(t, h, t["in.counts"], bucket, recency))
             answer["pytorch_us"] = timed(lambda: network(*inputs))
-        names = ["h", "inner", "said", "same", "places", "share", "q", "base"]
+        names = ["h", "inner", "same", "places", "share", "q", "base"]
         model = path.with_suffix(".onnx")
         torch.onnx.export(network, inputs, str(model), input_names=names, opset_version=17, dynamo=False)
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -3,7 +3,7 @@
 learning.py FOLDER cpu|cuda: a JSON object a line for each file of FOLDER.
 
 It is given what the other side looks up for itself: which items and marks a batch has, where each pair points, and how much of it is of the candidate's kind.
-Rows of ids have sparse gradients and row-wise Adagrad, all else AdamW (fused where there is a GPU).
+Rows of ids have sparse gradients and row-wise Adagrad that forgets, all else AdamW (fused where there is a GPU), by which the network of interest learns faster.
 """
 
 import json
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 HELD, LOT, LOTS = 8, 8, 7
-WIDTH, SAID = 16, 20
-RATE, ROW_RATE, LONGEST, START = 1e-3, 0.05, 1.0, 1e-4
+WIDTH = 16
+RATE, FACTOR, ROW_RATE, LONGEST, START, MEMORY = 1e-3, 10, 0.05, 1.0, 1e-4, 0.99
 
 
 class Network(torch.nn.Module):
@@ -39,28 +39,26 @@ class Network(torch.nn.Module):
         q = h[b["asked"]]
         keys, marks = h @ self.dinmp_key, mark @ self.dinmp_mark
         candidates = q @ self.dinmp_candidate + self.dinmp_inner_bias
-        told = torch.cat([1 + mark @ self.dinmp_scale, mark @ self.dinmp_told], 1)
         item, kind, row = b["pair_item"], b["pair_mark"], b["pair_row"]
-        of_item, of_mark = h[item], told[kind]
+        of_item = h[item]
         hidden = (of_item * q[row]) @ self.dinmp_product + keys[item] + candidates[row] + marks[kind]
         weight = F.silu(hidden) @ self.dinmp_attention[0] + self.dinmp_attention_bias[0]
-        said = torch.cat([of_item * of_mark[:, :WIDTH], of_mark[:, WIDTH:]], 1)
         place = (row * self.buckets + b["bucket"][kind]) * 2
-        sums = torch.zeros(n * self.buckets * 2, SAID, device=h.device)
+        sums = torch.zeros(n * self.buckets * 2, WIDTH, device=h.device)
         volumes = torch.zeros(n * self.buckets * 2, device=h.device)
         for side, share in enumerate([b["share"], 1 - b["share"]]):
-            sums = sums.index_add(0, place + side, said * (weight * share)[:, None])
+            sums = sums.index_add(0, place + side, of_item * (weight * share)[:, None])
             volumes = volumes.index_add(0, place + side, share)
-        sums, volumes = sums.view(n, -1, SAID), volumes.view(n, -1)
+        sums, volumes = sums.view(n, -1, WIDTH), volumes.view(n, -1)
+        sums = sums / torch.sqrt(1 + volumes)[:, :, None]
         squashed = torch.sign(sums) * torch.log1p(torch.abs(sums))
         read = torch.where(volumes[:, :, None] > 0, squashed, self.dinmp_empty[None])
-        own = read[:, :, :WIDTH]
-        products = (own @ own.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
-        of_candidate = (own @ q[:, :, None])[:, :, 0]
-        x = [b["features"], read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, of_candidate, q]
-        x = F.silu(F.linear(torch.cat(x, 1), self.head_hidden_0_weight, self.head_hidden_0_bias))
+        products = (read @ read.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
+        matches = (read @ q[:, :, None])[:, :, 0]
+        interest = torch.cat([matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q], 1)
+        x = F.silu(F.linear(torch.cat([b["features"], interest], 1), self.head_hidden_0_weight, self.head_hidden_0_bias))
         x = F.silu(F.linear(x, self.head_hidden_1_weight, self.head_hidden_1_bias))
-        x = F.linear(x, self.head_out_weight, self.head_out_bias)[:, 0]
+        x = (F.linear(x, self.head_out_weight, self.head_out_bias) + F.linear(interest, self.head_direct))[:, 0]
         return F.binary_cross_entropy_with_logits(x + b["base"] * self.head_base[0], b["label"])
 
 
@@ -75,7 +73,10 @@ def main():
             batches.setdefault(int(at), {})[what] = t.pop(name)
         network = Network(t).to(device)
         dense = [value for name, value in network.named_parameters() if name != "table"]
-        adam = torch.optim.AdamW(dense, lr=RATE, weight_decay=0.01, fused=True)
+        of_interest = [value for name, value in network.named_parameters() if name.startswith("dinmp_")]
+        of_head = [value for name, value in network.named_parameters() if name.startswith("head_")]
+        groups = [{"params": of_interest, "lr": FACTOR * RATE}, {"params": of_head, "lr": RATE}]
+        adam = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         squares = torch.full((network.table.shape[0],), START, device=device)
 
         def step(b):
@@ -90,7 +91,7 @@ def main():
             adam.step()
             with torch.no_grad():
                 of_rows = of_rows * scale
-                sums = squares[places] + of_rows.square().mean(1)
+                sums = squares[places] * MEMORY + of_rows.square().mean(1)
                 squares[places] = sums
                 network.table.index_add_(0, places, of_rows * (-ROW_RATE / (sums.sqrt() + 1e-8))[:, None])
             adam.zero_grad(set_to_none=True)
