@@ -143,28 +143,6 @@ impl Layer {
     }
 }
 
-impl Layer {
-    /// What tasks read of interest beside the hidden layers; none where there is no interest.
-    fn of_direct(
-        source: &mut Source<'_>,
-        config: &HeadConfig,
-    ) -> Result<Option<Self>, LanguageError> {
-        let (tasks, interest) = (config.tasks, config.interest);
-        if interest == 0 {
-            return Ok(None);
-        }
-        let read = flat(&source.tensor(DIRECT, &[tasks, interest])?)?;
-        let weights = (0..interest).flat_map(|at| (0..tasks).map(move |task| (task, at)));
-        Ok(Some(Self {
-            outputs: tasks,
-            weights: weights
-                .map(|(task, at)| read[task * interest + at])
-                .collect(),
-            bias: vec![0.0; tasks],
-        }))
-    }
-}
-
 /// What the head has of each scenario, with the last layer as its tasks mix experts there; `bias` is the first hidden layer's.
 fn scenarios(
     source: &mut Source<'_>,
@@ -238,8 +216,8 @@ pub struct Scorer {
     base: Vec<f32>,
     /// The cross as one layer over the inputs: z; of each task y; then of each task l, and nothing up to a whole number of vectors.
     cross: Option<Layer>,
-    /// What tasks read of interest as it is.
-    direct: Option<Layer>,
+    /// What tasks read of interest as it is, (tasks, interest); empty where there is none.
+    direct: Vec<f32>,
     /// By scenario, the first those that are none of ours.
     scenarios: Vec<Scenario>,
 }
@@ -347,7 +325,10 @@ impl Scorer {
             moments,
             projections,
             cross: Layer::of_cross(&mut source, config)?,
-            direct: Layer::of_direct(&mut source, config)?,
+            direct: match config.interest {
+                0 => Vec::new(),
+                interest => flat(&source.tensor(DIRECT, &[config.tasks, interest])?)?,
+            },
             scenarios: scenarios(&mut source, config, &hidden[0].bias)?,
             hidden,
             base: base.to_vec1().map_err(computing("reading the head"))?,
@@ -526,8 +507,16 @@ impl Scorer {
         self.hidden[1].apply(one, two, *rows);
         widest(|| two.iter_mut().for_each(|value| *value = silu(*value)));
         same.scenario.out.apply(two, out, *rows);
-        if let Some(direct) = &self.direct {
-            direct.add(0..self.config.interest, interest, out);
+        if !self.direct.is_empty() {
+            let wide = self.config.interest;
+            let rows = interest.chunks(wide).zip(out.chunks_mut(self.config.tasks));
+            widest(|| {
+                for (interest, out) in rows {
+                    for (out, read) in out.iter_mut().zip(self.direct.chunks(wide)) {
+                        *out += kernel::dot(read, interest);
+                    }
+                }
+            });
         }
         if let Some(layer) = &self.cross {
             first(layer, &same.cross, cross);
