@@ -62,6 +62,8 @@ use vectors::TextVectors;
 /// Rows of a batch at most, and batches of a step.
 const ROWS_MAX: usize = 1_024;
 const ACCUMULATE: usize = 1;
+/// Raised with each change of what a checkpoint holds: an older one is not gone on with.
+const NETWORK: u32 = 2;
 /// Part of all requests that is scored before any of it is learned from, where learning goes on.
 const PIECE: f64 = 0.01;
 
@@ -568,7 +570,7 @@ impl TrainBahe {
         let settings = (
             (self.texts, self.layers, self.limit),
             (self.rate, self.deep_factor, self.positions, self.seed),
-            (ROWS_MAX, ACCUMULATE),
+            (ROWS_MAX, ACCUMULATE, NETWORK),
         );
         hash.update(serde_json::to_vec(&settings).unwrap_or_default());
         // Nothing of what was always so: what was cut off before there was a choice goes on. Another device's sums are not the same to the bit.
