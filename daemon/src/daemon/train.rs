@@ -1,5 +1,5 @@
-//! The thread that learns from what the fleet scored: it trains, judges and promotes, again and again. What fails is told and tried again; scores do not
-//! wait for it.
+//! The threads that learn from what the fleet scored: one trains, again and again, and puts what it learned on trial; the other judges trials, and promotes. What fails is told and tried again; scores do not
+//! wait for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Share of the rows to learn from, and to validate on; the rest judges.
 const SHARES: [f64; 2] = [0.6, 0.1];
 
-/// Starts the thread, where this instance is to train.
+/// Starts the threads, where this instance is to train.
 ///
 /// # Errors
 /// If the system gives none.
@@ -23,54 +23,77 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
     if inner.config.train.every.is_zero() {
         return Ok(());
     }
+    let judging = Arc::clone(inner);
+    (inner.supervisor).spawn(TaskKind::Train, "headwater-trials", move |stopping| {
+        judge(&judging, stopping);
+        Ok(())
+    })?;
     let training = Arc::clone(inner);
     (inner.supervisor).spawn(TaskKind::Train, "headwater-train", move |stopping| {
-        run(&training, stopping);
+        train(&training, stopping);
         Ok(())
     })
 }
 
-fn run(inner: &Inner, stopping: &Stopping) {
+/// What an instance of this configuration trains.
+fn training(inner: &Inner) -> TrainBahe {
     let config = &inner.config;
-    let every = config.train.every.duration();
     let source = Source::Log(Arc::clone(&inner.log));
-    let winner = if config.train.trial.is_zero() {
-        Winner::Promoted
+    // The newest rows are the ones to learn from most of all. Where nothing is shown on later rows, they must judge instead.
+    let (winner, regime) = if config.train.trial.is_zero() {
+        (Winner::Promoted, Regime::Frozen)
     } else {
-        Winner::OnTrial
+        (Winner::OnTrialInTurn, Regime::Prequential)
     };
-    let mut training = TrainBahe {
+    TrainBahe {
         shares: SHARES,
         winner,
-        // The newest rows are the ones to learn from most of all. Where nothing is shown on later rows, they must judge instead.
-        regime: match winner {
-            Winner::OnTrial => Regime::Prequential,
-            Winner::Promoted | Winner::Stays => Regime::Frozen,
-        },
+        regime,
         ..TrainBahe::as_configured(config, source, config.state.path.join("trained"))
-    };
-    let mut trials = Trials::new(config, &training.out);
-    let mut next = Instant::now() + every;
+    }
+}
+
+/// Looks at trials.
+fn judge(inner: &Inner, stopping: &Stopping) {
+    let config = &inner.config;
+    let every = config.train.every.duration();
+    let mut trials = Trials::new(config, &training(inner).out);
     while !stopping.pause(every.min(LOOK_EVERY)) {
         match trials.turn(config, &*inner.log) {
             Ok(turn) => {
                 tell_trials(&inner.metrics, &turn);
-                let waits = turn.standing.is_pinned() || turn.standing.challenger.is_some();
                 inner.board.tell_trials(turn.standing);
-                if waits || Instant::now() < next {
-                    continue;
-                }
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "trials cannot be looked at; the champion goes on");
-                continue;
             }
         }
-        let told = training.run_until(config, &|| stopping.is_set());
+    }
+}
+
+/// Trains: goes on while somebody is on trial, too, so that who comes next knows the newest rows.
+fn train(inner: &Inner, stopping: &Stopping) {
+    let config = &inner.config;
+    let every = config.train.every.duration();
+    let mut training = training(inner);
+    let mut going = None;
+    let mut next = Instant::now() + every;
+    while !stopping.pause(every.min(LOOK_EVERY)) {
+        // Before it is known who is on trial, nobody is put there.
+        let standing = inner.board.trials();
+        let waits = standing.is_none_or(|standing| {
+            let is_taken = standing.challenger.is_some() && training.winner == Winner::Promoted;
+            standing.is_pinned() || is_taken
+        });
+        if waits || Instant::now() < next {
+            continue;
+        }
+        let told = training.turn(config, &mut going, &|| stopping.is_set());
         let outcome = tell(&told);
         if let Ok(summary) = &told
             && summary.finished
+            && going.is_none()
         {
             training.later_than = summary.newest;
         }

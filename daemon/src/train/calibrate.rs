@@ -13,6 +13,9 @@ const PRIOR: f64 = 25.0;
 /// Steps of Newton's method; it ends earlier when nothing moves.
 const STEPS: usize = 50;
 
+/// Slope and shift of each task by scenario ([`Trainer::calibrate`]).
+pub(super) type Lines = Vec<Vec<[f64; 2]>>;
+
 impl TrainBahe {
     /// Lays the lines that fit the validation rows over the head.
     pub(super) fn calibrate(
@@ -30,8 +33,17 @@ impl TrainBahe {
             validated.start,
             &said,
         );
+        Self::lay(trainer, lines, summary)
+    }
+
+    /// Lays these lines over the head.
+    pub(super) fn lay(
+        trainer: &mut Trainer,
+        lines: Lines,
+        summary: &mut TrainSummary,
+    ) -> Result<(), TrainError> {
         trainer.calibrate(&lines)?;
-        tracing::info!(lines = ?lines, tasks, "calibrated: slope and shift by scenario and task");
+        tracing::info!(lines = ?lines, "calibrated: slope and shift by scenario and task");
         summary.calibration = lines;
         Ok(())
     }
@@ -44,7 +56,7 @@ pub(super) fn lines(
     (tasks, scenarios): (usize, usize),
     from: usize,
     log_odds: &[f32],
-) -> Vec<Vec<[f64; 2]>> {
+) -> Lines {
     let labelled = |task: usize, scenario: Option<u32>| -> Vec<[f64; 3]> {
         let count = log_odds.len() / tasks.max(1);
         let of_row = |row: &usize| scenario.is_none_or(|wanted| rows.scenario[*row] == wanted);

@@ -41,8 +41,10 @@ pub enum Winner {
     Stays,
     /// It is made champion, if it wins.
     Promoted,
-    /// It is put on trial, to prove itself on rows that are scored from now on, if it is better at all.
+    /// It is put on trial in the place of whoever is, to prove itself on rows that are scored from now on, if it is better at all.
     OnTrial,
+    /// The same, if nobody is on trial.
+    OnTrialInTurn,
 }
 
 impl TrainBahe {
@@ -84,9 +86,17 @@ impl TrainBahe {
         let wins = judgement.wins();
         let promoted = match self.winner {
             Winner::Promoted if wins => self.promote_since(config, log, began)?,
-            Winner::Promoted | Winner::Stays | Winner::OnTrial => false,
+            Winner::Promoted | Winner::Stays | Winner::OnTrial | Winner::OnTrialInTurn => false,
         };
-        let on_trial = self.winner == Winner::OnTrial && judgement.is_better();
+        let on_trial = judgement.is_better()
+            && match self.winner {
+                Winner::Stays | Winner::Promoted => false,
+                Winner::OnTrial => true,
+                Winner::OnTrialInTurn => {
+                    let standing = crate::champion::standing(config, log)?;
+                    standing.challenger.is_none() && !standing.is_pinned()
+                }
+            };
         if on_trial {
             let after = recorded.newest().saturating_add(apart_ms);
             crate::champion::put_on_trial(config, log, &self.out, Some(after))?;

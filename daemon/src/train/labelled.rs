@@ -53,6 +53,15 @@ pub(super) struct Matched<'a> {
     pub(super) labels: Vec<Option<Labels>>,
 }
 
+/// How far what was logged is used up, by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Rows that are not later than this are, Unix milliseconds; of a partition that had no label so far: none.
+    settled: BTreeMap<i32, i64>,
+    /// Where the first labels and rows lie that are of later ones; the first partition's at the front.
+    pub(super) from: [Vec<i64>; 2],
+}
+
 /// What a logged request says of its time.
 #[derive(Deserialize)]
 struct Timed {
@@ -70,6 +79,12 @@ pub(super) struct Labelled<'a> {
     items: usize,
     /// Of each partition of rows, where the first that is later than all that was left out lies.
     first_rows: BTreeMap<TopicPartition, i64>,
+    /// What is used up when all of this is, once [`Labelled::settle`] has said so.
+    settled: BTreeMap<i32, i64>,
+    /// By partition, the first label and the first row behind that.
+    behind: [BTreeMap<i32, i64>; 2],
+    /// What was read of labels, and of rows.
+    read: [Vec<Stretch>; 2],
     /// Logged requests of another schema that had labels.
     pub(super) other_schema: u64,
     progress: bool,
@@ -109,6 +124,9 @@ impl<'a> Labelled<'a> {
             wanted,
             items: 0,
             first_rows: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            behind: Default::default(),
+            read: Default::default(),
             other_schema: 0,
             progress,
         };
@@ -122,7 +140,53 @@ impl<'a> Labelled<'a> {
             &mut take,
         )?;
         labelled.leave_oldest();
+        labelled.read[0] = stretches;
         Ok(labelled)
+    }
+
+    /// Leaves rows out that were used up before, and those of which another task's labels may still come: labels are released in the order of rows' times, in each partition and of each window. So rows are taken that are
+    /// older than the newest labelled one by as much as windows differ, and once; what comes later of one of them, a correction, changes nothing.
+    pub(super) fn settle(&mut self, before: Option<&Reached>) {
+        let windows = || {
+            let tasks = self.config.tasks.values();
+            tasks.map(|task| task.window.millis())
+        };
+        let apart = windows().max().unwrap_or_default() - windows().min().unwrap_or_default();
+        let before = before.map(|before| before.settled.clone());
+        let before = before.unwrap_or_default();
+        let mut settled = before.clone();
+        for of in self.rows.values() {
+            let newest = settled.entry(of.first.0.partition).or_insert(i64::MIN);
+            *newest = of.time.saturating_sub(apart).max(*newest);
+        }
+        let behind = &mut self.behind[0];
+        self.rows.retain(|_, of| {
+            let (at, offset) = (of.first.0.partition, of.first.1);
+            if of.time > settled[&at] {
+                let first = behind.entry(at).or_insert(offset);
+                *first = offset.min(*first);
+                return false;
+            }
+            before.get(&at).is_none_or(|used| of.time > *used)
+        });
+        self.items = self.len();
+        self.settled = settled;
+    }
+
+    /// What is used up once all of this is; to be asked behind [`Labelled::each`].
+    pub(super) fn reached(&self) -> Reached {
+        let from = |place: usize| {
+            let stretches = self.read[place].iter();
+            let from = stretches.map(|stretch| {
+                let behind = self.behind[place].get(&stretch.of.partition);
+                behind.copied().unwrap_or(stretch.until)
+            });
+            from.collect()
+        };
+        Reached {
+            settled: self.settled.clone(),
+            from: [from(0), from(1)],
+        }
     }
 
     /// The schema of rows, and the baseline.
@@ -196,7 +260,9 @@ impl<'a> Labelled<'a> {
             &stretches,
             progress,
             &mut one,
-        )
+        )?;
+        self.read[1] = stretches;
+        Ok(())
     }
 
     /// Takes labels in; what is said later of a row, an item and a task holds.
@@ -237,11 +303,18 @@ impl<'a> Labelled<'a> {
         record: &Record<'_>,
         take: &mut dyn FnMut(&Assembler, &Matched<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        if !self.first_rows.contains_key(&record.at) {
+        let is_first = !self.first_rows.contains_key(&record.at);
+        if is_first || !self.behind[1].contains_key(&record.at.partition) {
             // One that nobody can read is nobody's, unless it has labels.
             let timed = serde_json::from_slice::<Timed>(record.value.unwrap_or_default());
-            if timed.is_ok_and(|timed| timed.time > self.wanted.later_than) {
+            let time = timed.map_or(i64::MIN, |timed| timed.time);
+            if is_first && time > self.wanted.later_than {
                 self.first_rows.insert(record.at, record.offset);
+            }
+            let settled = self.settled.get(&record.at.partition);
+            if settled.is_none_or(|settled| time > *settled) {
+                let first = self.behind[1].entry(record.at.partition);
+                first.or_insert(record.offset);
             }
         }
         let id = record.headers.get("headwater-id").unwrap_or_default();

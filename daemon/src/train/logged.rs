@@ -15,10 +15,10 @@ use headwater_model::dinmp::Seen;
 
 use super::TrainError;
 use super::artifact::Artifact;
-use super::labelled::{Labelled, Matched, Wanted};
+use super::labelled::{Labelled, Matched, Reached, Wanted};
 use super::reading::Reading;
-use super::rows::{Gathered, Met, Recorded};
-use super::split::Split;
+use super::rows::{Before, Gathered, Met, Recorded};
+use super::split::{Piece, Split};
 
 /// What could not be learned from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +28,9 @@ pub(super) struct LeftOut {
     /// Logged requests of another schema.
     pub(super) other_schema: u64,
 }
+
+/// Rows, what could not be learned from, and how far what was logged is used up by them.
+pub(super) type Read = (Recorded, LeftOut, Reached);
 
 struct Reader<'a> {
     config: &'a Config,
@@ -44,7 +47,7 @@ pub(super) fn read(
     champion: Option<&BaheModel>,
     (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
     (folder, progress): (&Path, bool),
-) -> Result<(Recorded, LeftOut), TrainError> {
+) -> Result<Read, TrainError> {
     let begin = |before: Option<&Reading>| {
         let wanted = Wanted {
             later_than: before.map_or(i64::MIN, |before| before.later_than),
@@ -71,28 +74,70 @@ pub(super) fn read(
         });
     }
     let first_labels = labelled.first_labels();
-    let mut reader = Reader {
-        config,
-        champion,
-        users: BTreeMap::new(),
-        rows: Vec::new(),
-        seen: Seen::default(),
-    };
-    labelled.each(from.map(|from| &*from[1]), &mut |assembler, matched| {
-        reader.take(assembler, matched)
-    })?;
+    labelled.settle(None);
+    let from = from.map(|from| &*from[1]);
+    let read = Reader::read((config, champion), (&mut labelled, from), split, None)?;
     let first = [&first_labels, labelled.first_rows()];
     let artifact = Artifact::open(folder)?;
     Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(&artifact);
-    let left_out = LeftOut {
-        without_row: labelled.len() as u64,
-        other_schema: labelled.other_schema,
-    };
-    let schema = labelled.assembler().schema().clone();
-    Ok((reader.finish(split, schema), left_out))
+    Ok(read)
 }
 
-impl Reader<'_> {
+/// Reads what was labelled since another reading: the newest of these rows, all of them behind those that were learned from.
+pub(super) fn read_on(
+    (config, log): (&Config, &dyn Log),
+    champion: Option<&BaheModel>,
+    (reached, before): (&Reached, &Before),
+    (piece, [rows_min, rows_max]): (usize, [usize; 2]),
+) -> Result<Read, TrainError> {
+    let wanted = Wanted {
+        later_than: i64::MIN,
+        newest: rows_max,
+    };
+    let mut labelled = Labelled::read((config, log), Some(&reached.from[0]), wanted, false)?;
+    labelled.settle(Some(reached));
+    if labelled.len() < rows_min {
+        return Err(TrainError::TooFew {
+            found: labelled.len(),
+            wanted: rows_min,
+        });
+    }
+    let split = Split {
+        learned: 0.0,
+        validated: 0.0,
+        piece: Some(Piece::Requests(piece)),
+    };
+    let of = (&mut labelled, Some(&*reached.from[1]));
+    Reader::read((config, champion), of, split, Some(before))
+}
+
+impl<'a> Reader<'a> {
+    /// The rows that labels speak of.
+    fn read(
+        (config, champion): (&'a Config, Option<&'a BaheModel>),
+        (labelled, from): (&mut Labelled<'_>, Option<&[i64]>),
+        split: Split,
+        before: Option<&Before>,
+    ) -> Result<Read, TrainError> {
+        let mut reader = Self {
+            config,
+            champion,
+            users: BTreeMap::new(),
+            rows: Vec::new(),
+            seen: Seen::default(),
+        };
+        labelled.each(from, &mut |assembler, matched| {
+            reader.take(assembler, matched)
+        })?;
+        let left_out = LeftOut {
+            without_row: labelled.len() as u64,
+            other_schema: labelled.other_schema,
+        };
+        let schema = labelled.assembler().schema().clone();
+        let recorded = reader.finish(split, (schema, before));
+        Ok((recorded, left_out, labelled.reached()))
+    }
+
     /// Takes the labelled candidates of a logged request.
     fn take(&mut self, assembler: &Assembler, matched: &Matched<'_>) -> Result<(), String> {
         let logged = matched.logged;
@@ -140,7 +185,7 @@ impl Reader<'_> {
     }
 
     /// The rows in the order of time, over all partitions.
-    fn finish(mut self, split: Split, schema: FeatureSchema) -> Recorded {
+    fn finish(mut self, split: Split, of: (FeatureSchema, Option<&Before>)) -> Recorded {
         self.rows.sort_by(|(one, met), (other, other_met)| {
             (met.time, one, &met.names[1]).cmp(&(other_met.time, other, &other_met.names[1]))
         });
@@ -162,7 +207,7 @@ impl Reader<'_> {
             requests,
             ..Gathered::default()
         };
-        Recorded::of(self.config, gathered, split, schema)
+        Recorded::of(self.config, gathered, split, of)
     }
 }
 

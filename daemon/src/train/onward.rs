@@ -1,11 +1,14 @@
 //! Learning that goes on: rows behind those that passes went over, a piece at a time in the order of time, each said before it is learned from.
 
-use headwater_model::bahe::{Position, Trainer};
+use std::collections::VecDeque;
+use std::ops::Range;
 
-use super::calibrate::{laid, lines};
+use headwater_model::bahe::{Corpus, Position, Rows, Trainer};
+
+use super::calibrate::{Lines, laid, lines};
 use super::predict::Said;
 use super::rows::Recorded;
-use super::{TrainBahe, TrainError, TrainSummary};
+use super::{TrainBahe, TrainError};
 use crate::progress::Progress;
 
 /// Part of the rates by which it goes on.
@@ -13,79 +16,111 @@ const PACE: f64 = 0.3;
 /// Pieces that a calibration is made of, the newest that were said.
 const CALIBRATED_BY: usize = 10;
 
+/// What a learning that goes on takes from piece to piece, beside the trainer.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    /// Pieces that were learned from.
+    pub(super) pieces: usize,
+    /// The newest of them: labels, and log-odds as they were said, before any line.
+    said: VecDeque<(Rows, Vec<f32>)>,
+}
+
+impl Course {
+    /// Puts a piece down that was learned from.
+    fn take(&mut self, corpus: &Corpus, piece: Range<usize>, said: Vec<f32>) {
+        let tasks = corpus.tasks.len();
+        let labels = piece.start * tasks..piece.end * tasks;
+        let scenario = corpus.rows.scenario.get(piece).unwrap_or_default();
+        let rows = Rows {
+            scenario: scenario.to_vec(),
+            labels: corpus.rows.labels[labels.clone()].to_vec(),
+            weights: corpus.rows.weights[labels].to_vec(),
+            ..Rows::default()
+        };
+        self.said.push_back((rows, said));
+        if self.said.len() > CALIBRATED_BY {
+            self.said.pop_front();
+        }
+        self.pieces += 1;
+    }
+
+    /// The lines that fit what was said of the newest pieces.
+    fn lines(&self, corpus: &Corpus) -> Lines {
+        let (mut rows, mut said) = (Rows::default(), Vec::new());
+        for (of, log_odds) in &self.said {
+            rows.scenario.extend(&of.scenario);
+            rows.labels.extend(&of.labels);
+            rows.weights.extend(&of.weights);
+            said.extend(log_odds);
+        }
+        lines(&rows, (corpus.tasks.len(), corpus.scenarios), 0, &said)
+    }
+}
+
 impl TrainBahe {
-    /// Goes over the rows behind those that are learned from, and gives what was said of those behind validation: what validated chose the pass and the first calibration. What is said of a piece
-    /// is calibrated by the pieces before it, and the model is left as it was behind the last. A piece is learned from once what is scored next is later than all of it by the time that a label takes to be known; none: told to
-    /// stop.
+    /// Goes over the rows behind those that are learned from, and gives what was said of those behind validation, and the lines to lay over what the model says from then on: what validated chose the pass and the first calibration.
+    /// What is said of a piece is calibrated by the pieces before it, and the model is left as it was behind the last. A piece is learned from once what is scored next is later than all of it by the time that a label takes
+    /// to be known; none: told to stop.
     pub(super) fn onward(
         &self,
         trainer: &mut Trainer,
         recorded: &Recorded,
+        course: &mut Course,
         (known_after_ms, stop): (i64, &dyn Fn() -> bool),
-        summary: &mut TrainSummary,
-    ) -> Result<Option<Said>, TrainError> {
+    ) -> Result<Option<(Said, Lines)>, TrainError> {
         let corpus = &recorded.corpus;
         let tasks = corpus.tasks.len();
-        let [learned, _, scored] = recorded.splits();
+        let [.., scored] = recorded.splits();
         let mut said = Said {
             from: scored.start,
             log_odds: Vec::with_capacity(scored.len() * tasks),
         };
-        // As they were said, before any line.
-        let mut bare = Vec::with_capacity((corpus.len() - learned.end) * tasks);
         trainer.keep_pace(PACE);
         let bar = Progress::new(Some(corpus.len() as u64), self.progress);
-        let mut last = vec![vec![[1.0, 0.0]; tasks]; corpus.scenarios + 1];
         let pieces = &recorded.pieces;
         let spans: Vec<[i64; 2]> = pieces.iter().map(|of| recorded.span(of.clone())).collect();
-        // The lines that fit the newest of the first so many pieces.
-        let lines_by = |count: usize, bare: &[f32]| {
-            let rows = pieces[count.saturating_sub(CALIBRATED_BY)].start..pieces[count - 1].end;
-            let said = (rows.start - learned.end) * tasks..(rows.end - learned.end) * tasks;
-            let sizes = (tasks, corpus.scenarios);
-            lines(&corpus.rows, sizes, rows.start, &bare[said])
-        };
-        let learn = |trainer: &mut Trainer, number: usize| -> Result<(), TrainError> {
-            let position = Position {
-                epoch: self.passes + number as u64,
-                ..Position::default()
-            };
-            trainer.pass(corpus, pieces[number].clone(), position, &mut |_, _| true)?;
-            bar.at(pieces[number].end as u64, pieces[number].end as u64);
-            Ok(())
-        };
+        // As it was said, before any line, of pieces that are not learned from yet.
+        let mut bare: VecDeque<Vec<f32>> = VecDeque::new();
         let mut learned_from = 0;
+        let mut learn = |trainer: &mut Trainer,
+                         course: &mut Course,
+                         until: usize,
+                         bare: &mut VecDeque<Vec<f32>>| {
+            for piece in &pieces[learned_from..until.max(learned_from)] {
+                let position = Position {
+                    epoch: self.passes + course.pieces as u64,
+                    ..Position::default()
+                };
+                trainer.pass(corpus, piece.clone(), position, &mut |_, _| true)?;
+                let said = bare.pop_front();
+                let said = said.expect("invariant: a piece is scored before it is learned from");
+                course.take(corpus, piece.clone(), said);
+                bar.at(piece.end as u64, piece.end as u64);
+            }
+            learned_from = until.max(learned_from);
+            Ok::<_, TrainError>(())
+        };
+        let mut last = course.lines(corpus);
         for (number, piece) in pieces.iter().enumerate() {
             if stop() {
                 return Ok(None);
             }
             let known = known(&spans[..number], spans[number][0], known_after_ms);
-            if known > learned_from {
-                for number in learned_from..known {
-                    learn(trainer, number)?;
-                }
-                learned_from = known;
-                last = lines_by(known, &bare);
+            let before = course.pieces;
+            learn(trainer, course, known, &mut bare)?;
+            if course.pieces > before {
+                last = course.lines(corpus);
             }
             let of_piece = trainer.score(corpus, piece.clone(), &mut |_| {})?;
             // Those that validate are not told.
             let from = said.from.clamp(piece.start, piece.end);
             let told = &of_piece[(from - piece.start) * tasks..];
             (said.log_odds).extend(laid(&corpus.rows, from, told, &last));
-            bare.extend(of_piece);
+            bare.push_back(of_piece);
         }
-        for number in learned_from..pieces.len() {
-            learn(trainer, number)?;
-        }
+        learn(trainer, course, pieces.len(), &mut bare)?;
         bar.finish();
-        if !pieces.is_empty() {
-            let last = lines_by(pieces.len(), &bare);
-            trainer.calibrate(&last)?;
-            tracing::info!(lines = ?last, "calibrated: slope and shift by scenario and task");
-            summary.calibration = last;
-        }
-        summary.onward = pieces.len();
-        Ok(Some(said))
+        Ok(Some((said, course.lines(corpus))))
     }
 }
 

@@ -142,7 +142,7 @@ impl Recorded {
             texts_asked: reader.texts.asked,
             requests: reader.requests,
         };
-        Ok(Self::of(config, gathered, split, schema))
+        Ok(Self::of(config, gathered, split, (schema, None)))
     }
 }
 

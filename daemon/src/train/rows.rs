@@ -36,6 +36,10 @@ pub(super) struct Recorded {
     pub(super) schema: FeatureSchema,
     /// Times of the rows.
     times: Vec<i64>,
+    /// Requests that they are of.
+    pub(super) requests: usize,
+    /// Time of the newest row that was learned from before; the least there is: none was.
+    newest_before: i64,
     /// The champion's log-odds, a row's tasks behind each other; empty where there is none to be judged against.
     champion: Vec<f32>,
 }
@@ -72,13 +76,22 @@ pub(super) struct Gathered {
     pub(super) requests: usize,
 }
 
+/// What a training that goes on has seen before.
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    /// Mean and spread of each number, by which its head sees them.
+    pub(super) moments: Vec<[f32; 2]>,
+    /// Time of the newest row that was learned from, Unix milliseconds.
+    pub(super) newest: i64,
+}
+
 impl Recorded {
     /// Rows of a user behind each other, in each part.
     pub(super) fn of(
         config: &Config,
         gathered: Gathered,
         split: Split,
-        schema: FeatureSchema,
+        (schema, before): (FeatureSchema, Option<&Before>),
     ) -> Self {
         let Gathered {
             mut rows,
@@ -105,7 +118,8 @@ impl Recorded {
         }
         let rows: Vec<Met> = rows.into_iter().map(|(_, row)| row).collect();
         let features = rows.first().map_or(0, |row| row.features.len());
-        let moments = moments(&rows[..sizes[0]].iter().map(|row| &*row.features), features);
+        let learned = rows[..sizes[0]].iter().map(|row| &*row.features);
+        let moments = before.map_or_else(|| moments(&learned, features), |of| of.moments.clone());
         let sequences = config.sequences.len();
         let mut columns = Rows::default();
         let known = told_apart(config);
@@ -161,13 +175,16 @@ impl Recorded {
             moments,
             schema,
             times,
+            requests,
+            newest_before: before.map_or(i64::MIN, |before| before.newest),
             champion,
         }
     }
 
     /// Time of the newest row.
     pub(super) fn newest(&self) -> i64 {
-        self.times.iter().copied().max().unwrap_or(i64::MIN)
+        let times = self.times.iter().copied();
+        times.fold(self.newest_before, i64::max)
     }
 
     pub(super) fn split_sizes(&self) -> [usize; 3] {
@@ -217,8 +234,11 @@ impl Recorded {
     pub(super) fn compared(&self, challenger: &[f32], apart_ms: i64) -> Vec<Compared> {
         let [learned, validated, scored] = self.splits();
         let tasks = self.corpus.tasks.len();
-        let seen = self.times[learned.start..validated.end].iter().max();
-        let from = seen.map_or(i64::MIN, |seen| seen.saturating_add(apart_ms));
+        let seen = self.times[learned.start..validated.end].iter().copied();
+        let from = match seen.fold(self.newest_before, i64::max) {
+            i64::MIN => i64::MIN,
+            seen => seen.saturating_add(apart_ms),
+        };
         let rows = &self.corpus.rows;
         let mut compared = Vec::new();
         for (row, of_row) in scored.zip(challenger.chunks(tasks)) {

@@ -6,8 +6,30 @@ pub(super) struct Split {
     /// Part of the requests to learn from, and to validate on; those behind are scored alone.
     pub(super) learned: f64,
     pub(super) validated: f64,
-    /// What is behind those that are learned from is cut into pieces of this part of all requests.
-    pub(super) piece: Option<f64>,
+    /// What is behind those that are learned from is cut into pieces.
+    pub(super) piece: Option<Piece>,
+}
+
+/// How much a piece is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Piece {
+    /// This part of all requests.
+    Part(f64),
+    /// So many requests, about: all pieces are of one size.
+    Requests(usize),
+}
+
+impl Piece {
+    /// Requests of a piece, of so many in all.
+    pub(super) fn requests(self, all: usize) -> usize {
+        match self {
+            Self::Part(part) => ((all as f64 * part).round() as usize).max(1),
+            Self::Requests(about) => {
+                let pieces = (all as f64 / about.max(1) as f64).round() as usize;
+                all.div_ceil(pieces.max(1)).max(1)
+            }
+        }
+    }
 }
 
 /// Where a row belongs; its fields in the order in which rows are sorted.
@@ -28,7 +50,7 @@ impl Split {
     ) -> Vec<Part> {
         let place = |share: f64| (requests as f64 * share).round() as usize;
         let ends = [place(self.learned), place(self.learned + self.validated)];
-        let wide = self.piece.map(|piece| place(piece).max(1));
+        let wide = self.piece.map(|piece| piece.requests(requests));
         // The piece that is being filled, and its first request.
         let mut at: Option<(usize, usize)> = None;
         let mut newest = i64::MIN;
@@ -69,7 +91,7 @@ mod tests {
             piece,
         };
         let rows = || times.into_iter().enumerate();
-        let parts = split(Some(2.0 / 12.0)).parts(rows(), times.len());
+        let parts = split(Some(Piece::Part(2.0 / 12.0))).parts(rows(), times.len());
         let found = parts.iter().map(|part| (part.split, part.piece));
         // The third request has the time of the second, which is learned from; the sixth and seventh that of the fifth.
         let wanted = [
@@ -91,5 +113,16 @@ mod tests {
         let splits: Vec<usize> = parts.iter().map(|part| part.split).collect();
         assert_eq!(splits, [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2]);
         assert!(parts.iter().all(|part| part.piece == 0));
+    }
+
+    /// Goal: nothing is learned from a rest of a few rows as from a whole piece. Method: numbers of requests around multiples of what a piece is to be.
+    #[test]
+    fn pieces_of_one_size() {
+        let of = |all| Piece::Requests(10).requests(all);
+        assert_eq!(
+            [1, 9, 10, 14, 16, 21, 25, 101].map(of),
+            [1, 9, 10, 14, 8, 11, 9, 11]
+        );
+        assert_eq!(Piece::Part(0.01).requests(30), 1);
     }
 }

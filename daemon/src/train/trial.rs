@@ -464,4 +464,4 @@ impl Trials {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::local::{LocalLog, Options};
@@ -29,10 +30,10 @@ fn canary(more: &str) -> f64 {
     }
 }
 
-struct World {
-    folder: tempfile::TempDir,
-    config: Config,
-    log: LocalLog,
+pub(in crate::train) struct World {
+    pub(in crate::train) folder: tempfile::TempDir,
+    pub(in crate::train) config: Config,
+    pub(in crate::train) log: Arc<LocalLog>,
     trials: Trials,
     random: u64,
     rows: u64,
@@ -41,7 +42,7 @@ struct World {
 }
 
 impl World {
-    fn new(more: &str) -> Self {
+    pub(in crate::train) fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state").display().to_string();
         let text = format!(
@@ -63,7 +64,7 @@ impl World {
         Self {
             folder,
             config,
-            log,
+            log: Arc::new(log),
             trials,
             random: 5,
             rows: 0,
@@ -122,7 +123,7 @@ impl World {
     }
 
     /// So many rows of two items that were scored now, and what became of them. Every fifth is in random order, where the truth may be another.
-    fn live(&mut self, rows: usize, [truth, by_chance]: [f32; 2]) {
+    pub(in crate::train) fn live(&mut self, rows: usize, [truth, by_chance]: [f32; 2]) {
         let assembler = Assembler::new(&self.config).unwrap();
         let schema = assembler.schema().clone();
         let mut batch = FeatureBatch::new(&schema);
@@ -197,19 +198,19 @@ impl World {
     }
 
     fn turn(&mut self) -> (Standing, Vec<(Seat, Outcome)>) {
-        let turn = self.trials.turn(&self.config, &self.log).unwrap();
+        let turn = self.trials.turn(&self.config, &*self.log).unwrap();
         assert!(turn.failed.is_empty());
         (turn.standing, turn.ended)
     }
 
     fn promote(&self, adds: f32) -> Named {
-        let announced = champion::promote(&self.config, &self.log, &self.model(adds)).unwrap();
+        let announced = champion::promote(&self.config, &*self.log, &self.model(adds)).unwrap();
         announced.champion.unwrap()
     }
 
     fn try_it(&self, adds: f32) -> Named {
         let folder = self.model(adds);
-        let trial = champion::put_on_trial(&self.config, &self.log, &folder, None).unwrap();
+        let trial = champion::put_on_trial(&self.config, &*self.log, &folder, None).unwrap();
         trial.model.unwrap()
     }
 }
@@ -337,11 +338,11 @@ fn a_spoilt_champion_goes_back() {
 
     // Its bytes are there still: somebody may want it, and gets it, for as long as it is pinned.
     assert_eq!(world.promote(-3.0), spoilt);
-    champion::pin(&world.config, &world.log, true).unwrap();
+    champion::pin(&world.config, &*world.log, true).unwrap();
     world.turn();
     world.live(300, [TRUTH; 2]);
     assert!(world.turn().1.is_empty());
-    champion::pin(&world.config, &world.log, false).unwrap();
+    champion::pin(&world.config, &*world.log, false).unwrap();
     let (standing, outcomes) = world.turn();
     assert_eq!(outcomes, [(Seat::Former, Outcome::WentBack)]);
     assert_eq!(standing.champion(), Some(&good));
@@ -351,7 +352,7 @@ fn a_spoilt_champion_goes_back() {
     world.live(100, [TRUTH; 2]);
     let looks = world.turn().0.challenger.unwrap().looks;
     assert_eq!(looks.len(), 1);
-    champion::retire(&world.config, &world.log).unwrap();
+    champion::retire(&world.config, &*world.log).unwrap();
     let trial = world.turn().0.challenger.unwrap();
     assert_eq!((trial.champion, trial.looks.len()), (None, 0));
     // What nobody can read is nobody's.
@@ -374,16 +375,16 @@ fn whoever_dies_or_is_late_loses_nothing() {
     let mut world = World::new("");
     let challenger = world.try_it(TRUTH);
     world.live(400, [TRUTH; 2]);
-    let held = champion::standing(&world.config, &world.log).unwrap();
+    let held = champion::standing(&world.config, &*world.log).unwrap();
     let held = held.challenger.unwrap();
     let mut seen = held.clone();
-    world.trials.settled(&world.config, &world.log).unwrap();
-    let asked = (&world.config, &world.log as &dyn Log);
+    world.trials.settled(&world.config, &*world.log).unwrap();
+    let asked = (&world.config, &*world.log as &dyn Log);
     let judged = world.trials.look(asked, Seat::Challenger, &held).unwrap();
     let outcome = world.trials.outcome(Seat::Challenger, &mut seen, judged);
     assert_eq!(outcome, Some(Outcome::Promoted));
     let note = |world: &World, held: &Trial, now: Option<&Trial>| {
-        champion::note(&world.config, &world.log, (Seat::Challenger, held), now).unwrap()
+        champion::note(&world.config, &*world.log, (Seat::Challenger, held), now).unwrap()
     };
     assert!(note(&world, &held, Some(&seen)));
     // Another that looked as well, or that would end what it knew.
@@ -395,12 +396,12 @@ fn whoever_dies_or_is_late_loses_nothing() {
 
     // Another takes its place while it is looked at.
     world.try_it(-TRUTH);
-    let late = champion::standing(&world.config, &world.log)
+    let late = champion::standing(&world.config, &*world.log)
         .unwrap()
         .challenger
         .unwrap();
     let other = world.try_it(TRUTH + 0.2);
-    let taken = champion::take_over(&world.config, &world.log, Seat::Challenger, &late).unwrap();
+    let taken = champion::take_over(&world.config, &*world.log, Seat::Challenger, &late).unwrap();
     assert_eq!(taken, None);
     let standing = world.turn().0;
     assert_eq!(standing.challenger.unwrap().model, Some(other));
@@ -448,7 +449,7 @@ fn what_cannot_be_used_stops_nobody() {
     let mut producer = world.log.producer().unwrap();
     send(&mut *producer, Topic::Labels, 0, b"{}", "requests-0-1");
     producer.flush().unwrap();
-    let turn = world.trials.turn(&world.config, &world.log).unwrap();
+    let turn = world.trials.turn(&world.config, &*world.log).unwrap();
     assert_eq!(turn.failed, [Seat::Challenger]);
     // Not at once again.
     assert!(world.turn().1.is_empty());
@@ -478,7 +479,7 @@ fn who_proves_itself_scores_some_users_first() {
         );
         let held = std::sync::Arc::<champion::Held>::default();
         let asked = std::sync::Arc::clone(&held);
-        let mut follower = champion::Follower::new(&world.config, &world.log, asked).unwrap();
+        let mut follower = champion::Follower::new(&world.config, &*world.log, asked).unwrap();
         let mut scoring = || {
             while !follower.turn().unwrap() {}
             let scoring = held.other_than(u64::MAX).unwrap().1;
@@ -489,9 +490,9 @@ fn who_proves_itself_scores_some_users_first() {
         world.live(300, [TRUTH; 2]);
         assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Canary)]);
         assert_eq!(scoring(), [false, true]);
-        champion::pin(&world.config, &world.log, true).unwrap();
+        champion::pin(&world.config, &*world.log, true).unwrap();
         assert_eq!(scoring(), [false; 2]);
-        champion::pin(&world.config, &world.log, false).unwrap();
+        champion::pin(&world.config, &*world.log, false).unwrap();
         assert_eq!(scoring(), [false, true]);
         // Nobody came so far.
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -530,7 +531,7 @@ fn a_harm_that_was_seen_is_not_forgotten() {
     };
     seen.canary.as_mut().unwrap().looks.push(look);
     let seat = (Seat::Challenger, &held);
-    assert!(champion::note(&world.config, &world.log, seat, Some(&seen)).unwrap());
+    assert!(champion::note(&world.config, &*world.log, seat, Some(&seen)).unwrap());
     std::thread::sleep(std::time::Duration::from_millis(5));
     let (standing, outcomes) = world.turn();
     assert_eq!(outcomes, [(Seat::Challenger, Outcome::Dropped)]);

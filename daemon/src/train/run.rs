@@ -1,0 +1,250 @@
+//! A training, from its rows to a model that is kept and judged.
+
+use std::sync::Arc;
+
+use headwater_config::Config;
+use headwater_consumers::log::Log;
+use headwater_model::bahe::{BaheModel, HeadConfig};
+use headwater_model::dinmp::Learning;
+use parking_lot::Mutex;
+
+use super::artifact::Artifact;
+use super::going::Going;
+use super::labelled::Reached;
+use super::onward::Course;
+use super::predict::Said;
+use super::rows::{Recorded, told_apart};
+use super::split::{Piece, Split};
+use super::vectors::TextVectors;
+use super::{
+    PIECE, Regime, Source, Texts, TrainBahe, TrainError, TrainSummary, Winner, logged, trial,
+};
+
+impl TrainBahe {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The first line that cannot be used, a model that cannot, or whatever else keeps the result from being whole.
+    pub fn run(&self, config: &Config) -> Result<TrainSummary, TrainError> {
+        self.run_until(config, &|| false)
+    }
+
+    /// Runs it until it is done or `stop` says so: then the same goes on from where it was.
+    ///
+    /// # Errors
+    /// As [`TrainBahe::run`].
+    pub fn run_until(
+        &self,
+        config: &Config,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<TrainSummary, TrainError> {
+        Ok(self.begin(config, stop)?.0)
+    }
+
+    /// The same; gives as well what goes on from there, if it has learned from a log's rows in the order of time.
+    pub(super) fn begin(
+        &self,
+        config: &Config,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(TrainSummary, Option<Going>), TrainError> {
+        if self.winner != Winner::Stays && config.scoring.model.is_some() {
+            return Err(TrainError::NobodyFollows);
+        }
+        let config = &self.effective(config);
+        let log = match &self.source {
+            Source::Recordings { .. } => None,
+            Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
+            Source::Log(_) if self.regime != Regime::Frozen && self.winner == Winner::Promoted => {
+                return Err(TrainError::OnwardPromoted);
+            }
+            Source::Log(log) => Some(log),
+        };
+        if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
+            return Err(TrainError::Shares {
+                learned: self.shares[0],
+                validated: self.shares[1],
+            });
+        }
+        self.check_places()?;
+        let artifact = Artifact::open(&self.out)?;
+        let mut summary = TrainSummary::default();
+        let place = self.place(config)?;
+        let encoder = Self::encoder(config, &place.device)?;
+        let vectors = match &encoder {
+            Some(encoder) => {
+                let file = artifact.vectors(encoder.version());
+                let vectors = TextVectors::open(Arc::clone(encoder), file, self.progress)?;
+                Some(Arc::new(Mutex::new(vectors)))
+            }
+            None => None,
+        };
+        let began = crate::world::unix_ms();
+        let champion = match log {
+            Some(log) => crate::champion::current(config, &**log, &self.out)?,
+            None => None,
+        };
+        let from_log = log.map(|log| (&**log, champion.as_ref()));
+        let (mut recorded, reached) =
+            self.read(config, vectors.as_ref(), from_log, &mut summary)?;
+        summary.rows = recorded.split_sizes();
+        if !recorded.has_labels() && log.is_some() {
+            let [without_row, other_schema] = summary.left_out;
+            return Err(TrainError::NoRows {
+                without_row,
+                other_schema,
+            });
+        }
+        if !recorded.has_labels() {
+            return Err(TrainError::NoLabels);
+        }
+        if summary.rows[1] == 0 {
+            return Err(TrainError::NoValidation);
+        }
+        summary.texts = recorded.texts_asked;
+        summary.distinct_texts = recorded.texts.len();
+        let mut width = 0;
+        if let Some(vectors) = &vectors {
+            let mut vectors = vectors.lock();
+            if self.texts != Texts::None {
+                recorded.with_vectors(&mut vectors, &place.device)?;
+                width = vectors.encoder().width();
+            }
+            summary.encoded = vectors.made.0;
+            summary.encode_seconds = vectors.made.1.as_secs_f64();
+        }
+        drop(vectors);
+        let encoder = encoder.as_deref();
+        let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
+        let interest = spec
+            .map(|spec| self.ids.learning(spec, self.seed))
+            .transpose()?;
+        let head = HeadConfig {
+            width,
+            sequences: config.sequences.len(),
+            features: recorded.corpus.features,
+            tasks: recorded.corpus.tasks.len(),
+            projected: 64,
+            inner: match self.parts.experts {
+                0 => [128, 64],
+                _ => [128, 32],
+            },
+            interest: interest.as_ref().map_or(0, Learning::outputs),
+            matches: interest.as_ref().map_or(0, Learning::matches),
+            scenarios: told_apart(config).len(),
+            experts: self.parts.experts,
+            cross: self.parts.cross,
+        };
+        let depth = self.depth(config, encoder)?;
+        let described = self.described(config, &recorded, encoder, (&head, &depth.0));
+        let mut trainer = self.trainer(&head, depth, interest, &place)?;
+        let of = self.identity(&recorded, encoder, &place);
+        self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
+        if !summary.finished {
+            return Ok((summary, None));
+        }
+        if summary.kept > 0 {
+            Self::calibrate(&mut trainer, &recorded, &mut summary)?;
+        }
+        let mut course = Course::default();
+        let onward = match self.regime {
+            Regime::Frozen => None,
+            Regime::Prequential => {
+                // Labels of recordings count as known once time has moved past their row.
+                let known_after_ms = log.map_or(0, |_| trial::labels_ms(config));
+                let until = (known_after_ms, stop);
+                let onward = self.onward(&mut trainer, &recorded, &mut course, until)?;
+                summary.finished = onward.is_some();
+                if !summary.finished {
+                    return Ok((summary, None));
+                }
+                onward
+            }
+        };
+        let (said, lines) = onward.unzip();
+        let before = log.and(reached).filter(|_| said.is_some());
+        let before = before.map(|reached| Ok::<_, TrainError>((reached, trainer.values()?)));
+        let before = before.transpose()?;
+        if let Some(lines) = lines.filter(|_| course.pieces > 0) {
+            Self::lay(&mut trainer, lines, &mut summary)?;
+        }
+        summary.onward = course.pieces;
+        artifact.keep(&trainer.values()?, described.clone(), &recorded.schema)?;
+        artifact.finished()?;
+        if let Some(log) = log {
+            let beside = (&**log, champion.as_ref(), began);
+            let of = (&trainer, said.as_ref());
+            summary.judged = Some(self.judge(config, beside, of, &recorded)?);
+        }
+        if self.predictions.is_some() || self.report.is_some() {
+            let said = match said {
+                Some(said) => said,
+                None => Said::by(&trainer, &recorded, self.progress)?,
+            };
+            let report = self.tell(&said, &recorded, config)?;
+            summary.predicted = report.measured();
+            if let Some(path) = &self.report {
+                report.write(path, &self.words(&summary))?;
+            }
+        }
+        let going = match before {
+            Some((reached, values)) => {
+                trainer.restore(&values)?;
+                Some(Going::of((trainer, course), described, &recorded, reached))
+            }
+            None => None,
+        };
+        Ok((summary, going))
+    }
+
+    /// The rows, and how far what was logged is used up by them.
+    fn read(
+        &self,
+        config: &Config,
+        vectors: Option<&Arc<Mutex<TextVectors>>>,
+        from_log: Option<(&dyn Log, Option<&BaheModel>)>,
+        summary: &mut TrainSummary,
+    ) -> Result<(Recorded, Option<Reached>), TrainError> {
+        let champion = from_log.and_then(|(_, champion)| champion);
+        let config = &self.reading(config, champion);
+        if let Some((log, champion)) = from_log {
+            let (recorded, left_out, reached) = logged::read(
+                (config, log),
+                champion,
+                (self.split(), self.log_rows, self.later_than),
+                (&self.out, self.progress),
+            )?;
+            summary.left_out = [left_out.without_row, left_out.other_schema];
+            summary.newest = recorded.newest();
+            return Ok((recorded, Some(reached)));
+        }
+        let Source::Recordings { items, events } = &self.source else {
+            unreachable!("invariant: a log was opened for this source");
+        };
+        let recorded = Recorded::read(
+            config,
+            (items, events),
+            vectors,
+            self.split(),
+            self.progress,
+        )?;
+        Ok((recorded, None))
+    }
+
+    /// The configuration, with what rows must tell for it and for a champion.
+    pub(super) fn reading(&self, config: &Config, champion: Option<&BaheModel>) -> Config {
+        let mut config = config.clone();
+        let reads = champion.is_some_and(|champion| champion.interest().is_some());
+        config.key_vectors.logged = self.key_vectors || reads;
+        config
+    }
+
+    fn split(&self) -> Split {
+        let [learned, validated] = self.shares;
+        let piece = (self.regime == Regime::Prequential).then_some(Piece::Part(PIECE));
+        Split {
+            learned,
+            validated,
+            piece,
+        }
+    }
+}
