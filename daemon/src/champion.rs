@@ -182,7 +182,8 @@ fn named(model: &BaheModel, parts: u32) -> Named {
 #[derive(Debug, Default)]
 struct Registry {
     champion: Option<Vec<u8>>,
-    trials: BTreeMap<Seat, Vec<u8>>,
+    /// Trials by their keys.
+    trials: BTreeMap<String, Vec<u8>>,
     /// Bytes by their keys.
     parts: BTreeMap<String, Vec<u8>>,
 }
@@ -210,22 +211,22 @@ impl Registry {
             self.champion = record.value.map(<[u8]>::to_vec);
             return true;
         }
-        if let Some(seat) = (Seat::ALL.into_iter()).find(|seat| seat.key().as_bytes() == key) {
-            match record.value {
-                Some(value) => drop(self.trials.insert(seat, value.to_vec())),
-                None => drop(self.trials.remove(&seat)),
-            }
-            return true;
+        let Ok(key) = std::str::from_utf8(key) else {
+            return false;
+        };
+        let is_trial = Seat::of_key(key).is_some();
+        let held = if is_trial {
+            &mut self.trials
+        } else if key.starts_with(ARTIFACT) {
+            &mut self.parts
+        } else {
+            return false;
+        };
+        match record.value {
+            Some(value) => drop(held.insert(key.to_owned(), value.to_vec())),
+            None => drop(held.remove(key)),
         }
-        if let Ok(key) = std::str::from_utf8(key)
-            && key.starts_with(ARTIFACT)
-        {
-            match record.value {
-                Some(value) => drop(self.parts.insert(key.to_owned(), value.to_vec())),
-                None => drop(self.parts.remove(key)),
-            }
-        }
-        false
+        is_trial
     }
 
     fn announced(&self) -> Result<Option<Announced>, ChampionError> {
@@ -338,9 +339,7 @@ fn forget(
     let standing = standing(config, log)?;
     let announced = standing.announced.as_ref();
     let announced = announced.map(|announced| [&announced.champion, &announced.former]);
-    let trials = [&standing.challenger, &standing.watch]
-        .into_iter()
-        .flatten();
+    let trials = standing.challengers.iter().chain(&standing.watch);
     let tried = trials.flat_map(|trial| [&trial.model, &trial.champion]);
     let kept = announced.into_iter().flatten().chain(tried).flatten();
     let kept: Vec<String> = kept.map(|of| format!("{ARTIFACT}{}/", of.id)).collect();

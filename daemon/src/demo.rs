@@ -13,6 +13,7 @@ use headwater_model::language::{Shape, Weights};
 use prometheus::proto::{LabelPair, MetricFamily};
 use serde::Serialize;
 
+use crate::champion::Standing;
 use crate::{Daemon, Handle, StartError, StopError};
 
 pub mod platform;
@@ -339,7 +340,7 @@ impl Show {
     fn look_at(&mut self, daemon: &Handle) {
         let status = daemon.status();
         self.now.champion = status.model.map(|model| model.name);
-        let trial = status.trials.and_then(|trials| trials.challenger);
+        let trial = status.trials.as_ref().and_then(Standing::furthest);
         self.now.trial = trial.map(|trial| {
             let look = trial.looks.last();
             TrialSecond {

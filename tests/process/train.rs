@@ -546,7 +546,7 @@ fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
         assert!(ran.code == Some(0) && ran.answer.contains(words), "{ran:?}");
     }
     let ran = place.run(&["champion", "unpin", "--format", "json"]);
-    assert_eq!(ran.json()["challenger"]["model"]["name"], name);
+    assert_eq!(ran.json()["challengers"][0]["model"]["name"], name);
     assert!(ran.json()["pinned"].is_null(), "{ran:?}");
     let ran = place.run(&["champion", "try", "nowhere"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");

@@ -15,6 +15,15 @@ use super::{Cause, send_parts};
 use crate::scan::{self, Stretch};
 use crate::world::unix_ms;
 
+/// Challengers at most, beside the baseline: each is held against the champion by itself.
+const CHALLENGERS: usize = 3;
+/// Who was not looked at so often does not make room for another: little is known of it.
+const LOOKS_MIN: usize = 3;
+/// What the keys of challengers' records begin with; their models' ids follow.
+const CHALLENGER: &str = "trial/challenger/";
+/// The key of a former champion's record.
+const FORMER: &str = "trial/former";
+
 /// What a model is judged for.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,14 +35,20 @@ pub enum Seat {
 }
 
 impl Seat {
-    /// All of them, in the order in which they are looked at: going back comes first.
-    pub const ALL: [Self; 2] = [Self::Former, Self::Challenger];
+    /// The key of a model's record.
+    fn key(self, model: Option<&Named>) -> String {
+        match (self, model) {
+            (Self::Challenger, Some(model)) => format!("{CHALLENGER}{}", model.id),
+            (Self::Challenger, None) => CHALLENGER.to_owned(),
+            (Self::Former, _) => FORMER.to_owned(),
+        }
+    }
 
-    /// The record's key.
-    pub(super) fn key(self) -> &'static str {
-        match self {
-            Self::Challenger => "trial/challenger",
-            Self::Former => "trial/former",
+    pub(super) fn of_key(key: &str) -> Option<Self> {
+        if key == FORMER {
+            Some(Self::Former)
+        } else {
+            key.starts_with(CHALLENGER).then_some(Self::Challenger)
         }
     }
 }
@@ -115,6 +130,8 @@ pub enum Outcome {
     Dropped,
     /// The former champion is champion again.
     WentBack,
+    /// The champion is better than who was there before it, or than the baseline: what is seen from now on counts, for tastes may change.
+    BegunAnew,
 }
 
 /// What was seen of a part of the rows.
@@ -155,7 +172,7 @@ impl Canary {
 
 impl Trial {
     /// One that begins now.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         config: &Config,
         log: &dyn Log,
         [model, champion]: [Option<Named>; 2],
@@ -190,35 +207,91 @@ pub struct Standing {
     /// Who is champion, as it was announced last.
     #[serde(flatten)]
     pub announced: Option<Announced>,
-    /// Who is to become it.
-    pub challenger: Option<Trial>,
+    /// Who are to become it, the oldest trial at the front.
+    pub challengers: Vec<Trial>,
     /// Who was champion before, while it is held against who is.
     pub watch: Option<Trial>,
 }
 
 impl Standing {
     pub(super) fn of(registry: &Registry) -> Result<Self, ChampionError> {
-        // A trial that nobody can read is nobody's: the champion goes on, and another trial takes its place.
-        let trial = |seat: Seat| match registry.trials.get(&seat).map(|value| read(value)) {
-            Some(Err(ChampionError::Form(error))) => {
-                let key = seat.key();
-                tracing::warn!(%error, key, "a trial on the topic of models cannot be read");
-                Ok(None)
-            }
-            found => found.transpose(),
-        };
-        Ok(Self {
+        let mut standing = Self {
             announced: registry.announced()?,
-            challenger: trial(Seat::Challenger)?,
-            watch: trial(Seat::Former)?,
-        })
+            ..Self::default()
+        };
+        for (key, value) in &registry.trials {
+            let trial: Trial = match read(value) {
+                // One that nobody can read is nobody's: the champion goes on, and who settles trials takes it away.
+                Err(ChampionError::Form(error)) => {
+                    tracing::warn!(%error, key, "a trial on the topic of models cannot be read");
+                    continue;
+                }
+                read => read?,
+            };
+            match Seat::of_key(key) {
+                Some(Seat::Challenger) => standing.challengers.push(trial),
+                Some(Seat::Former) => standing.watch = Some(trial),
+                None => {}
+            }
+        }
+        standing.challengers.sort_by_key(|trial| trial.began);
+        Ok(standing)
     }
 
-    fn of_seat(&self, seat: Seat) -> Option<&Trial> {
+    /// The trial of a model.
+    pub(crate) fn of_seat(&self, seat: Seat, model: Option<&Named>) -> Option<&Trial> {
         match seat {
-            Seat::Challenger => self.challenger.as_ref(),
+            Seat::Challenger => {
+                let mut challengers = self.challengers.iter();
+                challengers.find(|trial| trial.model.as_ref() == model)
+            }
             Seat::Former => self.watch.as_ref(),
         }
+    }
+
+    /// All trials, in the order in which they are looked at: going back comes first.
+    pub(crate) fn trials(&self) -> impl Iterator<Item = (Seat, &Trial)> {
+        let watch = self.watch.iter().map(|trial| (Seat::Former, trial));
+        let challengers = self.challengers.iter();
+        watch.chain(challengers.map(|trial| (Seat::Challenger, trial)))
+    }
+
+    /// The challenger of which most is known.
+    pub(crate) fn furthest(&self) -> Option<&Trial> {
+        let rows = |trial: &&Trial| trial.looks.last().map_or(0, |look| look.all.rows);
+        self.challengers.iter().max_by_key(rows)
+    }
+
+    /// Whether a challenger scores some users.
+    pub(crate) fn has_canary(&self) -> bool {
+        self.challengers.iter().any(|trial| trial.canary.is_some())
+    }
+
+    /// Whether another challenger has a place, be it that of one of whom enough is known.
+    pub(crate) fn has_room(&self) -> bool {
+        self.has_place() || self.weakest(LOOKS_MIN).is_some()
+    }
+
+    /// Whether there are fewer challengers than may be. The baseline takes nobody's place.
+    fn has_place(&self) -> bool {
+        let models = self
+            .challengers
+            .iter()
+            .filter(|trial| trial.model.is_some());
+        models.count() < CHALLENGERS
+    }
+
+    /// The challenger that is better by the fewest errors, of those that were looked at so often. One that has proved itself is none.
+    fn weakest(&self, looks: usize) -> Option<&Trial> {
+        let is_open = |trial: &&Trial| {
+            let last = trial.looks.last();
+            let has_proved = last.is_some_and(|look| look.outcome.is_some());
+            let may_go = trial.model.is_some() && trial.canary.is_none() && !has_proved;
+            trial.looks.len() >= looks && may_go
+        };
+        let errors = |trial: &&Trial| trial.looks.last().map_or(0.0, |look| look.all.z);
+        let open = self.challengers.iter().filter(is_open);
+        open.min_by(|one, other| errors(one).total_cmp(&errors(other)))
     }
 
     pub(crate) fn champion(&self) -> Option<&Named> {
@@ -227,7 +300,8 @@ impl Standing {
 
     /// Who scores some users instead of the champion, and which share of them. Not beside another champion than it was tried with, and nobody beside one that is to stay.
     pub(super) fn canary(&self) -> Option<(&Named, f64)> {
-        let trial = self.challenger.as_ref()?;
+        let mut challengers = self.challengers.iter();
+        let trial = challengers.find(|trial| trial.canary.is_some())?;
         let canary = trial.canary.as_ref()?;
         let is_beside = trial.champion.as_ref() == self.champion() && !self.is_pinned();
         let model = trial.model.as_ref().filter(|_| is_beside)?;
@@ -248,7 +322,7 @@ pub fn standing(config: &Config, log: &dyn Log) -> Result<Standing, ChampionErro
     Standing::of(&Registry::read(config, log)?)
 }
 
-/// Puts the model of a folder on trial beside the champion, in the place of who was; rows that are not later than `after` (Unix milliseconds) are no evidence. Whoever trains
+/// Puts the model of a folder on trial beside the champion, and beside other challengers; where there are as many as may be, in the place of who is better by the fewest errors. Rows that are not later than `after` (Unix milliseconds) are no evidence. Whoever trains
 /// (`train.every`) judges it.
 ///
 /// # Errors
@@ -265,7 +339,21 @@ pub fn put_on_trial(
     let standing = standing(config, log)?;
     let champion = standing.champion().cloned();
     let trial = Trial::begin(config, log, [Some(model), champion], after)?;
-    put(&mut *producer, Seat::Challenger, Some(&trial))?;
+    let is_there = (standing.of_seat(Seat::Challenger, trial.model.as_ref())).is_some();
+    if !is_there && !standing.has_place() {
+        let weakest = standing.weakest(LOOKS_MIN);
+        let weakest = weakest.or_else(|| standing.weakest(0));
+        // Whoever says so by command has it so.
+        let newest = || {
+            let mut challengers = standing.challengers.iter().rev();
+            challengers.find(|trial| trial.model.is_some() && trial.canary.is_none())
+        };
+        if let Some(weakest) = weakest.or_else(newest) {
+            tracing::info!(model = ?weakest.model, "makes room for another challenger");
+            end(&mut *producer, Seat::Challenger, weakest)?;
+        }
+    }
+    put(&mut *producer, Seat::Challenger, &trial)?;
     forget((config, log), &mut *producer, &registry)?;
     Ok(trial)
 }
@@ -280,17 +368,28 @@ pub(crate) fn note(
     (seat, held): (Seat, &Trial),
     now: Option<&Trial>,
 ) -> Result<bool, ChampionError> {
-    let is_held = standing(config, log)?.of_seat(seat) == Some(held);
-    if is_held {
-        put(&mut *log.producer()?, seat, now)?;
+    let standing = standing(config, log)?;
+    let is_held = standing.of_seat(seat, held.model.as_ref()) == Some(held);
+    match now {
+        Some(now) if is_held => put(&mut *log.producer()?, seat, now)?,
+        None if is_held => end(&mut *log.producer()?, seat, held)?,
+        _ => {}
     }
     Ok(is_held)
 }
 
-fn put(producer: &mut dyn Producer, seat: Seat, trial: Option<&Trial>) -> Result<(), LogError> {
-    let value = trial
-        .map(|trial| serde_json::to_vec(trial).expect("invariant: a trial holds finite numbers"));
-    send(producer, seat.key().as_bytes(), value.as_deref())?;
+/// Writes a trial down.
+fn put(producer: &mut dyn Producer, seat: Seat, trial: &Trial) -> Result<(), LogError> {
+    let value = serde_json::to_vec(trial).expect("invariant: a trial holds finite numbers");
+    let key = seat.key(trial.model.as_ref());
+    send(producer, key.as_bytes(), Some(&value))?;
+    producer.flush()
+}
+
+/// Takes a trial away.
+fn end(producer: &mut dyn Producer, seat: Seat, trial: &Trial) -> Result<(), LogError> {
+    let key = seat.key(trial.model.as_ref());
+    send(producer, key.as_bytes(), None)?;
     producer.flush()
 }
 
@@ -334,8 +433,8 @@ impl Bench {
     }
 }
 
-/// Sees to it that trials are those of who is champion now: of who became it, or is beside another than it began with, nothing is carried over; and after a promotion who was champion before is
-/// watched, for so long.
+/// Sees to it that trials are those of who is champion now: of who became it, or is beside another than it began with, nothing is carried over; after a promotion who was champion before is
+/// watched, for so long; and the baseline always stands beside a trained model: a model of another time may be worse than none, and so may the one before it.
 fn settle(
     (config, log): (&Config, &dyn Log),
     registry: &Registry,
@@ -343,18 +442,24 @@ fn settle(
 ) -> Result<Standing, ChampionError> {
     let mut standing = Standing::of(registry)?;
     let champion = standing.champion().cloned();
-    if let Some(trial) = standing.challenger.take() {
-        standing.challenger = if trial.model == champion {
-            put(&mut *log.producer()?, Seat::Challenger, None)?;
-            None
+    for (key, value) in &registry.trials {
+        if matches!(read::<Trial>(value), Err(ChampionError::Form(_))) {
+            let mut producer = log.producer()?;
+            send(&mut *producer, key.as_bytes(), None)?;
+            producer.flush()?;
+        }
+    }
+    for trial in std::mem::take(&mut standing.challengers) {
+        if trial.model == champion {
+            end(&mut *log.producer()?, Seat::Challenger, &trial)?;
         } else if trial.champion == champion {
-            Some(trial)
+            standing.challengers.push(trial);
         } else {
             let again = [trial.model, champion.clone()];
             let again = Trial::begin(config, log, again, trial.after)?;
-            put(&mut *log.producer()?, Seat::Challenger, Some(&again))?;
-            Some(again)
-        };
+            put(&mut *log.producer()?, Seat::Challenger, &again)?;
+            standing.challengers.push(again);
+        }
     }
     let watched = standing.announced.as_ref().filter(|announced| {
         let is_new = matches!(announced.cause, Some(Cause::Promoted | Cause::ProvedItself));
@@ -364,19 +469,27 @@ fn settle(
     let held = standing.watch.take();
     standing.watch = match (watched, held) {
         (None, None) => None,
-        (None, Some(_)) => {
-            put(&mut *log.producer()?, Seat::Former, None)?;
+        (None, Some(held)) => {
+            end(&mut *log.producer()?, Seat::Former, &held)?;
             None
         }
         (Some(former), Some(held)) if held.model == former && held.champion == champion => {
             Some(held)
         }
         (Some(former), _) => {
-            let trial = Trial::begin(config, log, [former, champion], None)?;
-            put(&mut *log.producer()?, Seat::Former, Some(&trial))?;
+            let trial = Trial::begin(config, log, [former, champion.clone()], None)?;
+            put(&mut *log.producer()?, Seat::Former, &trial)?;
             Some(trial)
         }
     };
+    let watched = standing.watch.as_ref();
+    let has_baseline = watched.is_some_and(|trial| trial.model.is_none())
+        || standing.of_seat(Seat::Challenger, None).is_some();
+    if champion.is_some() && watch_ms > 0 && !has_baseline {
+        let trial = Trial::begin(config, log, [None, champion], None)?;
+        put(&mut *log.producer()?, Seat::Challenger, &trial)?;
+        standing.challengers.push(trial);
+    }
     Ok(standing)
 }
 
@@ -393,7 +506,8 @@ pub(crate) fn take_over(
     let registry = Registry::read(config, log)?;
     let standing = Standing::of(&registry)?;
     let is_other = standing.champion() != trial.champion.as_ref();
-    if is_other || standing.is_pinned() || standing.of_seat(seat) != Some(trial) {
+    let held = standing.of_seat(seat, trial.model.as_ref());
+    if is_other || standing.is_pinned() || held != Some(trial) {
         return Ok(None);
     }
     if let Some(model) = &trial.model {
@@ -406,6 +520,6 @@ pub(crate) fn take_over(
     let mut producer = log.producer()?;
     let of = [trial.model.clone(), trial.champion.clone()];
     let announced = announce(&mut *producer, of, cause, false)?;
-    put(&mut *producer, seat, None)?;
+    end(&mut *producer, seat, trial)?;
     Ok(Some(announced))
 }

@@ -47,7 +47,7 @@ enum Command {
     Rollback,
     /// Let the baseline score alone.
     Retire,
-    /// Put the model of a folder on trial, in the place of who was: it scores nobody, and whoever trains (train.every) judges it on rows that are scored from now on, and
+    /// Put the model of a folder on trial, beside others or in the place of the weakest: it scores nobody, and whoever trains (train.every) judges it on rows that are scored from now on, and
     /// makes it champion once it has proved itself.
     Try {
         /// The folder that `headwater train` wrote.
@@ -111,7 +111,7 @@ fn tell(found: &Standing) {
             name(announced.former.as_ref()),
         )),
     }
-    if let Some(trial) = &found.challenger {
+    for trial in &found.challengers {
         tell_trial("on trial", trial);
     }
     if let Some(trial) = &found.watch {

@@ -83,7 +83,7 @@ fn train(inner: &Inner, stopping: &Stopping) {
         // Before it is known who is on trial, nobody is put there.
         let standing = inner.board.trials();
         let waits = standing.is_none_or(|standing| {
-            let is_taken = standing.challenger.is_some() && training.winner == Winner::Promoted;
+            let is_taken = !standing.challengers.is_empty() && training.winner == Winner::Promoted;
             standing.is_pinned() || is_taken
         });
         if waits || Instant::now() < next {
@@ -121,6 +121,7 @@ fn tell_trials(metrics: &Metrics, turn: &Turn) {
             Outcome::Canary => "canary",
             Outcome::Dropped => "dropped",
             Outcome::WentBack => "went_back",
+            Outcome::BegunAnew => "begun_anew",
         };
         tracing::info!(seat = name(*seat), outcome, "a trial has come so far");
         let labels = [name(*seat), outcome];
@@ -131,11 +132,11 @@ fn tell_trials(metrics: &Metrics, turn: &Turn) {
         metrics.trials.with_label_values(&labels).inc();
     }
     let trials = [
-        (Seat::Challenger, &turn.standing.challenger),
-        (Seat::Former, &turn.standing.watch),
+        (Seat::Challenger, turn.standing.furthest()),
+        (Seat::Former, turn.standing.watch.as_ref()),
     ];
     for (seat, trial) in trials {
-        let look = trial.as_ref().and_then(|trial| trial.looks.last());
+        let look = trial.and_then(|trial| trial.looks.last());
         let rows = look.map_or(0, |look| look.all.rows as i64);
         let z = look.map_or(0.0, |look| look.all.z);
         metrics

@@ -41,9 +41,9 @@ pub enum Winner {
     Stays,
     /// It is made champion, if it wins.
     Promoted,
-    /// It is put on trial in the place of whoever is, to prove itself on rows that are scored from now on, if it is better at all.
+    /// It is put on trial, in another's place if there is no other, to prove itself on rows that are scored from now on, if it is better at all.
     OnTrial,
-    /// The same, if nobody is on trial.
+    /// The same, if there is a place, or one on trial of whom enough is known makes room.
     OnTrialInTurn,
 }
 
@@ -94,7 +94,7 @@ impl TrainBahe {
                 Winner::OnTrial => true,
                 Winner::OnTrialInTurn => {
                     let standing = crate::champion::standing(config, log)?;
-                    standing.challenger.is_none() && !standing.is_pinned()
+                    standing.has_room() && !standing.is_pinned()
                 }
             };
         if on_trial {

@@ -48,8 +48,15 @@ pub(crate) struct Trials {
     /// Share of the users that a challenger scores before it is champion, and for how many milliseconds at least.
     canary: (f64, i64),
     /// Where labels must have come to before it is worth looking at a trial again.
-    not_before: BTreeMap<(Seat, i64), i64>,
-    failed: BTreeMap<Seat, Instant>,
+    not_before: BTreeMap<(Tried, i64), i64>,
+    failed: BTreeMap<Tried, Instant>,
+}
+
+/// Who is judged for what: the model's id, none for the baseline.
+type Tried = (Seat, Option<String>);
+
+fn tried(seat: Seat, trial: &Trial) -> Tried {
+    (seat, trial.model.as_ref().map(|model| model.id.clone()))
 }
 
 /// What a turn comes to.
@@ -86,16 +93,22 @@ impl Trials {
             standing: self.settled(config, log)?,
             ..Turn::default()
         };
-        for seat in Seat::ALL {
-            let trial = match seat {
-                Seat::Challenger => &turn.standing.challenger,
-                Seat::Former => &turn.standing.watch,
-            };
-            let waits = (self.failed.get(&seat)).is_some_and(|at| at.elapsed() < AGAIN_AFTER);
-            let trial = trial.clone().filter(|trial| !trial.ended && !waits);
-            let (Some(trial), false) = (trial, turn.standing.is_pinned()) else {
+        let trials = turn.standing.trials();
+        let trials: Vec<(Seat, Option<Named>)> = trials
+            .map(|(seat, trial)| (seat, trial.model.clone()))
+            .collect();
+        self.forget(&turn.standing);
+        for (seat, model) in trials {
+            // What became of those before it may have ended it, or begun it anew.
+            let trial = turn.standing.of_seat(seat, model.as_ref());
+            let Some(trial) = trial.filter(|trial| !trial.ended).cloned() else {
                 continue;
             };
+            let of = tried(seat, &trial);
+            let waits = (self.failed.get(&of)).is_some_and(|at| at.elapsed() < AGAIN_AFTER);
+            if waits || turn.standing.is_pinned() {
+                continue;
+            }
             match self.seat((config, log), seat, trial) {
                 Ok(None) => {}
                 Ok(Some(outcome)) => turn.ended.push((seat, outcome)),
@@ -106,7 +119,7 @@ impl Trials {
                         ?seat,
                         "a trial cannot be looked at; the champion goes on"
                     );
-                    self.failed.insert(seat, Instant::now());
+                    self.failed.insert(of, Instant::now());
                     turn.failed.push(seat);
                 }
             }
@@ -114,6 +127,15 @@ impl Trials {
             turn.standing = self.settled(config, log)?;
         }
         Ok(turn)
+    }
+
+    /// Forgets what was known of trials that are no more.
+    fn forget(&mut self, standing: &Standing) {
+        let held: Vec<Tried> = (standing.trials())
+            .map(|(seat, trial)| tried(seat, trial))
+            .collect();
+        self.not_before.retain(|(of, _), _| held.contains(of));
+        self.failed.retain(|of, _| held.contains(of));
     }
 
     fn settled(&mut self, config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> {
@@ -138,6 +160,7 @@ impl Trials {
                 return self.canary((config, log), trial);
             }
             Some(outcome) => Some(outcome),
+            None if self.is_full(seat, &trial) => Some(Outcome::BegunAnew),
             None => match self.look((config, log), seat, &trial) {
                 Ok(judged) => {
                     let held = trial.clone();
@@ -181,10 +204,17 @@ impl Trials {
             Outcome::Promoted | Outcome::WentBack => {
                 champion::take_over(config, log, seat, trial)?.is_some()
             }
+            // One at a time: what its users do is held against what all others do.
+            Outcome::Canary if champion::standing(config, log)?.has_canary() => false,
             Outcome::Canary => {
                 let mut begun = trial.clone();
                 begun.canary = Some(Canary::begin(config, log, self.canary.0)?);
                 champion::note(config, log, (seat, trial), Some(&begun))?
+            }
+            Outcome::BegunAnew => {
+                let of = [trial.model.clone(), trial.champion.clone()];
+                let anew = Trial::begin(config, log, of, trial.after)?;
+                champion::note(config, log, (seat, trial), Some(&anew))?
             }
             // A former champion's place stays taken: it is not to be tried again.
             Outcome::Dropped => {
@@ -219,7 +249,7 @@ impl Trials {
         let is_late = unix_ms() >= canary.since.saturating_add(late_ms);
         let labels = stretches(config, log, Topic::Labels, Some(&canary.from[0]))?;
         let reached: i64 = labels.iter().map(|of| of.until).sum();
-        let of_canary = (Seat::Challenger, canary.since);
+        let of_canary = (tried(Seat::Challenger, &held), canary.since);
         let not_before = self.not_before.get(&of_canary).copied().unwrap_or(i64::MIN);
         if reached < not_before && !is_time {
             return Ok(None);
@@ -307,7 +337,16 @@ impl Trials {
         let since = trial.began.max(trial.after.unwrap_or(i64::MIN));
         let time = self.labels_ms.saturating_add(self.longest_ms);
         let is_late = unix_ms() >= since.saturating_add(time);
-        seat == Seat::Challenger && (self.longest_ms == 0 || is_late)
+        let ends = seat == Seat::Challenger && trial.model.is_some();
+        ends && (self.longest_ms == 0 || is_late)
+    }
+
+    /// Whether a trial without an end has come to as many rows as are looked at.
+    fn is_full(&self, seat: Seat, trial: &Trial) -> bool {
+        let before = trial.looks.last().map_or(0, |look| look.all.rows);
+        let next = next_look(trial.looks.len(), before);
+        let goes_on = seat == Seat::Former || trial.model.is_none();
+        goes_on && next.is_none_or(|rows| rows > self.rows_max)
     }
 
     /// What follows from a look, or from there being none; the look is put down.
@@ -318,6 +357,7 @@ impl Trials {
         judged: Option<[Judgement; 2]>,
     ) -> Option<Outcome> {
         let is_challenger = seat == Seat::Challenger;
+        let is_baseline = trial.model.is_none();
         let is_over = self.is_over(seat, trial);
         let Some([all, random]) = judged else {
             return is_over.then_some(Outcome::Dropped);
@@ -327,12 +367,15 @@ impl Trials {
         // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
         let is_worse_by_chance = random.is_enough() && random.z() <= -Z_MIN;
         let outcome = match verdict {
+            Verdict::Worse if !is_challenger || is_baseline => Some(Outcome::BegunAnew),
+            // What the baseline does is known, and no model is made by it.
+            Verdict::Better if is_challenger && is_baseline => Some(Outcome::Promoted),
             Verdict::Better if !is_worse_by_chance && is_challenger && self.canary.0 > 0.0 => {
                 Some(Outcome::Canary)
             }
             Verdict::Better if !is_worse_by_chance && is_challenger => Some(Outcome::Promoted),
             Verdict::Better if !is_worse_by_chance => Some(Outcome::WentBack),
-            Verdict::Better | Verdict::Worse | Verdict::Open if is_challenger => {
+            Verdict::Better | Verdict::Worse | Verdict::Open if is_challenger && !is_baseline => {
                 let is_hopeless = number >= PATIENCE && all.z() <= 0.0;
                 (verdict == Verdict::Worse || is_hopeless || is_over).then_some(Outcome::Dropped)
             }
@@ -372,15 +415,13 @@ impl Trials {
         };
         let is_last = self.is_over(seat, trial);
         let wanted = if is_last { before + 1 } else { wanted };
-        let of_trial = (seat, trial.began);
+        let of_trial = (tried(seat, trial), trial.began);
         let labels = stretches(config, log, Topic::Labels, Some(&trial.from[0]))?;
         let reached: i64 = labels.iter().map(|of| of.until).sum();
         let not_before = self.not_before.get(&of_trial).copied().unwrap_or(i64::MIN);
         if reached < not_before && !is_last {
             return Ok(None);
         }
-        self.not_before
-            .retain(|(held, began), _| *held != seat || *began == trial.began);
         let model = trial.model.as_ref();
         let model = model
             .map(|named| self.open(config, named, "model"))

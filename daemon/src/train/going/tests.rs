@@ -39,8 +39,8 @@ fn assert_laid(training: &TrainBahe, going: Option<&Going>, summary: &TrainSumma
     bare
 }
 
-/// Goal: a training begins by passes, goes on over what was labelled since and nothing else, each row said before it is learned from, and begins anew when there is half as much again; what it hands out is calibrated, what it goes on with is not; who is
-/// on trial stays there. Method: turns on a log whose positives come more often than the baseline says, with rows added between them; lines beside values, rows and pieces of each summary, and the trial.
+/// Goal: a training begins by passes, goes on over what was labelled since and nothing else, each row said before it is learned from, and begins anew when there is half as much again; what it hands out is calibrated, what it goes on with is not; each comes beside
+/// those on trial, as long as there is a place. Method: turns on a log whose positives come more often than the baseline says, with rows added between them; lines beside values, rows and pieces of each summary, and the trial.
 #[test]
 fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
     let mut world = World::new(
@@ -68,9 +68,9 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
     assert!(begun.judged.as_ref().unwrap().on_trial, "{begun:?}");
     let on_trial = |world: &World| {
         let standing = crate::champion::standing(&world.config, &*world.log).unwrap();
-        standing.challenger.unwrap().model.unwrap()
+        standing.challengers.len()
     };
-    let first = on_trial(&world);
+    assert_eq!(on_trial(&world), 1);
 
     assert!(too_few(turn(&world)), "nothing new");
     world.live(49, [1.0; 2]);
@@ -90,13 +90,14 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
     // Of them those that are later than all before by the time that labels take.
     assert_eq!(judged.rows[0], 600 - 2 * 20);
     assert!(judged.losses[1] < judged.losses[0], "{judged:?}");
-    assert!(!judged.on_trial, "another is");
-    assert_eq!(on_trial(&world), first);
+    assert!(judged.on_trial);
+    assert_eq!(on_trial(&world), 2);
 
     world.live(200, [1.0; 2]);
     let (on, _) = turn(&world).unwrap();
     assert_eq!(on.rows, [0, 0, 400]);
     assert_eq!(on.judged.unwrap().rows[0], 400 - 2 * 20);
+    assert_eq!(on_trial(&world), 3);
     world.live(50, [1.0; 2]);
     let (anew, _) = turn(&world).unwrap();
     assert_eq!(
@@ -105,4 +106,11 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
         "1,000 rows came since it began with 2,000"
     );
     assert_eq!(anew.validation_loss.len(), 3);
+    let judged = anew.judged.unwrap();
+    assert!(judged.losses[1] < judged.losses[0], "{judged:?}");
+    assert!(
+        !judged.on_trial,
+        "all places are taken, by models of which nothing is known yet"
+    );
+    assert_eq!(on_trial(&world), 3);
 }

@@ -17,6 +17,8 @@ use headwater_model::{
 
 use super::*;
 
+mod several;
+
 /// What the log-odds of a positive are, over those of the baseline.
 const TRUTH: f32 = 1.0;
 const USERS: u64 = 80;
@@ -215,6 +217,12 @@ impl World {
     }
 }
 
+/// The challenger that is a model.
+fn tried(standing: Standing) -> Trial {
+    let mut challengers = standing.challengers.into_iter();
+    challengers.find(|trial| trial.model.is_some()).unwrap()
+}
+
 fn send(producer: &mut dyn Producer, topic: Topic, partition: i32, value: &[u8], id: &str) {
     producer
         .send(Outgoing {
@@ -234,7 +242,16 @@ fn who_proves_itself_becomes_champion() {
     world.live(500, [TRUTH; 2]);
     let challenger = world.try_it(TRUTH);
     let (standing, outcomes) = world.turn();
-    assert!(outcomes.is_empty() && standing.challenger.unwrap().looks.is_empty());
+    assert!(
+        outcomes.is_empty()
+            && standing
+                .challengers
+                .into_iter()
+                .next()
+                .unwrap()
+                .looks
+                .is_empty()
+    );
     world.live(50, [TRUTH; 2]);
     assert!(world.turn().1.is_empty());
     let mut looks = 0;
@@ -247,12 +264,12 @@ fn who_proves_itself_becomes_champion() {
             let announced = standing.announced.unwrap();
             assert_eq!(announced.champion, Some(challenger.clone()));
             assert_eq!(announced.cause, Some(champion::Cause::ProvedItself));
-            assert!(standing.challenger.is_none());
+            assert!(standing.challengers.is_empty());
             // The baseline, which was there before, stays beside it.
             assert_eq!(standing.watch.unwrap().model, None);
             break;
         }
-        let trial = standing.challenger.unwrap();
+        let trial = tried(standing);
         assert!(trial.looks.len() <= looks + 1);
         if let Some(look) = trial.looks.get(looks) {
             looks += 1;
@@ -293,9 +310,9 @@ fn who_is_no_better_is_dropped() {
         assert_eq!(standing.announced, None, "{adds}");
         if adds < 1.0 {
             assert_eq!(outcomes, [(Seat::Challenger, Outcome::Dropped)], "{adds}");
-            assert!(standing.challenger.is_none());
+            assert!(standing.challengers.is_empty());
         } else {
-            let trial = standing.challenger.unwrap();
+            let trial = tried(standing);
             let last = trial.looks.last().unwrap();
             assert!(last.all.z > 4.0 && last.random.z < -2.0, "{last:?}");
         }
@@ -320,7 +337,11 @@ fn a_spoilt_champion_goes_back() {
     assert_eq!(standing.watch.as_ref().unwrap().model, None, "the baseline");
     for _ in 0..5 {
         world.live(200, [TRUTH; 2]);
-        assert!(world.turn().1.is_empty(), "who is right stays");
+        let (standing, outcomes) = world.turn();
+        assert_eq!(standing.champion(), Some(&good), "who is right stays");
+        // Each time it is seen to be.
+        assert_eq!(outcomes, [(Seat::Former, Outcome::BegunAnew)]);
+        assert!(standing.watch.unwrap().looks.is_empty());
     }
     let spoilt = world.promote(-3.0);
     world.turn();
@@ -350,22 +371,23 @@ fn a_spoilt_champion_goes_back() {
     // Beside another champion it begins anew.
     world.try_it(TRUTH + 0.3);
     world.live(100, [TRUTH; 2]);
-    let looks = world.turn().0.challenger.unwrap().looks;
+    let looks = tried(world.turn().0).looks;
     assert_eq!(looks.len(), 1);
     champion::retire(&world.config, &*world.log).unwrap();
-    let trial = world.turn().0.challenger.unwrap();
+    let trial = tried(world.turn().0);
     assert_eq!((trial.champion, trial.looks.len()), (None, 0));
+    let key = format!("trial/challenger/{}", trial.model.unwrap().id);
     // What nobody can read is nobody's.
     let mut producer = world.log.producer().unwrap();
     let bad = Outgoing {
         to: TopicPartition::new(Topic::Models, 0),
-        key: Some(b"trial/challenger"),
+        key: Some(key.as_bytes()),
         value: Some(b"{\"format\":1}"),
         headers: &[],
     };
     producer.send(bad).unwrap();
     producer.flush().unwrap();
-    assert!(world.turn().0.challenger.is_none());
+    assert!(world.turn().0.challengers.is_empty());
 }
 
 /// Goal: who dies between a look and what follows from it loses nothing; who comes too late changes nothing. Method: a trial with a look that says what follows, and nobody who did it; a trial that was looked
@@ -376,7 +398,7 @@ fn whoever_dies_or_is_late_loses_nothing() {
     let challenger = world.try_it(TRUTH);
     world.live(400, [TRUTH; 2]);
     let held = champion::standing(&world.config, &*world.log).unwrap();
-    let held = held.challenger.unwrap();
+    let held = held.challengers[0].clone();
     let mut seen = held.clone();
     world.trials.settled(&world.config, &*world.log).unwrap();
     let asked = (&world.config, &*world.log as &dyn Log);
@@ -394,18 +416,19 @@ fn whoever_dies_or_is_late_loses_nothing() {
     assert_eq!(outcomes, [(Seat::Challenger, Outcome::Promoted)]);
     assert_eq!(standing.champion(), Some(&challenger));
 
-    // Another takes its place while it is looked at.
+    // It is ended by another while it is looked at.
     world.try_it(-TRUTH);
     let late = champion::standing(&world.config, &*world.log)
         .unwrap()
-        .challenger
-        .unwrap();
+        .challengers
+        .remove(0);
+    assert!(note(&world, &late, None));
     let other = world.try_it(TRUTH + 0.2);
     let taken = champion::take_over(&world.config, &*world.log, Seat::Challenger, &late).unwrap();
     assert_eq!(taken, None);
     let standing = world.turn().0;
-    assert_eq!(standing.challenger.unwrap().model, Some(other));
-    assert_eq!(standing.announced.unwrap().champion, Some(challenger));
+    assert_eq!(standing.champion(), Some(&challenger));
+    assert_eq!(tried(standing).model, Some(other));
 }
 
 /// Goal: what cannot be used or read stops nobody else. Method: a champion of other rows, beside which one proves itself over the baseline; a former of other rows, which is not tried again and again; a record
@@ -440,7 +463,12 @@ fn what_cannot_be_used_stops_nobody() {
     );
     world.live(300, [TRUTH; 2]);
     let (standing, outcomes) = world.turn();
-    assert_eq!(outcomes, [(Seat::Former, Outcome::Dropped)]);
+    // The baseline is held against the champion all the while.
+    let wanted = [
+        (Seat::Former, Outcome::Dropped),
+        (Seat::Challenger, Outcome::BegunAnew),
+    ];
+    assert_eq!(outcomes, wanted);
     assert!(standing.watch.unwrap().ended);
     assert!(world.turn().1.is_empty());
 
@@ -450,7 +478,7 @@ fn what_cannot_be_used_stops_nobody() {
     send(&mut *producer, Topic::Labels, 0, b"{}", "requests-0-1");
     producer.flush().unwrap();
     let turn = world.trials.turn(&world.config, &*world.log).unwrap();
-    assert_eq!(turn.failed, [Seat::Challenger]);
+    assert_eq!(turn.failed, [Seat::Challenger; 2], "the baseline's as well");
     // Not at once again.
     assert!(world.turn().1.is_empty());
     world.trials.failed.clear();
@@ -465,7 +493,8 @@ fn what_cannot_be_used_stops_nobody() {
         producer.send(gone).unwrap();
     }
     producer.flush().unwrap();
-    assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Dropped)]);
+    let turn = world.trials.turn(&world.config, &*world.log).unwrap();
+    assert_eq!(turn.ended, [(Seat::Challenger, Outcome::Dropped)]);
 }
 
 /// Goal: who has proved itself scores some users first, on every instance, and is champion unless these do less; then nobody but the champion scores. Method: a challenger that knows the truth, whose users
@@ -501,7 +530,7 @@ fn who_proves_itself_scores_some_users_first() {
         world.live(600, [TRUTH; 2]);
         let (standing, outcomes) = world.turn();
         assert_eq!(outcomes, [(Seat::Challenger, becomes)], "{standing:?}");
-        assert!(standing.challenger.is_none());
+        assert!(standing.challengers.is_empty());
         let is_promoted = becomes == Outcome::Promoted;
         assert_eq!(
             standing.champion(),
@@ -521,7 +550,7 @@ fn a_harm_that_was_seen_is_not_forgotten() {
     world.try_it(TRUTH);
     world.live(300, [TRUTH; 2]);
     assert_eq!(world.turn().1, [(Seat::Challenger, Outcome::Canary)]);
-    let held = world.turn().0.challenger.unwrap();
+    let held = tried(world.turn().0);
     let mut seen = held.clone();
     let look = CanaryLook {
         time: unix_ms(),
