@@ -49,6 +49,7 @@ mod trial;
 mod vectors;
 
 pub use error::TrainError;
+pub(crate) use going::Going;
 pub use ids::Ids;
 pub use judged::{Judged, Winner};
 pub use objective::objective;

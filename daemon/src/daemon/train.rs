@@ -1,14 +1,18 @@
 //! The threads that learn from what the fleet scored: one trains, again and again, and puts what it learned on trial; the other judges trials, and promotes. What fails is told and tried again; scores do not
 //! wait for them.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Inner;
 use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
-use crate::train::{Regime, Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner};
+use crate::train::{
+    Going, Regime, Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner,
+};
 
 /// Between two looks whether there are enough rows by now.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -72,41 +76,82 @@ fn judge(inner: &Inner, stopping: &Stopping) {
     }
 }
 
-/// Trains: goes on while somebody is on trial, too, so that who comes next knows the newest rows.
+/// What passes over all rows come to, and what goes on from there.
+type Begun = Result<(TrainSummary, Option<Going>), TrainError>;
+
+/// Trains: passes over all rows, in a thread of their own, and between them and meanwhile over what was labelled since, so that who comes next on trial knows the newest rows.
 fn train(inner: &Inner, stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut training = training(inner);
-    let mut going = None;
-    let mut next = Instant::now() + every;
-    while !stopping.pause(every.min(LOOK_EVERY)) {
-        // Before it is known who is on trial, nobody is put there.
-        let standing = inner.board.trials();
-        let waits = standing.is_none_or(|standing| {
-            let is_taken = !standing.challengers.is_empty() && training.winner == Winner::Promoted;
-            standing.is_pinned() || is_taken
-        });
-        if waits || Instant::now() < next {
-            continue;
+    let follows = TrainBahe {
+        out: training.out.join("following"),
+        ..training.clone()
+    };
+    let stop = || stopping.is_set();
+    let mut going: Option<Going> = None;
+    let [mut begins, mut goes_on] = [Instant::now() + every; 2];
+    std::thread::scope(|scope| {
+        let mut anew: Option<ScopedJoinHandle<'_, Begun>> = None;
+        while !stopping.pause(every.min(LOOK_EVERY)) {
+            if let Some(done) = anew.take_if(|anew| anew.is_finished()) {
+                let begun = done.join().unwrap_or_else(|panic| resume_unwind(panic));
+                let (told, begun) = match begun {
+                    Ok((summary, begun)) => (Ok(summary), begun),
+                    Err(error) => (Err(error), None),
+                };
+                if let Ok(summary) = &told
+                    && summary.finished
+                    && begun.is_none()
+                {
+                    training.later_than = summary.newest;
+                }
+                begins = after(&inner.metrics, &told, every);
+                // What goes on already does so, unless there is a newer one.
+                going = begun.or(going);
+                // Another beginning: who was no better may be unlucky.
+                training.seed += u64::from(!is_too_few(&told));
+            }
+            // Before it is known who is on trial, nobody is put there.
+            let standing = inner.board.trials();
+            let waits = standing.is_none_or(|standing| {
+                let is_taken =
+                    !standing.challengers.is_empty() && training.winner == Winner::Promoted;
+                standing.is_pinned() || is_taken
+            });
+            if waits {
+                continue;
+            }
+            let is_wanted = going.as_ref().is_none_or(Going::is_outgrown);
+            if is_wanted && anew.is_none() && Instant::now() >= begins {
+                let training = training.clone();
+                anew = Some(scope.spawn(move || training.begin(config, &stop)));
+            }
+            if going.is_some() && Instant::now() >= goes_on {
+                let told = follows.go_on(config, &mut going, &stop);
+                goes_on = after(&inner.metrics, &told, every);
+            }
         }
-        let told = training.turn(config, &mut going, &|| stopping.is_set());
-        let outcome = tell(&told);
-        if let Ok(summary) = &told
-            && summary.finished
-            && going.is_none()
-        {
-            training.later_than = summary.newest;
-        }
-        inner.metrics.trainings.with_label_values(&[outcome]).inc();
-        // Rows come by themselves, and until then a look costs little.
-        next = Instant::now()
-            + match told {
-                Err(TrainError::TooFew { .. } | TrainError::NoRows { .. }) => Duration::ZERO,
-                Ok(_) | Err(_) => every,
-            };
-        // Another beginning: who was no better may be unlucky.
-        training.seed += u64::from(outcome != "too_few");
-    }
+    });
+}
+
+fn is_too_few(told: &Result<TrainSummary, TrainError>) -> bool {
+    matches!(
+        told,
+        Err(TrainError::TooFew { .. } | TrainError::NoRows { .. })
+    )
+}
+
+/// Tells what became of a training, and gives when the next may be.
+fn after(metrics: &Metrics, told: &Result<TrainSummary, TrainError>, every: Duration) -> Instant {
+    metrics.trainings.with_label_values(&[tell(told)]).inc();
+    // Rows come by themselves, and until then a look costs little.
+    let pause = if is_too_few(told) {
+        Duration::ZERO
+    } else {
+        every
+    };
+    Instant::now() + pause
 }
 
 /// Tells what became of trials, and how those stand that go on.

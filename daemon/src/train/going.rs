@@ -1,8 +1,8 @@
 //! A training that goes on: the model as it has come to be stays in memory, and learns from what was labelled since, and from nothing else.
 //!
 //! Passes over all rows teach most, and cost most. Between two of them what was learned so far is made to follow: each piece of new rows is scored, and then learned from once
-//! ([`TrainBahe::onward`]), so what it says of new rows is what it would have said at their time. Rows that came to be labelled while passes went on are the first of them. When there are half as many new rows as it began with, it begins
-//! anew, from all rows that there are.
+//! ([`TrainBahe::onward`]), so what it says of new rows is what it would have said at their time. Rows that came to be labelled while passes went on are the first of them. When there are half as many new rows as it began with, another begins,
+//! from all rows that there are, and this one goes on until that is done.
 
 use headwater_config::Config;
 use headwater_model::FeatureSchema;
@@ -58,39 +58,25 @@ impl Going {
         }
     }
 
-    /// Whether there is so much that it has not gone over again and again that it is to begin anew.
-    fn is_outgrown(&self) -> bool {
+    /// Whether there is so much that it has not gone over again and again that another is to begin.
+    pub(crate) fn is_outgrown(&self) -> bool {
         let [began, since] = self.rows;
         since as f64 >= began as f64 * GROWN
     }
 }
 
 impl TrainBahe {
-    /// Goes on with what there is to go on with, or begins; leaves there what the next turn goes on with.
+    /// Goes on, where there is something to go on with, and leaves there what comes of it.
     ///
     /// # Errors
-    /// As [`TrainBahe::run`]. What cannot be read is tried again from where it was; whoever could not learn begins anew.
-    pub(crate) fn turn(
+    /// As [`TrainBahe::run`]. What cannot be read is tried again from where it was; where learning failed there is nothing to go on with any more.
+    pub(crate) fn go_on(
         &self,
         config: &Config,
         going: &mut Option<Going>,
         stop: &dyn Fn() -> bool,
     ) -> Result<TrainSummary, TrainError> {
-        drop(going.take_if(|going| going.is_outgrown()));
-        if going.is_none() {
-            let (summary, begun) = self.begin(config, stop)?;
-            *going = begun;
-            return Ok(summary);
-        }
-        self.go_on(&self.effective(config), going, stop)
-    }
-
-    fn go_on(
-        &self,
-        config: &Config,
-        going: &mut Option<Going>,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<TrainSummary, TrainError> {
+        let config = &self.effective(config);
         let (Some(held), Source::Log(log)) = (&*going, &self.source) else {
             unreachable!("invariant: it goes on with a log's rows");
         };

@@ -42,7 +42,10 @@ impl TrainBahe {
     }
 
     /// The same; gives as well what goes on from there, if it has learned from a log's rows in the order of time.
-    pub(super) fn begin(
+    ///
+    /// # Errors
+    /// As [`TrainBahe::run`].
+    pub(crate) fn begin(
         &self,
         config: &Config,
         stop: &dyn Fn() -> bool,

@@ -131,10 +131,15 @@ impl Trials {
 
     /// Forgets what was known of trials that are no more.
     fn forget(&mut self, standing: &Standing) {
-        let held: Vec<Tried> = (standing.trials())
-            .map(|(seat, trial)| tried(seat, trial))
-            .collect();
-        self.not_before.retain(|(of, _), _| held.contains(of));
+        let (mut held, mut since) = (Vec::new(), Vec::new());
+        for (seat, trial) in standing.trials() {
+            let of = tried(seat, trial);
+            let canary = trial.canary.iter().map(|canary| canary.since);
+            let times = std::iter::once(trial.began).chain(canary);
+            since.extend(times.map(|time| (of.clone(), time)));
+            held.push(of);
+        }
+        self.not_before.retain(|of, _| since.contains(of));
         self.failed.retain(|of, _| held.contains(of));
     }
 

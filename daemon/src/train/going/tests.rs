@@ -49,7 +49,16 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
     let training = training(&world);
     let mut going = None;
     let mut turn = |world: &World| {
-        let told = training.turn(&world.config, &mut going, &|| false);
+        let stop = || false;
+        let told = if going.as_ref().is_none_or(Going::is_outgrown) {
+            let begun = training.begin(&world.config, &stop);
+            begun.map(|(summary, begun)| {
+                going = begun;
+                summary
+            })
+        } else {
+            training.go_on(&world.config, &mut going, &stop)
+        };
         told.map(|summary| {
             let bare = assert_laid(&training, going.as_ref(), &summary);
             (summary, bare)
