@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Inner;
 use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
@@ -27,16 +29,29 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
     if inner.config.train.every.is_zero() {
         return Ok(());
     }
-    let judging = Arc::clone(inner);
+    let ways = Arc::<Ways>::default();
+    let (judging, of) = (Arc::clone(inner), Arc::clone(&ways));
     (inner.supervisor).spawn(TaskKind::Train, "headwater-trials", move |stopping| {
-        judge(&judging, stopping);
+        judge(&judging, &of, stopping);
         Ok(())
     })?;
     let training = Arc::clone(inner);
     (inner.supervisor).spawn(TaskKind::Train, "headwater-train", move |stopping| {
-        train(&training, stopping);
+        train(&training, &ways, stopping);
         Ok(())
     })
+}
+
+/// Who gives way to whom: passes over all rows to those over new ones, and both to looks at trials. Each takes all processors, so side by side they are done no sooner, and a champion of another time would stay while passes go on.
+#[derive(Debug, Default)]
+struct Ways {
+    judging: Mutex<()>,
+    following: Mutex<()>,
+}
+
+/// Waits until nobody has the way.
+fn give(way: &Mutex<()>) {
+    drop(way.lock());
 }
 
 /// What an instance of this configuration trains.
@@ -58,12 +73,15 @@ fn training(inner: &Inner) -> TrainBahe {
 }
 
 /// Looks at trials.
-fn judge(inner: &Inner, stopping: &Stopping) {
+fn judge(inner: &Inner, ways: &Ways, stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut trials = Trials::new(config, &training(inner).out);
     while !stopping.pause(every.min(LOOK_EVERY)) {
-        match trials.turn(config, &*inner.log) {
+        let way = ways.judging.lock();
+        let turn = trials.turn(config, &*inner.log);
+        drop(way);
+        match turn {
             Ok(turn) => {
                 tell_trials(&inner.metrics, &turn);
                 inner.board.tell_trials(turn.standing);
@@ -80,7 +98,7 @@ fn judge(inner: &Inner, stopping: &Stopping) {
 type Begun = Result<(TrainSummary, Option<Going>), TrainError>;
 
 /// Trains: passes over all rows, in a thread of their own, and between them and meanwhile over what was labelled since, so that who comes next on trial knows the newest rows.
-fn train(inner: &Inner, stopping: &Stopping) {
+fn train(inner: &Inner, ways: &Ways, stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut training = training(inner);
@@ -88,7 +106,15 @@ fn train(inner: &Inner, stopping: &Stopping) {
         out: training.out.join("following"),
         ..training.clone()
     };
-    let stop = || stopping.is_set();
+    // Asked behind each step.
+    let stop_following = || {
+        give(&ways.judging);
+        stopping.is_set()
+    };
+    let stop_passes = || {
+        give(&ways.following);
+        stop_following()
+    };
     let mut going: Option<Going> = None;
     let [mut begins, mut goes_on] = [Instant::now() + every; 2];
     std::thread::scope(|scope| {
@@ -125,10 +151,12 @@ fn train(inner: &Inner, stopping: &Stopping) {
             let is_wanted = going.as_ref().is_none_or(Going::is_outgrown);
             if is_wanted && anew.is_none() && Instant::now() >= begins {
                 let training = training.clone();
-                anew = Some(scope.spawn(move || training.begin(config, &stop)));
+                anew = Some(scope.spawn(move || training.begin(config, &stop_passes)));
             }
             if going.is_some() && Instant::now() >= goes_on {
-                let told = follows.go_on(config, &mut going, &stop);
+                let way = ways.following.lock();
+                let told = follows.go_on(config, &mut going, &stop_following);
+                drop(way);
                 goes_on = after(&inner.metrics, &told, every);
             }
         }
