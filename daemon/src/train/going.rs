@@ -14,7 +14,7 @@ use super::onward::Course;
 use super::rows::{Before, Recorded};
 use super::{PIECE, Source, TrainBahe, TrainError, TrainSummary, logged, trial};
 
-/// Part of the rows that a training begins with that must have come since before it begins anew.
+/// Part of the rows that a training begins with that must have come since before another begins.
 const GROWN: f64 = 0.5;
 /// Part of the rows that a training must have (`train.rows_min`) that it goes on with at least.
 const ON_WITH: usize = 10;
