@@ -256,10 +256,14 @@ impl Standing {
         watch.chain(challengers.map(|trial| (Seat::Challenger, trial)))
     }
 
-    /// The challenger of which most is known.
+    /// The challenger of which most is known; the baseline is none that was learned.
     pub(crate) fn furthest(&self) -> Option<&Trial> {
         let rows = |trial: &&Trial| trial.looks.last().map_or(0, |look| look.all.rows);
-        self.challengers.iter().max_by_key(rows)
+        let learned = self
+            .challengers
+            .iter()
+            .filter(|trial| trial.model.is_some());
+        learned.max_by_key(rows)
     }
 
     /// Whether a challenger scores some users.

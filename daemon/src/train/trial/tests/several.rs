@@ -12,6 +12,11 @@ fn the_baseline_comes_back() {
     let standing = world.turn().0;
     let challengers = standing.challengers.iter().map(|trial| &trial.model);
     assert_eq!(challengers.collect::<Vec<_>>(), [&None]);
+    assert_eq!(
+        standing.furthest(),
+        None,
+        "nothing that was learned is on trial"
+    );
     for adds in [0.1, 0.2, 0.3] {
         assert!(world.turn().0.has_room());
         world.try_it(adds);
