@@ -1,7 +1,7 @@
 //! Interest in a candidate by a user's whole past, however long: attention over sparse key-vectors (DINMP, Ant Group, SDM 2022).
 //!
 //! Before it, `consumers` has laid out what a row sees of its user: an *atom* for each key and stretch of time, with events by kind and their recency ([`Seen`]).
-//! After it stands the head, which reads [`Network::outputs`] numbers a row beside the row's own. Nothing is cut off: an
+//! After it stands the head, which reads [`outputs`] numbers a row beside the row's own. Nothing is cut off: an
 //! atom's weight is no softmax, so ten likes say more than one.
 //!
 //! * *A vector of an item* is its id's row of a [`crate::table::Table`] and the mean of its categories' and attributes' rows. An id without a row reads the unknown
@@ -15,6 +15,7 @@
 //!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
 //! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
 //!   that rows of ids learn from the first step on what a hidden layer would have to find first.
+//! * *Users* have rows as well, by their pseudonyms; the head reads a user's row, and its product with the candidate's vector.
 //!
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
 //! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.
@@ -29,8 +30,9 @@ mod seen;
 #[cfg(test)]
 mod tests;
 mod unpool;
+mod users;
 
-pub use interest::{Interest, Learning, ROWS, RowSettings, Way};
+pub use interest::{Interest, Learning, ROWS, RowSettings, Way, matches, outputs};
 pub use learn::{Gradients, Rows};
 pub use network::{Looked, Network, WIDTH};
 pub use seen::{Asked, Atom, ItemKeys, Mark, Seen};

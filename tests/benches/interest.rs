@@ -180,7 +180,7 @@ impl User {
             let place = seen.item(item(*number));
             seen.atom(place, mark.clone());
         }
-        let request = seen.end_request();
+        let request = seen.end_request("user");
         let asked = candidates.iter().map(|number| {
             let item = seen.item(item(*number));
             Asked { request, item }
@@ -309,7 +309,7 @@ fn main() {
             let mut met = Seen::default();
             let told = timed(|| {
                 met.clear();
-                met.request(&of, interest.spec()).unwrap();
+                met.request("user", &of, interest.spec()).unwrap();
                 for (name, number) in names.iter().zip(&candidates) {
                     let groups = [number % 19, 19 + number % 7];
                     let groups = groups.map(|group| &*categories[group]);

@@ -113,7 +113,7 @@ fn corpus(rows: &[Row]) -> Corpus {
             let item = seen.item(item(*number));
             seen.atom(item, mark.clone());
         }
-        let request = seen.end_request();
+        let request = seen.end_request("user");
         let item = seen.item(item(row.candidate));
         columns.asked.push(Asked { request, item });
         columns.user.push(place as u32);

@@ -76,6 +76,7 @@ fn forms_are_golden() {
     let row = Row {
         user_id: "u",
         user: None,
+        pseudonym: None,
         scenario_name: "feed",
         scenario,
         time: Timestamp(1_700_000_000_000),

@@ -326,7 +326,8 @@ impl Trained {
         if let (Some(interest), Some(keyed)) = (self.model.interest(), keyed) {
             self.seen.clear();
             self.asked.clear();
-            let told = self.seen.request(keyed.key_vectors(), interest.spec());
+            let user = row.pseudonym.unwrap_or_default();
+            let told = (self.seen).request(user, keyed.key_vectors(), interest.spec());
             let request = told.expect("invariant: key-vectors are of the model's schema");
             for candidate in row.candidates {
                 let groups = Keyed::groups_of(candidate, items);

@@ -8,6 +8,7 @@ use super::{
     StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
 use crate::json::json_length;
+use crate::pseudonym::pseudonym;
 
 /// Bytes of the candidates in one record of the feature log, at most.
 const LOGGED_BYTES_MAX: usize = 512 * 1024;
@@ -32,6 +33,14 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         let mut degraded = degraded.to_vec();
+        let is_logged = self.settings.config.scoring.feature_log && !request.candidates.is_empty();
+        let salt = match place {
+            Some(place) => Some(owned.users.user(place).salt()),
+            // Known from here on, by what the log says.
+            None if is_logged => Some(owned.users.salt_of(request.user, salt)?),
+            None => None,
+        };
+        let pseudonym = salt.map(|salt| pseudonym(request.user, salt));
         let user = match place {
             Some(place) => Some(owned.users.whole(place)?),
             None => None,
@@ -50,6 +59,7 @@ impl Pipeline {
         let row = Row {
             user_id: request.user,
             user,
+            pseudonym: pseudonym.as_deref(),
             scenario_name: request.scenario_name,
             scenario: request.scenario,
             time: request.time,
@@ -68,12 +78,8 @@ impl Pipeline {
             freshness,
             output,
         );
-        if self.settings.config.scoring.feature_log && !request.candidates.is_empty() {
-            let salt = match place {
-                Some(place) => owned.users.user(place).salt(),
-                None => owned.users.salt_of(request.user, salt)?,
-            };
-            self.log_rows(request, cause, items, salt, output);
+        if let Some(pseudonym) = pseudonym.filter(|_| is_logged) {
+            self.log_rows(request, cause, items, &pseudonym, output);
         }
         Ok(())
     }
@@ -216,10 +222,9 @@ impl Pipeline {
         request: &RowRequest<'_>,
         cause: Cause<'_>,
         items: &ItemTable,
-        salt: [u8; 16],
+        pseudonym: &str,
         output: &mut StepOutput,
     ) {
-        let pseudonym = crate::pseudonym::pseudonym(request.user, salt);
         let at = TopicPartition::new(Topic::FeatureLog, cause.partition);
         let at_once =
             self.settings.config.kafka.delivery == headwater_config::Delivery::AtLeastOnce;
@@ -230,7 +235,7 @@ impl Pipeline {
         };
         let left_out = self.assembler.take_left_out();
         self.metrics.deep.left_out.inc_by(left_out);
-        let mut logged = (self.assembler).log(request, items, &pseudonym, &self.scores);
+        let mut logged = (self.assembler).log(request, items, pseudonym, &self.scores);
         let schema = self.assembler.schema_hash().as_bytes();
         let candidates = std::mem::take(&mut logged.candidates);
         let lengths = candidates.iter().map(|candidate| {

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::dinmp::{Interest, Network};
+use crate::dinmp::{Interest, matches, outputs};
 use crate::feature::{FeatureSchema, KeyVectorSpec};
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
@@ -21,7 +21,7 @@ use super::scorer::Scorer;
 use super::trainer::Objective;
 
 /// The version of manifests that this build writes and reads.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// What kind of model it is.
 const KIND: &str = "bahe";
 /// Behaviors of a run at most: more than any configuration allows.
@@ -200,8 +200,8 @@ impl Manifest {
             blocks.width != head.width || !numbers.iter().all(|one| *one > 0.0 && one.is_finite())
         });
         let spec = manifest.key_vectors.as_ref();
-        let outputs = spec.map_or(0, |spec| Network::outputs(spec.stretches()));
-        let matches = spec.map_or(0, |spec| Network::matches(spec.stretches()));
+        let outputs = spec.map_or(0, |spec| outputs(spec.stretches()));
+        let matches = spec.map_or(0, |spec| matches(spec.stretches()));
         let contradictions = [
             (
                 [head.interest, head.matches] != [outputs, matches],

@@ -18,9 +18,22 @@ use super::device::OnDevice;
 use super::learn::{Gradients, Rows};
 use super::network::{Ahead, Looked, Network, WIDTH};
 use super::seen::{Asked, Seen};
+use super::users::{NUMBERS, Users};
 
 /// The name of the gradient of the rows that a batch read.
 pub const ROWS: &str = "table";
+
+/// Numbers of a row that the head reads, with so many stretches of time: what the network says, the user's row, and its product with the candidate's vector.
+#[must_use]
+pub fn outputs(stretches: usize) -> usize {
+    Network::outputs(stretches) + NUMBERS
+}
+
+/// How many of them, the first, are products with the candidate.
+#[must_use]
+pub fn matches(stretches: usize) -> usize {
+    1 + Network::matches(stretches)
+}
 
 /// How rows of ids learn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,7 +130,8 @@ impl Interest {
     /// If rows are not of what is seen.
     pub fn forward(&self, seen: &Seen, rows: &[Asked]) -> Vec<f32> {
         let looked = Looked::of(seen, &self.rows);
-        self.network.forward(seen, &looked, rows)
+        let out = self.network.forward(seen, &looked, rows);
+        Users::of(seen, rows).around(&out, &looked.vectors)
     }
 }
 
@@ -146,9 +160,9 @@ pub struct Way {
 enum Computed {
     /// By our own code, whole; the head's graph begins at the outputs.
     Here(Box<Here>),
-    /// On a device, or as there; with the places of the items that rows ask about.
+    /// On a device, or as there.
     #[cfg(any(test, feature = "cuda"))]
-    Device(Box<OnDevice>, Vec<u32>),
+    Device(Box<There>),
 }
 
 #[derive(Debug)]
@@ -158,6 +172,17 @@ struct Here {
     asked: Vec<Asked>,
     looked: Looked,
     ahead: Ahead,
+    users: Users,
+}
+
+#[cfg(any(test, feature = "cuda"))]
+#[derive(Debug)]
+struct There {
+    way: OnDevice,
+    looked: Looked,
+    users: Users,
+    /// (rows, NUMBERS)
+    numbers: Var,
 }
 
 impl Learning {
@@ -185,12 +210,12 @@ impl Learning {
 
     /// Numbers of a row that the head reads.
     pub fn outputs(&self) -> usize {
-        Network::outputs(self.spec.stretches())
+        outputs(self.spec.stretches())
     }
 
     /// How many of them, the first, are products with the candidate.
     pub fn matches(&self) -> usize {
-        Network::matches(self.spec.stretches())
+        matches(self.spec.stretches())
     }
 
     /// The rows of ids as tensors.
@@ -253,20 +278,34 @@ impl Learning {
         let sizes = (self.spec.kinds.len(), self.spec.stretches());
         #[cfg(any(test, feature = "cuda"))]
         if self.apart || !device.is_cpu() {
-            let of = (&seen, &looked);
-            let way = OnDevice::forward(sizes, values, of, &asked, device)?;
+            let way = OnDevice::forward(sizes, values, (&seen, &looked), &asked, device)?;
+            let users = Users::of(&seen, &asked);
+            let around = || {
+                let numbers = users.numbers(&looked.vectors);
+                let numbers = Tensor::from_vec(numbers, (asked.len(), NUMBERS), device)?;
+                let numbers = Var::from_tensor(&numbers)?;
+                let [product, of_user] = [numbers.narrow(1, 0, 1)?, numbers.narrow(1, 1, WIDTH)?];
+                let outputs = Tensor::cat(&[&product, &way.outputs, &of_user], 1)?;
+                candle_core::Result::Ok((numbers, outputs))
+            };
+            let (numbers, outputs) = around().map_err(computing("reading rows of users"))?;
+            let there = There {
+                way,
+                looked,
+                users,
+                numbers,
+            };
             return Ok(Way {
-                outputs: way.outputs.clone(),
-                computed: Computed::Device(
-                    Box::new(way),
-                    asked.iter().map(|row| row.item).collect(),
-                ),
+                outputs,
+                computed: Computed::Device(Box::new(there)),
                 rows,
             });
         }
         let (kinds, stretches) = sizes;
         let network = Network::of(kinds, stretches, values, Path::new("the values"))?;
         let (out, ahead) = network.forward_kept(&seen, &looked, &asked);
+        let users = Users::of(&seen, &asked);
+        let out = users.around(&out, &looked.vectors);
         let shape = (asked.len(), self.outputs());
         let out = Tensor::from_vec(out, shape, device);
         let outputs = out.and_then(|out| Ok(Var::from_tensor(&out)?.as_tensor().clone()));
@@ -278,6 +317,7 @@ impl Learning {
                 asked,
                 looked,
                 ahead,
+                users,
             })),
             rows,
         })
@@ -322,18 +362,35 @@ impl Way {
                 let flat = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
                 let out = flat(&self.outputs).map_err(computing(doing))?;
                 let gradient = flat(gradient).map_err(computing(doing))?;
+                let [out, _] = here.users.apart(&out);
+                let [gradient, of_users] = here.users.apart(&gradient);
                 let of = (&here.seen, &here.looked, &here.ahead);
                 let network = &here.network;
                 let gradients: Gradients = network.backward(of, &here.asked, &out, &gradient);
                 network.gather(&gradients, into)?;
-                gradients.vectors
+                let mut vectors = gradients.vectors;
+                (here.users).back(&here.looked.vectors, &of_users, &mut vectors);
+                vectors
             }
             #[cfg(any(test, feature = "cuda"))]
-            Computed::Device(way, asked) => {
+            Computed::Device(there) => {
+                let There {
+                    way,
+                    looked,
+                    users,
+                    numbers,
+                } = &**there;
                 let [mut of_items, of_asked] = way.backward(gradients, into)?;
-                for (item, of) in asked.iter().zip(of_asked) {
-                    let to = of_items[*item as usize].iter_mut();
+                for (item, of) in users.candidates().zip(of_asked) {
+                    let to = of_items[item].iter_mut();
                     to.zip(of).for_each(|(to, of)| *to += of);
+                }
+                if let Some(gradient) = gradients.get(numbers) {
+                    let flat = gradient
+                        .flatten_all()
+                        .and_then(|flat| flat.to_vec1::<f32>());
+                    let flat = flat.map_err(computing(doing))?;
+                    users.back(&looked.vectors, &flat, &mut of_items);
                 }
                 of_items
             }

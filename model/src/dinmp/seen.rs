@@ -33,6 +33,16 @@ impl ItemKeys {
         }
     }
 
+    /// A user, by its pseudonym: of no group.
+    pub fn of_user(pseudonym: &str) -> Self {
+        let mut bytes = vec![b'u'];
+        bytes.extend_from_slice(pseudonym.as_bytes());
+        Self {
+            id: RowKey::of(&bytes),
+            groups: Vec::new(),
+        }
+    }
+
     /// Its id's key, then its groups'.
     pub(super) fn all(&self) -> impl Iterator<Item = RowKey> {
         std::iter::once(self.id).chain(self.groups.iter().copied())
@@ -79,6 +89,8 @@ pub struct Seen {
     atoms: Vec<Atom>,
     /// Where each request's atoms end.
     ends: Vec<usize>,
+    /// Each request's user, among the items.
+    users: Vec<u32>,
     item_places: hashbrown::HashMap<ItemKeys, u32>,
     mark_places: BTreeMap<Mark, u32>,
 }
@@ -167,7 +179,12 @@ impl Seen {
     ///
     /// # Errors
     /// Says what does not fit together: a place, stretch or kind that there is not.
-    pub fn request(&mut self, of: &KeyVectors<'_>, spec: &KeyVectorSpec) -> Result<u32, String> {
+    pub fn request(
+        &mut self,
+        user: &str,
+        of: &KeyVectors<'_>,
+        spec: &KeyVectorSpec,
+    ) -> Result<u32, String> {
         if of.layout != spec.layout() {
             return Err("they are of other kinds or stretches of time".to_owned());
         }
@@ -202,7 +219,7 @@ impl Seen {
             };
             self.atom(places[atom.item as usize], mark);
         }
-        Ok(self.end_request())
+        Ok(self.end_request(user))
     }
 
     /// Takes in what a logged request sees; gives what each of its candidates asks about.
@@ -215,7 +232,8 @@ impl Seen {
         spec: &KeyVectorSpec,
     ) -> Result<Vec<Asked>, String> {
         let of = logged.key_vectors.as_ref();
-        let request = self.request(of.ok_or("it was logged without key-vectors")?, spec)?;
+        let of = of.ok_or("it was logged without key-vectors")?;
+        let request = self.request(&logged.user, of, spec)?;
         let asked = logged.candidates.iter().map(|candidate| {
             let groups = candidate.groups.iter().map(|name| &**name);
             let item = self.item(ItemKeys::of(&candidate.item_id, groups));
@@ -233,8 +251,10 @@ impl Seen {
         Ok(ItemKeys::of(id, names))
     }
 
-    /// Ends the request that was told; gives its place.
-    pub fn end_request(&mut self) -> u32 {
+    /// Ends the request that was told, of a user by its pseudonym; gives its place.
+    pub fn end_request(&mut self, user: &str) -> u32 {
+        let user = self.item(ItemKeys::of_user(user));
+        self.users.push(user);
         self.ends.push(self.atoms.len());
         self.ends.len() as u32 - 1
     }
@@ -261,7 +281,10 @@ impl Seen {
                     let item = part.take(self, atom.item, &mut places);
                     part.atoms.push(Atom { item, mark });
                 }
-                part.end_request()
+                let user = part.take(self, self.users[row.request as usize], &mut places);
+                part.users.push(user);
+                part.ends.push(part.atoms.len());
+                part.ends.len() as u32 - 1
             });
             let item = part.take(self, row.item, &mut places);
             asked.push(Asked { request, item });
@@ -293,6 +316,7 @@ impl Seen {
         self.marks.clear();
         self.atoms.clear();
         self.ends.clear();
+        self.users.clear();
         self.item_places.clear();
         self.mark_places.clear();
     }
@@ -346,6 +370,11 @@ impl Seen {
     pub fn atoms_of(&self, request: u32) -> &[Atom] {
         let [start, end] = self.places_of(request);
         &self.atoms[start..end]
+    }
+
+    /// The user of a request, among the items.
+    pub(super) fn user_of(&self, request: u32) -> usize {
+        self.users[request as usize] as usize
     }
 
     /// Where they begin and end.

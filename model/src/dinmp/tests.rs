@@ -59,7 +59,7 @@ fn seen(requests: &[Request]) -> (Seen, Vec<Asked>) {
             let place = seen.item(item(*number));
             seen.atom(place, Mark::new(*bucket, *age, counts.clone()));
         }
-        let request = seen.end_request();
+        let request = seen.end_request("user");
         for candidate in candidates {
             let item = seen.item(item(*candidate));
             rows.push(Asked { request, item });

@@ -37,7 +37,7 @@ fn corpus() -> Corpus {
             seen.atom(place, Mark::new(stretch, age, vec![(kind, 1)]));
         }
         let candidate = draw(ITEMS);
-        let request = seen.end_request();
+        let request = seen.end_request(&format!("user {user}"));
         let item = seen.item(item(candidate));
         rows.asked.push(Asked { request, item });
         let label = if candidate % 2 == liked { 1.0 } else { 0.0 };
@@ -161,6 +161,35 @@ fn sorts_that_nobody_named_are_learned() {
             "{objective:?}: {after:?}"
         );
     }
+}
+
+/// Goal: users are told apart by who they are, where nothing is known of what they did; who was never learned from is told as the mean of those. Method: the sorts above, of users without a past who
+/// come again and again, against the same rows with users who come once.
+#[test]
+fn users_without_a_past_are_told_apart() {
+    let of = |users: usize| {
+        let (mut corpus, mut numbers) = (corpus(), crate::numbers::Numbers(7));
+        let mut seen = Seen::default();
+        for row in 0..ROWS {
+            let request = seen.end_request(&format!("user {}", row % users));
+            let candidate = (numbers.uniform() * ITEMS as f64) as usize;
+            let item = seen.item(ItemKeys::of(&format!("item {candidate}"), []));
+            corpus.rows.asked[row] = Asked { request, item };
+            let label = if candidate % 2 == row % users % 2 {
+                1.0
+            } else {
+                0.0
+            };
+            corpus.rows.labels[2 * row..][..2].copy_from_slice(&[label, 1.0 - label]);
+        }
+        corpus.seen = seen;
+        let mut trainer = trainer(1, Objective::Labels);
+        passes(&mut trainer, &corpus, Position::default(), 12);
+        right(&trainer, &corpus)
+    };
+    let [again, once] = [of(11), of(ROWS)];
+    assert!(again.iter().all(|right| *right > 0.9), "{again:?}");
+    assert!(once.iter().all(|right| *right < 0.65), "{once:?}");
 }
 
 /// Goal: who learns on a GPU learns the same, and a CPU goes on from there. Method: losses of a pass and what is said afterwards, of a trainer that goes a device's way, on a CPU and on a GPU

@@ -329,7 +329,7 @@ fn a_folder_is_whole_or_refused() {
         std::fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
         refused()
     };
-    let said = with("\"format\": 4", "\"format\": 1");
+    let said = with("\"format\": 5", "\"format\": 1");
     assert!(said.contains("train it anew"), "{said}");
     let said = with("\"cut\"", "\"cat\"");
     assert!(said.contains("unknown field `cat`"), "{said}");
