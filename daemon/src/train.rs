@@ -12,8 +12,8 @@ use headwater_config::{Config, DeviceChoice};
 use headwater_consumers::log::Log;
 use headwater_consumers::sequences::Sequences;
 use headwater_model::bahe::{
-    AdamSettings, Deep, DeepConfig, Depth, Described, Head, HeadConfig, Layers, Objective, Place,
-    TrainSettings, Trainer,
+    AdamSettings, Deep, DeepConfig, Depth, Described, FORMAT, Head, HeadConfig, Layers, Objective,
+    Place, TrainSettings, Trainer,
 };
 use headwater_model::dinmp::Learning;
 use headwater_model::language::{
@@ -61,8 +61,6 @@ use rows::{Recorded, told_apart};
 /// Rows of a batch at most, and batches of a step.
 const ROWS_MAX: usize = 1_024;
 const ACCUMULATE: usize = 1;
-/// Raised with each change of what a checkpoint holds: an older one is not gone on with.
-const NETWORK: u32 = 2;
 /// Part of all requests that is scored before any of it is learned from, where learning goes on.
 const PIECE: f64 = 0.01;
 
@@ -282,6 +280,7 @@ impl TrainBahe {
             objective: self.objective,
             texts: Sequences::new(config).description(),
             rows: recorded.split_sizes(),
+            reached: None,
         }
     }
 
@@ -373,7 +372,8 @@ impl TrainBahe {
         let settings = (
             (self.texts, self.layers, self.limit),
             (self.rate, self.deep_factor, self.positions, self.seed),
-            (ROWS_MAX, ACCUMULATE, NETWORK),
+            // A checkpoint of another network is not gone on with.
+            (ROWS_MAX, ACCUMULATE, FORMAT),
         );
         hash.update(serde_json::to_vec(&settings).unwrap_or_default());
         // Nothing of what was always so: what was cut off before there was a choice goes on. Another device's sums are not the same to the bit.

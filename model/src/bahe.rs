@@ -26,7 +26,9 @@ pub use adam::{Adam, AdamSettings};
 pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
 pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
-pub use model::{BaheModel, Described, Layers, MANIFEST, Manifest, VALUES, first_difference};
+pub use model::{
+    BaheModel, Described, FORMAT, Layers, MANIFEST, Manifest, VALUES, first_difference,
+};
 pub use pass::Pass;
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};

@@ -121,6 +121,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         key_vectors: Some(spec),
         objective: Objective::Labels,
         rows: [1, 1, 0],
+        reached: None,
     };
     (BaheModel::of(described, schema, &values).unwrap(), network)
 }

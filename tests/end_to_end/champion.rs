@@ -190,6 +190,7 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
         key_vectors: manifest.key_vectors,
         objective: manifest.objective,
         rows: manifest.rows,
+        reached: None,
     };
     fs::create_dir_all(to).unwrap();
     let manifest = Manifest::of(described, &schema, &values).bytes();

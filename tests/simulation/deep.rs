@@ -108,6 +108,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
             objective: Objective::Labels,
             texts: Vec::new(),
             rows: [1, 0, 0],
+            reached: None,
         };
         BaheModel::of(described, schema, &values)
     };

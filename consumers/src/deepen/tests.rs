@@ -83,6 +83,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         objective: Objective::Labels,
         texts: Vec::new(),
         rows: [1, 0, 0],
+        reached: None,
     };
     Arc::new(BaheModel::of(described, schema, &values).unwrap())
 }

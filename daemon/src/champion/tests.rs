@@ -59,6 +59,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         key_vectors: None,
         objective: Objective::Labels,
         rows: [1, 1, 0],
+        reached: None,
     };
     std::fs::create_dir_all(folder).unwrap();
     let manifest = Manifest::of(described, &schema, &values).bytes();

@@ -117,6 +117,7 @@ impl TrainBahe {
         summary.onward = held.course.pieces - pieces;
         held.rows[1] += recorded.corpus.len();
         held.described.rows[2] += recorded.corpus.len();
+        held.described.reached = Some(reached.from.clone());
         held.reached = reached;
         held.before.newest = recorded.newest();
         let values = held.trainer.values()?;

@@ -138,7 +138,8 @@ impl TrainBahe {
             cross: self.parts.cross,
         };
         let depth = self.depth(config, encoder)?;
-        let described = self.described(config, &recorded, encoder, (&head, &depth.0));
+        let mut described = self.described(config, &recorded, encoder, (&head, &depth.0));
+        described.reached = reached.as_ref().map(|reached| reached.from.clone());
         let mut trainer = self.trainer(&head, depth, interest, &place)?;
         let of = self.identity(&recorded, encoder, &place);
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;

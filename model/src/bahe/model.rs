@@ -20,8 +20,8 @@ use super::head::HeadConfig;
 use super::scorer::Scorer;
 use super::trainer::Objective;
 
-/// The version of manifests that this build writes and reads.
-const FORMAT: u32 = 5;
+/// The version of models that this build writes and reads: raised with each change of the network, whose values are others then.
+pub const FORMAT: u32 = 5;
 /// What kind of model it is.
 const KIND: &str = "bahe";
 /// Behaviors of a run at most: more than any configuration allows.
@@ -87,6 +87,9 @@ pub struct Manifest {
     pub objective: Objective,
     /// Rows learned from, validated on, and scored alone.
     pub rows: [usize; 3],
+    /// Where what it has not learned from begins: next offsets of the topics of labels and of rows, by partition; none: it is of recordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<[Vec<i64>; 2]>,
 }
 
 /// What all manifests have had.
@@ -121,6 +124,8 @@ pub struct Described {
     pub objective: Objective,
     /// See [`Manifest::rows`].
     pub rows: [usize; 3],
+    /// See [`Manifest::reached`].
+    pub reached: Option<[Vec<i64>; 2]>,
 }
 
 impl Manifest {
@@ -148,6 +153,7 @@ impl Manifest {
             key_vectors: described.key_vectors,
             objective: described.objective,
             rows: described.rows,
+            reached: described.reached,
         };
         manifest.manifest = manifest.sum();
         manifest

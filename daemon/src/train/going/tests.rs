@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headwater_config::Topic;
 use headwater_consumers::log::Log;
 use headwater_model::Tensor;
+use headwater_model::bahe::MANIFEST;
 use headwater_model::language::from_safetensors;
 
 use super::*;
+use crate::train::labelled::stretches;
 use crate::train::trial::tests::World;
 use crate::train::{Regime, Winner};
 
@@ -39,7 +42,19 @@ fn assert_laid(training: &TrainBahe, going: Option<&Going>, summary: &TrainSumma
     bare
 }
 
-/// Goal: a training begins by passes, goes on over what was labelled since and nothing else, each row said before it is learned from, and begins anew when there is half as much again; what it hands out is calibrated, what it goes on with is not; each comes beside
+/// What is kept says that it has learned from all that there is.
+fn assert_reached_the_ends(training: &TrainBahe, world: &World) {
+    let manifest = std::fs::read(training.out.join(MANIFEST)).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let ends = [Topic::Labels, Topic::FeatureLog].map(|topic| {
+        let whole = stretches(&world.config, &*world.log, topic, None).unwrap();
+        whole.iter().map(|of| of.until).collect::<Vec<_>>()
+    });
+    assert!(ends[0].iter().sum::<i64>() > 0);
+    assert_eq!(manifest["reached"], serde_json::json!(ends));
+}
+
+/// Goal: a training begins by passes, goes on over what was labelled since and nothing else, each row said before it is learned from, and begins anew when there is half as much again; what it hands out is calibrated and says how far it has read, what it goes on with is not calibrated; each comes beside
 /// those on trial, as long as there is a place. Method: turns on a log whose positives come more often than the baseline says, with rows added between them; lines beside values, rows and pieces of each summary, and the trial.
 #[test]
 fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
@@ -61,6 +76,7 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
         };
         told.map(|summary| {
             let bare = assert_laid(&training, going.as_ref(), &summary);
+            assert_reached_the_ends(&training, world);
             (summary, bare)
         })
     };

@@ -107,6 +107,7 @@ impl World {
             key_vectors: None,
             objective: Objective::Labels,
             rows: [1, 1, 0],
+            reached: None,
         };
         let folder = self.folder.path().join(format!("adds-{adds}"));
         std::fs::create_dir_all(&folder).unwrap();

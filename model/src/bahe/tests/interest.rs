@@ -328,6 +328,7 @@ fn a_model_says_what_training_said() {
         key_vectors: Some(spec()),
         objective: Objective::Labels,
         rows: [1, 0, 0],
+        reached: None,
     };
     let model = BaheModel::of(described.clone(), &schema, &trainer.values().unwrap()).unwrap();
     let interest = model.interest().unwrap();

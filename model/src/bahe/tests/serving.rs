@@ -98,6 +98,7 @@ fn made_of(
         objective: Objective::Labels,
         texts: Vec::new(),
         rows: [8, 1, 1],
+        reached: None,
     };
     Made { described, values }
 }
