@@ -43,6 +43,7 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 mod scan;
+mod schemas;
 pub mod status;
 mod stores;
 pub mod supervisor;

@@ -61,6 +61,7 @@
 //! AUC as all of them.
 
 mod batch;
+mod columns;
 mod key_vectors;
 mod likeness;
 mod schema;
@@ -68,6 +69,7 @@ mod schema;
 mod tests;
 
 pub use batch::{FeatureBatch, FeatureRow};
+pub use columns::{Column, Columns, Translation};
 pub use key_vectors::{KeyVectorSpec, KeyVectors};
 pub use likeness::{Against, LikenessSpec};
 pub use schema::{Feature, FeatureSchema, FeatureSchemaError, HalfLives, Meaning, TaskSpec};

@@ -25,8 +25,9 @@ pub use baseline::{
     Base, Baseline, Contribution, Explanation, Scores, Smoothing, SmoothingError, Term,
 };
 pub use feature::{
-    Against, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema, FeatureSchemaError,
-    HalfLives, KeyVectorSpec, KeyVectors, Level, LikenessSpec, Meaning, Quantity, TaskSpec,
+    Against, Column, Columns, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema,
+    FeatureSchemaError, HalfLives, KeyVectorSpec, KeyVectors, Level, LikenessSpec, Meaning,
+    Quantity, TaskSpec, Translation,
 };
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,

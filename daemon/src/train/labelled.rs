@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::TrainError;
 use crate::progress::Progress;
 use crate::scan::{self, Stretch};
+use crate::schemas::Schemas;
 
 /// Records between two looks at the clock.
 const PROGRESS_RECORDS: u64 = 256;
@@ -85,7 +86,9 @@ pub(super) struct Labelled<'a> {
     behind: [BTreeMap<i32, i64>; 2],
     /// What was read of labels, and of rows.
     read: [Vec<Stretch>; 2],
-    /// Logged requests of another schema that had labels.
+    /// How rows of other schemas are read, once there was one.
+    schemas: Option<Schemas>,
+    /// Logged requests that had labels, of another schema whose numbers mean something else.
     pub(super) other_schema: u64,
     progress: bool,
 }
@@ -127,6 +130,7 @@ impl<'a> Labelled<'a> {
             settled: BTreeMap::new(),
             behind: Default::default(),
             read: Default::default(),
+            schemas: None,
             other_schema: 0,
             progress,
         };
@@ -321,20 +325,35 @@ impl<'a> Labelled<'a> {
         let id = String::from_utf8_lossy(id);
         // The last number is the part's.
         let row = id.rsplit_once('-').map_or(&*id, |(row, _)| row);
-        let Some(of_row) = self.rows.get_mut(row) else {
+        if !self.rows.contains_key(row) {
             return Ok(());
-        };
+        }
+        let words = |error: &dyn std::error::Error| headwater_consumers::words(error);
         let logged = LoggedRequest::read(record.value.unwrap_or_default());
-        let logged = logged.map_err(|error| headwater_consumers::words(&error))?;
+        let mut logged = logged.map_err(|error| words(&error))?;
         let schema = self.assembler.schema();
         let of = logged.key_vectors.as_ref();
         // Rows from before key-vectors were logged, or were laid out so.
         let lacks = (schema.key_vectors())
             .is_some_and(|spec| of.is_none_or(|of| of.layout != spec.layout()));
-        if lacks || logged.schema != schema.hash() {
+        let is_ours = logged.schema == schema.hash();
+        if !is_ours && self.schemas.is_none() {
+            let schemas = Schemas::read(self.config, self.log, schema);
+            self.schemas = Some(schemas.map_err(|error| words(&error))?);
+        }
+        let schemas = self.schemas.as_ref().filter(|_| !is_ours);
+        let translation = schemas.and_then(|schemas| schemas.of(logged.schema));
+        if lacks || (!is_ours && translation.is_none()) {
             self.other_schema += 1;
             return Ok(());
         }
+        if let Some(translation) = translation {
+            let translated = translation.apply(&mut logged);
+            translated.map_err(|error| words(&error))?;
+        }
+        let Some(of_row) = self.rows.get_mut(row) else {
+            unreachable!("invariant: it was there just now");
+        };
         let candidates = logged.candidates.iter();
         let labels: Vec<Option<Labels>> = candidates
             .map(|candidate| of_row.items.remove(&*candidate.item_id))

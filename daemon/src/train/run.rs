@@ -69,6 +69,10 @@ impl TrainBahe {
             });
         }
         self.check_places()?;
+        if let Some(log) = log.filter(|_| self.winner != Winner::Stays) {
+            // For trainings under later schemas.
+            crate::schemas::tell(config, &**log);
+        }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
         let place = self.place(config)?;

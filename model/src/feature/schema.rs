@@ -11,7 +11,7 @@ use super::likeness::{Against, LikenessSpec};
 use super::{Level, Quantity};
 
 /// The layout's version, part of every schema's hash: raise it when a quantity comes to mean something else.
-const LAYOUT: u32 = 1;
+pub(super) const LAYOUT: u32 = 1;
 
 /// The half-lives of decayed counts, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,22 @@ pub struct TaskSpec {
     pub item: HalfLives,
     /// Half-lives of the levels with the user.
     pub user: HalfLives,
+}
+
+impl TaskSpec {
+    /// All that fixes what its numbers mean.
+    pub(super) fn describe(&self, text: &mut String) {
+        // Debug quotes the free text, so that no definition can pass for another line.
+        writeln!(text, "task {} {:?}", self.name, self.definition)
+            .expect("invariant: a String takes any text");
+        for (of, lives) in [("item", self.item), ("user", self.user)] {
+            for (which, ms) in [("short", lives.short_ms), ("long", lives.long_ms)] {
+                // 0 stands for none: no half-life is 0.
+                writeln!(text, "{of} {which} {}", ms.unwrap_or(0))
+                    .expect("invariant: a String takes any text");
+            }
+        }
+    }
 }
 
 /// One number of a row.
@@ -201,16 +217,7 @@ impl FeatureSchema {
         );
         let mut text = format!("layout {LAYOUT}\n");
         for task in &tasks {
-            // Debug quotes the free text, so that no definition can pass for another line.
-            writeln!(text, "task {} {:?}", task.name, task.definition)
-                .expect("invariant: a String takes any text");
-            for (of, lives) in [("item", task.item), ("user", task.user)] {
-                for (which, ms) in [("short", lives.short_ms), ("long", lives.long_ms)] {
-                    // 0 stands for none: no half-life is 0.
-                    writeln!(text, "{of} {which} {}", ms.unwrap_or(0))
-                        .expect("invariant: a String takes any text");
-                }
-            }
+            task.describe(&mut text);
         }
         likeness.describe(&mut text);
         for feature in shared.iter().chain(&own) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::baseline::Baseline;
-use crate::feature::{Counts, HalfLives, Level, TaskSpec};
+use crate::feature::{Counts, HalfLives, Level, LikenessSpec, TaskSpec, Translation};
 
 fn schema() -> FeatureSchema {
     let lives = HalfLives {
@@ -170,4 +170,81 @@ proptest! {
         let as_bits = |list: &[f32]| list.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
         prop_assert_eq!(as_bits(&read.shared), as_bits(&numbers));
     }
+}
+
+/// Goal: rows that were logged before a task and a likeness came are read as rows of today: what both have stays to the bit, what is new has its defaults, and so the baseline says the same of the old task. Method: a
+/// logged request under one task, read under two and a likeness, by columns that went through JSON.
+#[test]
+fn rows_of_an_older_schema_are_read_as_those_of_a_newer() {
+    let old = schema();
+    let click = old.tasks()[0].clone();
+    let buy = TaskSpec {
+        name: "buy".to_owned(),
+        ..click.clone()
+    };
+    let likeness = LikenessSpec {
+        sequences: vec!["clicks".to_owned()],
+        edges_ms: vec![1_000],
+        definition: String::new(),
+    };
+    // In front of the old one: places move.
+    let new = FeatureSchema::with_likeness(vec![buy, click], likeness).unwrap();
+    let columns = serde_json::to_string(&old.columns()).unwrap();
+    let translation = Translation::new(&serde_json::from_str(&columns).unwrap(), &new).unwrap();
+
+    let (batch, scores) = scored();
+    let bytes = written(&batch, &scores);
+    let before = LoggedRequest::read(&bytes).unwrap();
+    let mut after = before.clone();
+    translation.apply(&mut after).unwrap();
+
+    let rows: Vec<_> = before.rows(&old).unwrap().collect();
+    let translated: Vec<_> = after.rows(&new).unwrap().collect();
+    assert_eq!(rows.len(), translated.len());
+    for (row, translated) in rows.iter().zip(&translated) {
+        for (features, olds, numbers, old_numbers) in [
+            (new.shared(), old.shared(), translated.shared, row.shared),
+            (new.own(), old.own(), translated.own, row.own),
+        ] {
+            for (feature, number) in features.iter().zip(numbers) {
+                let place = olds.iter().position(|old| old.name == feature.name);
+                let expected = place.map_or(feature.default(), |place| old_numbers[place]);
+                assert_eq!(number.to_bits(), expected.to_bits(), "{}", feature.name);
+            }
+        }
+        let baseline = Baseline::default();
+        let said = [baseline.explain(*row, 0), baseline.explain(*translated, 1)];
+        let [before, after] = said.map(|said| said.probability);
+        assert!((before - after).abs() < 1e-6, "{before} {after}");
+    }
+    let narrow = Translation::new(&new.columns(), &old).unwrap();
+    narrow.apply(&mut after).unwrap();
+    let back: Vec<_> = after.rows(&old).unwrap().collect();
+    assert_eq!(
+        back, rows,
+        "and back, without what the older schema has not"
+    );
+    let mut short = before.clone();
+    short.shared = vec![0.0; 3].into();
+    let error = translation.apply(&mut short).unwrap_err();
+    assert!(
+        matches!(error, FeatureLogError::Width { found: 3, .. }),
+        "{error}"
+    );
+}
+
+/// Goal: a task that counts other things under the same name is not taken for what it was. Method: another definition, another half-life.
+#[test]
+fn a_task_that_counts_other_things_has_no_rows_from_before() {
+    let old = schema();
+    let mut defined = old.tasks()[0].clone();
+    defined.definition = "other kinds".to_owned();
+    let mut faster = old.tasks()[0].clone();
+    faster.item.short_ms = Some(1_000);
+    for task in [defined, faster] {
+        let new = FeatureSchema::new(vec![task]).unwrap();
+        let refused = Translation::new(&old.columns(), &new).unwrap_err();
+        assert_eq!(refused, "click.global.trials");
+    }
+    assert!(Translation::new(&old.columns(), &old).is_ok());
 }

@@ -54,6 +54,19 @@ fn assert_reached_the_ends(training: &TrainBahe, world: &World) {
     assert_eq!(manifest["reached"], serde_json::json!(ends));
 }
 
+/// Schemas of rows that the topic of models knows of.
+fn schemas_told(world: &World) -> usize {
+    let whole = crate::scan::whole(&*world.log, Topic::Models, "models").unwrap();
+    let mut keys = std::collections::BTreeSet::new();
+    crate::scan::read(&*world.log, &whole, &mut |record| {
+        keys.insert(record.key.unwrap_or_default().to_vec());
+    })
+    .unwrap();
+    keys.iter()
+        .filter(|key| key.starts_with(b"schema/"))
+        .count()
+}
+
 /// Goal: a training begins by passes, goes on over what was labelled since and nothing else, each row said before it is learned from, and begins anew when there is half as much again; what it hands out is calibrated and says how far it has read, what it goes on with is not calibrated; each comes beside
 /// those on trial, as long as there is a place. Method: turns on a log whose positives come more often than the baseline says, with rows added between them; lines beside values, rows and pieces of each summary, and the trial.
 #[test]
@@ -91,6 +104,7 @@ fn it_goes_on_over_new_rows_and_begins_anew_when_outgrown() {
     assert_eq!(begun.rows.iter().sum::<usize>(), 2_000);
     assert_eq!(begun.validation_loss.len(), 3);
     assert!(begun.judged.as_ref().unwrap().on_trial, "{begun:?}");
+    assert_eq!(schemas_told(&world), 1);
     let on_trial = |world: &World| {
         let standing = crate::champion::standing(&world.config, &*world.log).unwrap();
         standing.challengers.len()

@@ -24,10 +24,14 @@ struct World {
 impl World {
     fn new(more: &str) -> Self {
         let log = LocalLog::in_memory(Options::new(unix_ms));
-        for topic in [Topic::Labels, Topic::FeatureLog] {
+        for (topic, partitions) in [
+            (Topic::Labels, 2),
+            (Topic::FeatureLog, 2),
+            (Topic::Models, 1),
+        ] {
             let spec = TopicSpec {
                 topic,
-                partitions: 2,
+                partitions,
                 replication_factor: 1,
                 min_insync_replicas: 1,
             };
@@ -294,4 +298,70 @@ fn each_row_is_read_on_once() {
 
 fn read_on_all(of: (&Config, &dyn Log), asked: (&Reached, &Before)) -> Result<Read, TrainError> {
     read_on(of, None, asked, (10, [1, usize::MAX]))
+}
+
+/// Goal: rows from before a task was added are learned from under the schema of today, without a label of the new task; rows of a schema that nobody told of, and those whose numbers mean something else now, are left out and counted.
+/// Method: rows under one task, then under two, read under two with and without a word of the first schema, and under another half-life.
+#[test]
+fn rows_of_an_older_schema_are_learned_from() {
+    const CLICK: &str = "kinds.names = ['impression', 'click', 'buy']\n[tasks.click]\npositive = ['click']\ntrials = ['impression']\nscenarios = []\n";
+    const BUY: &str = "[tasks.buy]\npositive = ['buy']\ntrials = ['impression']\nscenarios = []\n";
+    let mut world = World::new(CLICK);
+    let all = |world: &World| {
+        let mut reached = Reached::default();
+        reached.from = [vec![0; 2], vec![0; 2]];
+        let before = Before {
+            moments: Vec::new(),
+            newest: i64::MIN,
+        };
+        let of = (&world.config, &world.log as &dyn Log);
+        let (recorded, left_out, _) = read_on_all(of, (&reached, &before)).unwrap();
+        (recorded, [left_out.without_row, left_out.other_schema])
+    };
+    let both = || ITEMS.iter().map(|item| (*item, 1.0)).collect();
+    for number in 0..30 {
+        world.score(1_000 * (number as i64 + 1));
+        world.say(number, "click", both());
+    }
+    let (under_one, _) = all(&world);
+    let mut older = world.config.clone();
+
+    world.config = Config::from_toml(&format!("{CLICK}{BUY}")).unwrap();
+    for number in 30..50 {
+        world.score(1_000 * (number as i64 + 1));
+        for task in ["buy", "click"] {
+            world.say(number, task, both());
+        }
+    }
+    let (recorded, left_out) = all(&world);
+    assert_eq!(
+        (recorded.corpus.len(), left_out),
+        (40, [60, 30]),
+        "nobody told"
+    );
+    older.scoring.feature_log = false;
+    crate::schemas::tell(&older, &world.log);
+    assert_eq!(
+        all(&world).1,
+        [60, 30],
+        "of what is not logged nothing is told"
+    );
+    older.scoring.feature_log = true;
+    crate::schemas::tell(&older, &world.log);
+    let (recorded, left_out) = all(&world);
+    assert_eq!((recorded.corpus.len(), left_out), (100, [0, 0]));
+    let corpus = &recorded.corpus;
+    assert_eq!(corpus.tasks, ["buy", "click"]);
+    let (old, new) = corpus.rows.weights.split_at(60 * 2);
+    assert!(old.chunks(2).all(|weights| weights == [0.0, 1.0]));
+    assert!(new.iter().all(|weight| *weight == 1.0));
+    // What the baseline says of the old task is what it said.
+    let said = corpus.rows.base[..120].iter().skip(1).step_by(2);
+    for (one, other) in said.zip(&under_one.corpus.rows.base) {
+        assert!((one - other).abs() < 1e-6, "{one} {other}");
+    }
+
+    let lives = "[scoring]\nhalf_life_short = '1h'\n";
+    world.config = Config::from_toml(&format!("{CLICK}{BUY}{lives}")).unwrap();
+    assert_eq!(all(&world).1, [100, 50]);
 }
