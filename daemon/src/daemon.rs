@@ -30,6 +30,7 @@ mod error;
 mod fleet_task;
 mod items;
 mod open;
+mod pool;
 mod repartition;
 mod texts;
 mod train;

@@ -19,6 +19,7 @@ use headwater_state::{StoreError, TextHash, Timestamp, VECTORS, VectorTable};
 use super::Inner;
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
+use super::pool::Pool;
 use crate::status::TextsStatus;
 use crate::supervisor::{Stopping, Supervisor, TaskKind};
 use crate::world::{SystemWorld, unix_ms};
@@ -133,6 +134,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, config: &Config) -> std::io::Result<()> 
             log: Arc::clone(&inner.log),
             table: Arc::clone(&texts.table),
             encoder: Arc::clone(encoder),
+            pool: Pool::new("headwater-encode", 0)?,
             metrics: inner.fast.clone(),
         };
         supervisor.spawn(TaskKind::Texts, "headwater-encode", move |stopping| {
@@ -190,6 +192,7 @@ struct Encoding {
     log: Arc<dyn Log>,
     table: Arc<VectorTable>,
     encoder: Arc<TextEncoder>,
+    pool: Pool,
     metrics: Metrics,
 }
 
@@ -218,7 +221,7 @@ impl Encoding {
         let mut looked: Option<Instant> = None;
         while !stopping.is_set() {
             let began = Instant::now();
-            stage.turn()?;
+            self.pool.run(|| stage.turn())?;
             if !stage.is_quiet() && self.is_in_the_background() {
                 // The current encoder, if it is at work here too, and scores come first.
                 let share = self.config.texts.background.get();

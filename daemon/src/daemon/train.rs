@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::pool::{LETS_PASS, Pool};
 use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
@@ -31,13 +32,16 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
     }
     let ways = Arc::<Ways>::default();
     let (judging, of) = (Arc::clone(inner), Arc::clone(&ways));
+    let pool = |name| Pool::new(name, LETS_PASS);
+    let trials = pool("headwater-trials")?;
     (inner.supervisor).spawn(TaskKind::Train, "headwater-trials", move |stopping| {
-        judge(&judging, &of, stopping);
+        judge(&judging, (&of, &trials), stopping);
         Ok(())
     })?;
     let training = Arc::clone(inner);
+    let pools = [pool("headwater-passes")?, pool("headwater-follow")?];
     (inner.supervisor).spawn(TaskKind::Train, "headwater-train", move |stopping| {
-        train(&training, &ways, stopping);
+        train(&training, (&ways, &pools), stopping);
         Ok(())
     })
 }
@@ -73,13 +77,13 @@ fn training(inner: &Inner) -> TrainBahe {
 }
 
 /// Looks at trials.
-fn judge(inner: &Inner, ways: &Ways, stopping: &Stopping) {
+fn judge(inner: &Inner, (ways, pool): (&Ways, &Pool), stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut trials = Trials::new(config, &training(inner).out);
     while !stopping.pause(every.min(LOOK_EVERY)) {
         let way = ways.judging.lock();
-        let turn = trials.turn(config, &*inner.log);
+        let turn = pool.run(|| trials.turn(config, &*inner.log));
         drop(way);
         match turn {
             Ok(turn) => {
@@ -98,7 +102,7 @@ fn judge(inner: &Inner, ways: &Ways, stopping: &Stopping) {
 type Begun = Result<(TrainSummary, Option<Going>), TrainError>;
 
 /// Trains: passes over all rows, in a thread of their own, and between them and meanwhile over what was labelled since, so that who comes next on trial knows the newest rows.
-fn train(inner: &Inner, ways: &Ways, stopping: &Stopping) {
+fn train(inner: &Inner, (ways, [passes, following]): (&Ways, &[Pool; 2]), stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut training = training(inner);
@@ -111,7 +115,7 @@ fn train(inner: &Inner, ways: &Ways, stopping: &Stopping) {
         give(&ways.judging);
         stopping.is_set()
     };
-    let stop_passes = || {
+    let stop_passes = &|| {
         give(&ways.following);
         stop_following()
     };
@@ -151,11 +155,12 @@ fn train(inner: &Inner, ways: &Ways, stopping: &Stopping) {
             let is_wanted = going.as_ref().is_none_or(Going::is_outgrown);
             if is_wanted && anew.is_none() && Instant::now() >= begins {
                 let training = training.clone();
-                anew = Some(scope.spawn(move || training.begin(config, &stop_passes)));
+                let begin = move || training.begin(config, stop_passes);
+                anew = Some(scope.spawn(move || passes.run(begin)));
             }
             if going.is_some() && Instant::now() >= goes_on {
                 let way = ways.following.lock();
-                let told = follows.go_on(config, &mut going, &stop_following);
+                let told = following.run(|| follows.go_on(config, &mut going, &stop_following));
                 drop(way);
                 goes_on = after(&inner.metrics, &told, every);
             }

@@ -14,6 +14,7 @@ use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp, VectorTable};
 
 use super::Inner;
 use super::error::{StartError, StopError};
+use super::pool::Pool;
 use crate::status::ModelStatus;
 use crate::supervisor::{Stopping, TaskKind};
 use crate::world::unix_ms;
@@ -153,8 +154,9 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
         noted: None,
         unused: Vec::new(),
     };
+    let pool = Pool::new("headwater-deep", 0)?;
     (inner.supervisor).spawn(TaskKind::Texts, "headwater-deep", move |stopping| {
-        run(&mut deepen, &mut former, &asked, stopping).map_err(StopError::Deep)
+        run((&mut deepen, &pool), &mut former, &asked, stopping).map_err(StopError::Deep)
     })
 }
 
@@ -189,7 +191,7 @@ impl Former {
 }
 
 fn run(
-    deepen: &mut Deepen,
+    (deepen, pool): (&mut Deepen, &Pool),
     former: &mut Former,
     asked: &Asked,
     stopping: &Stopping,
@@ -201,7 +203,7 @@ fn run(
         former.turn()?;
         let wanted = asked.take(TAKEN_MAX, WAIT);
         if !wanted.is_empty() {
-            let left = deepen.work(wanted)?;
+            let left = pool.run(|| deepen.work(wanted))?;
             later.runs.extend(left.runs);
             later.items.extend(left.items);
             let too_many = |length: usize| length.saturating_sub(LATER_MAX);
