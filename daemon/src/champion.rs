@@ -37,7 +37,7 @@ const ARTIFACT: &str = "artifact/";
 /// Bytes of a part: a record of a topic with its default settings takes 1 MB.
 const PART_BYTES: usize = 512 * 1024;
 /// Bytes of a model's values at most: every instance reads them from the topic.
-const VALUES_MAX: usize = 64 << 20;
+pub(crate) const VALUES_MAX: usize = 64 << 20;
 
 /// A model as the topic names it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]

@@ -35,7 +35,7 @@ use headwater_consumers::texts;
 use headwater_consumers::worker::settings_of;
 use headwater_model::FeatureSchema;
 use headwater_state::{
-    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp, pinned_hash,
+    Delta, Entity, ItemTable, MemoryStores, Partition, Statistics, Stores, Timestamp,
 };
 
 mod answer;
@@ -76,7 +76,6 @@ pub struct Engine {
     /// Behaviors and requests that came after a newer one.
     out_of_order: u64,
     changelog: i64,
-    users: u64,
     records_max: usize,
     bytes_max: usize,
 }
@@ -176,7 +175,6 @@ impl Engine {
             clock: Timestamp::MIN,
             out_of_order: 0,
             changelog: 0,
-            users: 0,
             records_max: config.step.records_max,
             bytes_max: config.step.bytes_max.as_usize(),
         })
@@ -344,16 +342,8 @@ impl Engine {
     fn step_once(&mut self) -> Result<(), EngineError> {
         // The first record's time is the earliest of the step: no request of it is past its deadline.
         let now = Timestamp(self.waiting.get(0).timestamp);
-        let users = &mut self.users;
-        let mut salt = || {
-            // Salts make pseudonyms of the feature log, which an engine has not: they need only be the same in every run.
-            *users += 1;
-            let half = pinned_hash(&users.to_le_bytes());
-            let mut salt = [0; 16];
-            salt[..8].copy_from_slice(&half.to_le_bytes());
-            salt[8..].copy_from_slice(&users.to_le_bytes());
-            salt
-        };
+        // Salts make pseudonyms, by which trained models know users: they need only be the same in every run, whoever comes first.
+        let mut salt = || [1; 16];
         let stepped = self.pipeline.step(
             &self.waiting,
             &mut self.owned,

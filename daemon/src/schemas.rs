@@ -82,17 +82,14 @@ impl Schemas {
             let hash = key.and_then(|key| key.strip_prefix(KEY));
             let hash = hash.and_then(|hash| u64::from_str_radix(hash, 16).ok());
             let told = serde_json::from_slice::<Told>(record.value.unwrap_or_default());
-            // Whatever else there is, is somebody else's, or of another build: rows of that schema are left out.
-            if let (
-                Some(hash),
-                Ok(Told {
-                    format: FORMAT,
-                    columns,
-                }),
-            ) = (hash, told)
-            {
-                found.insert(hash, columns);
-            }
+            let Some(hash) = hash else {
+                return;
+            };
+            match told {
+                Ok(told) if told.format == FORMAT => found.insert(hash, told.columns),
+                // Deleted, or of another build: rows of that schema are left out.
+                _ => found.remove(&hash),
+            };
         })?;
         found.remove(&ours.hash());
         let read = found.into_iter().filter_map(|(hash, columns)| {

@@ -35,12 +35,12 @@ impl Pipeline {
         let mut degraded = degraded.to_vec();
         let is_logged = self.settings.config.scoring.feature_log && !request.candidates.is_empty();
         let salt = match place {
-            Some(place) => Some(owned.users.user(place).salt()),
+            Some(place) => owned.users.user(place).salt(),
             // Known from here on, by what the log says.
-            None if is_logged => Some(owned.users.salt_of(request.user, salt)?),
-            None => None,
+            None if is_logged => owned.users.salt_of(request.user, salt)?,
+            None => salt(),
         };
-        let pseudonym = salt.map(|salt| pseudonym(request.user, salt));
+        let pseudonym = pseudonym(request.user, salt);
         let user = match place {
             Some(place) => Some(owned.users.whole(place)?),
             None => None,
@@ -59,7 +59,7 @@ impl Pipeline {
         let row = Row {
             user_id: request.user,
             user,
-            pseudonym: pseudonym.as_deref(),
+            pseudonym: Some(&pseudonym),
             scenario_name: request.scenario_name,
             scenario: request.scenario,
             time: request.time,
@@ -78,7 +78,7 @@ impl Pipeline {
             freshness,
             output,
         );
-        if let Some(pseudonym) = pseudonym.filter(|_| is_logged) {
+        if is_logged {
             self.log_rows(request, cause, items, &pseudonym, output);
         }
         Ok(())

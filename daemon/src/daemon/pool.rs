@@ -43,7 +43,7 @@ fn lets_pass(nice: i32) {
     let _ = nice;
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
@@ -66,7 +66,7 @@ mod tests {
                     (0..of).into_par_iter().with_max_len(1).all(|_| {
                         let nice = rustix::process::getpriority_process(None);
                         let is_done = waits.lock().recv_timeout(Duration::from_mins(1));
-                        is_done.is_ok() && nice == Ok(LETS_PASS)
+                        is_done.is_ok() && nice.is_ok_and(|nice| nice >= LETS_PASS)
                     })
                 })
             });

@@ -5,6 +5,8 @@ use headwater_model::dinmp::{Learning, RowSettings};
 use headwater_model::language::LanguageError;
 use serde::Serialize;
 
+use crate::champion::VALUES_MAX;
+
 /// How rows of ids learn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ids {
@@ -25,21 +27,23 @@ impl Default for Ids {
 
 /// Bytes that rows of ids may take.
 const ROWS_BYTES: u64 = 1 << 30;
+/// The same of a model that the topic of models is to carry: seven eighths of what it carries, the rest is the network's. Beyond it ids read the unknown row.
+const ROWS_CARRIED: u64 = VALUES_MAX as u64 / 8 * 7;
 /// Rows begin with numbers between this and its contrary.
 const SPREAD: f32 = 0.05;
 
 impl Ids {
-    /// What weighs key-vectors, before it learned anything.
+    /// What weighs key-vectors, before it learned anything; with whether the model is to be carried by the topic of models.
     pub(super) fn learning(
         self,
         spec: &KeyVectorSpec,
-        seed: u64,
+        (seed, is_carried): (u64, bool),
     ) -> Result<Learning, LanguageError> {
         let settings = RowSettings {
             rate: self.rate as f32,
             dropout: self.dropout,
             spread: SPREAD,
-            memory: ROWS_BYTES,
+            memory: if is_carried { ROWS_CARRIED } else { ROWS_BYTES },
             seed,
         };
         Learning::new(spec.clone(), settings)

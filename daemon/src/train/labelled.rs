@@ -10,7 +10,7 @@ use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, Record, TopicPartition};
 use headwater_model::bahe::{BaheModel, base_log_odds};
 use headwater_model::dinmp::Seen;
-use headwater_model::{LabelledRow, LoggedRequest, Policy};
+use headwater_model::{LabelledRow, LoggedRequest, Policy, Translation};
 use serde::Deserialize;
 
 use super::TrainError;
@@ -86,7 +86,9 @@ pub(super) struct Labelled<'a> {
     behind: [BTreeMap<i32, i64>; 2],
     /// What was read of labels, and of rows.
     read: [Vec<Stretch>; 2],
-    /// How rows of other schemas are read, once there was one.
+    /// Whether rows of other schemas are read as those of ours.
+    pub(super) translates: bool,
+    /// How, once there was one.
     schemas: Option<Schemas>,
     /// Logged requests that had labels, of another schema whose numbers mean something else.
     pub(super) other_schema: u64,
@@ -130,6 +132,7 @@ impl<'a> Labelled<'a> {
             settled: BTreeMap::new(),
             behind: Default::default(),
             read: Default::default(),
+            translates: false,
             schemas: None,
             other_schema: 0,
             progress,
@@ -283,7 +286,12 @@ impl<'a> Labelled<'a> {
             policy: labelled.policy,
             items: BTreeMap::new(),
         });
+        let tasks = &self.config.tasks;
+        let is_of_a_task = |name: &str| tasks.keys().any(|task| task.as_str() == name);
         for example in labelled.items {
+            if !example.labels.keys().any(|name| is_of_a_task(name)) {
+                continue;
+            }
             let of_item = of_row.items.entry(example.item_id.into_owned());
             let of_item = of_item.or_insert_with(|| {
                 self.items += 1;
@@ -337,19 +345,17 @@ impl<'a> Labelled<'a> {
         let lacks = (schema.key_vectors())
             .is_some_and(|spec| of.is_none_or(|of| of.layout != spec.layout()));
         let is_ours = logged.schema == schema.hash();
-        if !is_ours && self.schemas.is_none() {
+        if !is_ours && self.translates && self.schemas.is_none() {
             let schemas = Schemas::read(self.config, self.log, schema);
             self.schemas = Some(schemas.map_err(|error| words(&error))?);
         }
         let schemas = self.schemas.as_ref().filter(|_| !is_ours);
         let translation = schemas.and_then(|schemas| schemas.of(logged.schema));
-        if lacks || (!is_ours && translation.is_none()) {
+        // What was told of it may be another's, or damaged: then it is read no more than one that nobody told of.
+        let is_translated = |of: &Translation| of.apply(&mut logged).is_ok();
+        if lacks || (!is_ours && !translation.is_some_and(is_translated)) {
             self.other_schema += 1;
             return Ok(());
-        }
-        if let Some(translation) = translation {
-            let translated = translation.apply(&mut logged);
-            translated.map_err(|error| words(&error))?;
         }
         let Some(of_row) = self.rows.get_mut(row) else {
             unreachable!("invariant: it was there just now");

@@ -74,6 +74,7 @@ pub(super) fn read(
         });
     }
     let first_labels = labelled.first_labels();
+    labelled.translates = true;
     labelled.settle(None);
     let from = from.map(|from| &*from[1]);
     let read = Reader::read((config, champion), (&mut labelled, from), split, None)?;
@@ -95,6 +96,7 @@ pub(super) fn read_on(
         newest: rows_max,
     };
     let mut labelled = Labelled::read((config, log), Some(&reached.from[0]), wanted, false)?;
+    labelled.translates = true;
     labelled.settle(Some(reached));
     if labelled.len() < rows_min {
         return Err(TrainError::TooFew {

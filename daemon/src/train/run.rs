@@ -69,10 +69,6 @@ impl TrainBahe {
             });
         }
         self.check_places()?;
-        if let Some(log) = log.filter(|_| self.winner != Winner::Stays) {
-            // For trainings under later schemas.
-            crate::schemas::tell(config, &**log);
-        }
         let artifact = Artifact::open(&self.out)?;
         let mut summary = TrainSummary::default();
         let place = self.place(config)?;
@@ -104,6 +100,10 @@ impl TrainBahe {
         if !recorded.has_labels() {
             return Err(TrainError::NoLabels);
         }
+        if let Some(log) = log.filter(|_| self.winner != Winner::Stays) {
+            // For trainings under later schemas.
+            crate::schemas::tell(config, &**log);
+        }
         if summary.rows[1] == 0 {
             return Err(TrainError::NoValidation);
         }
@@ -123,7 +123,7 @@ impl TrainBahe {
         let encoder = encoder.as_deref();
         let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
         let interest = spec
-            .map(|spec| self.ids.learning(spec, self.seed))
+            .map(|spec| (self.ids).learning(spec, (self.seed, self.winner != Winner::Stays)))
             .transpose()?;
         let head = HeadConfig {
             width,

@@ -87,7 +87,7 @@ pub struct Manifest {
     pub objective: Objective,
     /// Rows learned from, validated on, and scored alone.
     pub rows: [usize; 3],
-    /// Where what it has not learned from begins: next offsets of the topics of labels and of rows, by partition; none: it is of recordings.
+    /// Up to where the topics of labels and of rows were used up for it, by learning, validating or judging: next offsets by partition; none: it is of recordings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<[Vec<i64>; 2]>,
 }

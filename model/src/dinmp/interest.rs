@@ -124,7 +124,7 @@ impl Interest {
         self.rows.len()
     }
 
-    /// What the head reads of each row, (rows, [`Network::outputs`]).
+    /// What the head reads of each row, (rows, [`outputs`]).
     ///
     /// # Panics
     /// If rows are not of what is seen.
@@ -235,13 +235,15 @@ impl Learning {
         Ok(())
     }
 
-    /// Gives ids that are seen, and that have no row yet, one.
+    /// Gives ids that are seen, and that have no row yet, one, as long as there is room: nobody who has learned goes for a newcomer.
     ///
     /// # Errors
     /// None: no vector is handed in.
     pub fn meet(&mut self, seen: &Seen) -> Result<(), LanguageError> {
         let keys = seen.keys().iter().copied();
-        let keys: Vec<RowKey> = keys.filter(|key| !self.table.has(*key)).collect();
+        let room = (self.table.settings().rows_max()).saturating_sub(self.table.len());
+        let keys = keys.filter(|key| !self.table.has(*key)).take(room);
+        let keys: Vec<RowKey> = keys.collect();
         let met = self.table.meet(&keys, 0, |_| None);
         met.map(|_| ()).map_err(of_table)
     }

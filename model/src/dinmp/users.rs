@@ -1,7 +1,7 @@
 //! Rows of users: what is known of a user beside what they did, learned from what became of their rows.
 //!
 //! Before it, a row of the table for each user, by its pseudonym, as items have them; after it, the head reads the user's row, and its product with the candidate's vector, which speaks for the candidate as it is:
-//! matrix factorization (Koren, Bell and Volinsky 2009) beside the network that weighs a user's past. Who has no row reads the unknown one, which learns from users that are left out on purpose.
+//! matrix factorization (Koren, Bell and Volinsky 2009) beside the network that weighs a user's past. Who has no row reads the unknown one, as items do that nobody knows: it learns from all that are left out on purpose.
 
 use super::network::{Vector, WIDTH, dot};
 use super::seen::{Asked, Seen};

@@ -81,8 +81,12 @@ impl Translation {
     /// From that schema to this one.
     ///
     /// # Errors
-    /// Names a number that means something else there: one of a task that both have.
+    /// Names a number that means something else there, one of a task that both have; or the first number of all, where they have no task in common.
     pub fn new(from: &Columns, to: &FeatureSchema) -> Result<Self, String> {
+        let mut tasks = to.tasks().iter();
+        if !tasks.any(|task| from.tasks.contains(&task.name)) {
+            return Err(to.shared()[0].name.clone());
+        }
         let part = |theirs: &[Column], ours: &[Feature]| -> Result<Vec<From>, String> {
             let names = theirs.iter().map(|column| &*column.name).zip(0..);
             let places: BTreeMap<&str, usize> = names.collect();

@@ -163,7 +163,7 @@ fn sorts_that_nobody_named_are_learned() {
     }
 }
 
-/// Goal: users are told apart by who they are, where nothing is known of what they did; who was never learned from is told as the mean of those. Method: the sorts above, of users without a past who
+/// Goal: users are told apart by who they are, where nothing is known of what they did. Method: the sorts above, of users without a past who
 /// come again and again, against the same rows with users who come once.
 #[test]
 fn users_without_a_past_are_told_apart() {

@@ -49,3 +49,22 @@ fn tensors_hold_a_whole_table() {
     turned.insert("table.keys".to_owned(), keys.unwrap());
     assert!(Table::of_tensors(settings, &turned).is_err());
 }
+
+/// Goal: a full table takes no more of a model's file than of memory, so whoever bounds the one bounds the other. Method: more ids than there is room for; bytes of the tensors.
+#[test]
+fn a_full_table_is_no_larger_as_tensors() {
+    for width in [3, 16] {
+        let settings = TableSettings {
+            width,
+            memory: 1 << 17,
+            ..settings()
+        };
+        let mut table = Table::new(settings).unwrap();
+        table.meet(&super::keys(0..20_000), 0, |_| None).unwrap();
+        assert!(table.len() < 20_000);
+        let tensors = table.snapshot().tensors().unwrap();
+        let bytes: usize = tensors.values().map(|of| of.elem_count() * 4).sum();
+        let most = usize::try_from(settings.memory).unwrap();
+        assert!(bytes <= most && bytes > most / 2, "{bytes} of {most}");
+    }
+}
