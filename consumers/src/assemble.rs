@@ -54,7 +54,7 @@ pub struct Row<'a> {
     pub user_id: &'a str,
     /// The user, if anything is known of them.
     pub user: Option<&'a User>,
-    /// What trained models know the user by, if anything is known of them.
+    /// What trained models know the user by; none: they are unknown.
     pub pseudonym: Option<&'a str>,
     /// Where, as it was named: as trained models know it.
     pub scenario_name: &'a str,

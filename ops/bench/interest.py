@@ -41,7 +41,7 @@ class Candidates(torch.nn.Module):
         self.pairs = torch.tensor(pairs).T
         self.buckets = buckets
 
-    def forward(self, h, inner, same, places, share, q, base):
+    def forward(self, h, inner, same, places, share, q, base, user):
         n = q.shape[0]
         hidden = (h[None] * q[:, None]) @ self.dinmp_product
         hidden = hidden + inner[None] + (q @ self.dinmp_candidate + self.dinmp_inner_bias)[:, None]
@@ -58,7 +58,8 @@ class Candidates(torch.nn.Module):
         products = read @ read.transpose(1, 2)
         products = products[:, self.pairs[0], self.pairs[1]]
         matches = (read @ q[:, :, None])[:, :, 0]
-        interest = torch.cat([matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q], 1)
+        product = q @ user[:, None]
+        interest = torch.cat([product, matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q, user.expand(n, -1)], 1)
         # The row's other numbers are the same for all candidates here, so they are of the user's part.
         wide = interest.shape[1]
         one = torch.nn.functional.silu(interest @ self.head_hidden_0_weight[:, -wide:].T + same)
@@ -96,16 +97,16 @@ def main():
             # What is right, in f64: with many keys sums of f32 differ by their order.
             d = {name: value.double() for name, value in t.items()}
             part = user_part(d, d["in.keys"], d["in.counts"], bucket, recency)
-            right = Candidates(d).eval()(d["in.keys"], *part, places.double(), d["in.share"], d["in.candidates"], d["in.base"])
+            right = Candidates(d).eval()(d["in.keys"], *part, places.double(), d["in.share"], d["in.candidates"], d["in.base"], d["in.user"])
             answer["apart"] = (right - d["out.scores"]).abs().max().item()
             assert answer["apart"] < 1e-5, f"{path}: {answer}"
             part = user_part(t, h, t["in.counts"], bucket, recency)
-            inputs = (h, *part, places, share, q, base)
+            inputs = (h, *part, places, share, q, base, t["in.user"])
             answer["pytorch_apart"] = (network(*inputs) - right).abs().max().item()
             assert answer["pytorch_apart"] < 1e-5, f"{path}: {answer}"
             answer["user_us"] = timed(lambda: user_part(t, h, t["in.counts"], bucket, recency))
             answer["pytorch_us"] = timed(lambda: network(*inputs))
-        names = ["h", "inner", "same", "places", "share", "q", "base"]
+        names = ["h", "inner", "same", "places", "share", "q", "base", "user"]
         model = path.with_suffix(".onnx")
         torch.onnx.export(network, inputs, str(model), input_names=names, opset_version=17, dynamo=False)
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -55,7 +55,9 @@ class Network(torch.nn.Module):
         read = torch.where(volumes[:, :, None] > 0, squashed, self.dinmp_empty[None])
         products = (read @ read.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
         matches = (read @ q[:, :, None])[:, :, 0]
-        interest = torch.cat([matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q], 1)
+        user = F.embedding(b["user"], self.table, sparse=True)
+        product = (user * q).sum(1, keepdim=True)
+        interest = torch.cat([product, matches, read.reshape(n, -1), 0.25 * torch.log1p(volumes), products, q, user], 1)
         x = F.silu(F.linear(torch.cat([b["features"], interest], 1), self.head_hidden_0_weight, self.head_hidden_0_bias))
         x = F.silu(F.linear(x, self.head_hidden_1_weight, self.head_hidden_1_bias))
         x = (F.linear(x, self.head_out_weight, self.head_out_bias) + F.linear(interest, self.head_direct))[:, 0]

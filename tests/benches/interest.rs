@@ -81,6 +81,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
     for number in 0..ITEMS {
         seen.item(item(number));
     }
+    seen.item(ItemKeys::of_user("user"));
     learning.meet(&seen).unwrap();
     let features = schema.shared().len() + schema.own().len();
     let head = HeadConfig {
@@ -223,11 +224,13 @@ fn write(
         interest.spec().kinds.len(),
         model.scorer().config().interest,
     );
-    let vector = |number: usize| {
+    // Behind the network's numbers stand the candidate's vector and the user's.
+    let vectors = |number: usize| {
         let (seen, asked) = User { atoms: Vec::new() }.told(&[number]);
         let said = interest.forward(&seen, &asked);
-        said[outputs - WIDTH..].to_vec()
+        said[outputs - 2 * WIDTH..].to_vec()
     };
+    let vector = |number: usize| vectors(number)[..WIDTH].to_vec();
     let atoms = user.atoms.len();
     let mut counts = vec![0.0; atoms * kinds];
     for (of, (_, mark)) in counts.chunks_mut(kinds).zip(&user.atoms) {
@@ -253,6 +256,8 @@ fn write(
         let places = user.atoms.iter().map(|(_, mark)| f32::from(of(mark)));
         flat(places.collect(), &[atoms])
     };
+    let of_user = vectors(0)[WIDTH..].to_vec();
+    tensors.insert("in.user".to_owned(), flat(of_user, &[WIDTH]));
     tensors.insert("in.keys".to_owned(), flat(keys, &[atoms, WIDTH]));
     tensors.insert("in.counts".to_owned(), flat(counts, &[atoms, kinds]));
     tensors.insert("in.buckets".to_owned(), places(|mark| mark.bucket));

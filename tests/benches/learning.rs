@@ -70,6 +70,11 @@ fn item(number: usize) -> ItemKeys {
     ItemKeys::of(&format!("i{number}"), groups.iter().map(|name| &**name))
 }
 
+/// Each row of a batch is of another user, whom the other batches have as well.
+fn user(place: usize) -> String {
+    place.to_string()
+}
+
 /// What a row's user did, and whom it asks about.
 struct Row {
     atoms: Vec<(usize, Mark)>,
@@ -113,7 +118,7 @@ fn corpus(rows: &[Row]) -> Corpus {
             let item = seen.item(item(*number));
             seen.atom(item, mark.clone());
         }
-        let request = seen.end_request("user");
+        let request = seen.end_request(&user(place % ROWS));
         let item = seen.item(item(row.candidate));
         columns.asked.push(Asked { request, item });
         columns.user.push(place as u32);
@@ -175,12 +180,15 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
     for number in 0..ITEMS {
         seen.item(item(number));
     }
+    for place in 0..ROWS {
+        seen.item(ItemKeys::of_user(&user(place)));
+    }
     learning.meet(&seen).unwrap();
     values.extend(learning.tensors().unwrap());
     (head, values)
 }
 
-/// First values as another program reads them: rows of ids by number, items' before groups'.
+/// First values as another program reads them: rows of ids by number: items', groups', users'.
 fn written(values: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
     let keys = values["table.keys"].to_vec2::<u32>().unwrap();
     let rows = values["table.rows"].to_vec2::<f32>().unwrap();
@@ -201,12 +209,13 @@ fn written(values: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
     };
     let ids = (0..ITEMS).map(|number| format!("ii{number}"));
     let ids = ids.chain((0..GROUPS).map(|group| format!("ggroup-{group}")));
+    let ids = ids.chain((0..ROWS).map(|place| format!("u{}", user(place))));
     let numbers: Vec<f32> = ids
         .flat_map(|id| by_key[&key(id)[..]][..WIDTH].to_vec())
         .collect();
     let mut all = values.clone();
     all.retain(|name, _| !name.starts_with("table."));
-    let shape = (ITEMS + GROUPS, WIDTH);
+    let shape = (ITEMS + GROUPS + ROWS, WIDTH);
     let table = Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap();
     all.insert("table".to_owned(), table);
     all
@@ -270,6 +279,14 @@ fn batch(rows: &[Row], kinds: usize) -> BTreeMap<String, Tensor> {
         (
             "asked",
             places(rows.iter().map(|row| items[&row.candidate]).collect()),
+        ),
+        (
+            "user",
+            places(
+                (0..rows.len())
+                    .map(|at| (ITEMS + GROUPS + at) as i64)
+                    .collect(),
+            ),
         ),
         ("counts", floats(counts, &[marks.len(), kinds])),
         (
