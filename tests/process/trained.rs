@@ -210,7 +210,7 @@ fn the_stream_scores_with_vectors_once_they_are_there() {
         );
     }
     let start = || place.start(&["--set", &set]);
-    let daemon = start();
+    let mut daemon = start();
     let all_told = || {
         let status = daemon.json("/status");
         let is_current = status["model"]["encoder_is_current"] == true;
@@ -219,18 +219,25 @@ fn the_stream_scores_with_vectors_once_they_are_there() {
     };
     until("the layers to have worked", all_told);
     daemon.wait_ready();
-    // Two candidates of two requests, and those of the second once more.
-    until("the standing request to be scored again", || {
-        (daemon.metric("headwater_model_scores_total") >= 6).then_some(())
-    });
-    daemon.stop();
-    {
+    // Two candidates of two requests, and those of the second once more; again, where that came before all vectors were there.
+    let (mut wanted, mut rounds) = (6, 0);
+    loop {
+        until("the standing request to be scored again", || {
+            (daemon.metric("headwater_model_scores_total") >= wanted).then_some(())
+        });
+        daemon.stop();
         let standing = records(&open(&place.config()), Topic::StandingScores);
         let newest = standing.last().unwrap();
-        assert!(
-            newest["model"].as_str().unwrap().starts_with("bahe-"),
-            "{newest}"
-        );
+        if newest["degraded"].is_null() {
+            assert!(
+                newest["model"].as_str().unwrap().starts_with("bahe-"),
+                "{newest}"
+            );
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 5, "{newest}");
+        (daemon, wanted) = (start(), 2);
     }
     let early = answer(place, "early").unwrap();
     let degraded = early["degraded"].as_array().unwrap();
@@ -366,6 +373,15 @@ fn key_vectors_score_in_the_stream_and_are_explained() {
                 send(&log, Topic::Behaviors, user, record.to_string().as_bytes());
             }
         }
+    }
+    // The encoder is read beside the stream: what is asked before that has the baseline's scores.
+    let daemon = place.start(&["--set", &set]);
+    until("the encoder to be there", || {
+        (daemon.json("/status")["model"]["encoder_is_current"] == true).then_some(())
+    });
+    daemon.stop();
+    {
+        let log = open(&place.config());
         let asked = json!({"request_id": "r", "user_id": "u7", "scenario": "home", "time": last + 1, "candidates": ["ia", "ib"]});
         let asked = asked.to_string();
         send(&log, Topic::ScoreRequests, "u7", asked.as_bytes());
