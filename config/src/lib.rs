@@ -46,6 +46,7 @@ mod scenarios;
 mod scoring;
 mod secret;
 mod show;
+mod skew;
 mod source;
 mod state;
 mod step;
@@ -80,6 +81,7 @@ pub use reload::{ReloadClass, reload_class};
 pub use scenarios::ScenariosConfig;
 pub use scoring::{OnBehavior, ScoringConfig};
 pub use secret::Secret;
+pub use skew::SkewConfig;
 pub use source::{
     Base, BehaviorSource, ConstantConfig, OnUnmappedKind, Pointer, SourceConfig, TimeFormat,
 };
@@ -132,6 +134,8 @@ pub struct Config {
     pub step: StepConfig,
     /// What is scored, and how often.
     pub scoring: ScoringConfig,
+    /// Whether rows that were scored are held against what the log says.
+    pub skew: SkewConfig,
     /// How topics that others write are read.
     pub source: SourceConfig,
     /// Where language models lie.

@@ -121,6 +121,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Violation> {
     labels(&mut rules, config);
     key_vectors(&mut rules, config);
     train::check(&mut rules, config);
+    skew(&mut rules, config);
     names::list(
         &mut rules,
         "items.attributes",
@@ -401,6 +402,15 @@ fn key_vectors(rules: &mut Rules, config: &Config) {
         !config.key_vectors.logged || kinds <= KEYED_KINDS_MAX,
         &["key_vectors.logged", "kinds.names"],
         || format!("key-vectors tell {KEYED_KINDS_MAX} kinds apart, and there are {kinds}"),
+    );
+}
+
+fn skew(rules: &mut Rules, config: &Config) {
+    rules.positive("skew.every", config.skew.every);
+    rules.require(
+        config.skew.share.get() == 0.0 || !config.scoring.requests_are_impressions,
+        &["skew.share", "scoring.requests_are_impressions"],
+        || "what a user's requests have shown is in no record of their behaviors, from which rows would be computed again".to_owned(),
     );
 }
 

@@ -36,6 +36,7 @@ mod likings;
 mod look;
 mod memo;
 mod model;
+mod served;
 
 use entries::{Entries, Groups};
 use key_vectors::Keyed;
@@ -46,6 +47,7 @@ use model::Scorers;
 
 pub use deep::Source;
 pub use look::MissingText;
+pub(crate) use served::Served;
 
 /// What a row is made of.
 #[derive(Clone, Copy, Debug)]

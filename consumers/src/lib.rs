@@ -21,6 +21,7 @@ pub mod pseudonym;
 pub mod repartition;
 mod restore;
 pub mod sequences;
+pub mod skew;
 pub mod stage;
 pub mod step;
 pub mod texts;
@@ -30,5 +31,5 @@ mod write_back;
 
 pub use error::{Error, Reaction, words};
 pub use explore::RandomOrder;
-pub use metrics::{BESIDE_USERS, DeepMetrics, LabelMetrics, Metrics, TextMetrics};
+pub use metrics::{BESIDE_USERS, DeepMetrics, LabelMetrics, Metrics, SkewMetrics, TextMetrics};
 pub use step::{label_rules, makes_labels};

@@ -1,5 +1,6 @@
 //! The fast loop's metrics. Names and labels are the constants below; `docs/metrics.md` lists them, and a test holds the two together.
 
+use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -7,10 +8,12 @@ use prometheus::{
 
 mod deep;
 mod labels;
+mod skew;
 mod texts;
 
 pub use deep::DeepMetrics;
 pub use labels::LabelMetrics;
+pub use skew::SkewMetrics;
 pub use texts::TextMetrics;
 
 /// The parts of [`Metrics::beside_bytes`]: what a partition holds beside its users.
@@ -85,6 +88,8 @@ pub struct Metrics {
     pub texts: TextMetrics,
     /// Deep layers and their vectors.
     pub deep: DeepMetrics,
+    /// Rows that are held against the log.
+    pub skew: SkewMetrics,
 }
 
 const FAST: [f64; 16] = [
@@ -95,34 +100,31 @@ const FRESH: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0, 7200.0,
 ];
 
+/// A metric, registered.
+fn registered<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: M,
+) -> Result<M, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
 impl Metrics {
     /// Makes and registers every metric.
     ///
     /// # Errors
     /// If the registry has one of that name already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str| {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
         let counters = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
         };
         let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let metric = HistogramVec::new(
-                HistogramOpts::new(name, help).buckets(buckets.to_vec()),
-                labels,
-            )?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            registered(registry, HistogramVec::new(options, labels)?)
         };
         Ok(Self {
             freshness: histograms(
@@ -260,6 +262,7 @@ impl Metrics {
             labels: LabelMetrics::register(registry)?,
             texts: TextMetrics::register(registry)?,
             deep: DeepMetrics::register(registry)?,
+            skew: SkewMetrics::register(registry)?,
         })
     }
 

@@ -31,6 +31,7 @@ use crate::log::{Headers, Record, RecordBatch, TopicPartition};
 use crate::metrics::Metrics;
 use crate::partitioner::partition_of;
 use crate::sequences::Sequences;
+use crate::skew::{Sample, Sampler};
 
 mod inputs;
 mod labels;
@@ -120,6 +121,9 @@ pub struct Pipeline {
     inputs: BTreeMap<i32, Inputs>,
     /// Candidates scored in the step: metrics are told once a step.
     scored: BTreeMap<ScenarioId, u64>,
+    /// Who wants some rows to hold them against the log, and the last behavior of the partition so far.
+    sampler: Option<Sampler>,
+    folded: Option<Coordinates>,
 }
 
 #[derive(Debug)]
@@ -200,6 +204,8 @@ impl Pipeline {
             other: Arc::from("other"),
             inputs: BTreeMap::new(),
             scored: BTreeMap::new(),
+            sampler: None,
+            folded: None,
         })
     }
 
@@ -231,6 +237,11 @@ impl Pipeline {
     /// The assembler, for those who make rows outside of a step.
     pub fn assembler(&mut self) -> &mut Assembler {
         &mut self.assembler
+    }
+
+    /// Hands some of the requests over, to be held against the log.
+    pub fn sample(&mut self, sampler: Sampler) {
+        self.sampler = Some(sampler);
     }
 
     /// Computes the step of `batch` over the partitions in `owned`. Records of others are passed over: they are not ours. Of records that
@@ -303,6 +314,11 @@ impl Pipeline {
         output: &mut StepOutput,
     ) -> Result<(), Failure> {
         self.check_place(record, &decoded.user, output);
+        let at = Coordinates {
+            offset: record.offset,
+            index: decoded.index,
+        };
+        self.folded = Some(at);
         let attributes: Vec<_> = decoded
             .attributes
             .iter()
@@ -312,10 +328,7 @@ impl Pipeline {
         let scenario = Arc::clone(self.shared_name(decoded.scenario));
         let text = (self.assembler).sequences_of(decoded, &scenario, items, &mut sequences);
         let behavior = Behavior {
-            at: Coordinates {
-                offset: record.offset,
-                index: decoded.index,
-            },
+            at,
             time: decoded.time,
             event: event_of(record, decoded),
             kind: decoded.kind,
@@ -458,7 +471,7 @@ fn records<'a>(batch: &'a RecordBatch, indexes: &'a [u32]) -> impl Iterator<Item
 
 /// The identity of a behavior, as it is remembered: its event id. One without an id that was a dead letter is known by that letter, so that
 /// it counts once however often the letter is sent again. 0: none.
-fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
+pub(crate) fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
     if decoded.event != 0 {
         return decoded.event;
     }

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use headwater_config::{Backend, Config, LogKind};
 use headwater_consumers::log::Log;
+use headwater_consumers::skew::{Sample, Sampler};
 use headwater_consumers::step::SharedItems;
 use headwater_state::{Opened, Stores};
 use prometheus::Registry;
@@ -32,6 +33,7 @@ mod items;
 mod open;
 mod pool;
 mod repartition;
+mod skew;
 mod texts;
 mod train;
 mod trained;
@@ -75,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
+    /// Hands rows over that are to be held against the log.
+    pub(crate) sampler: Option<Sampler>,
     texts: Option<texts::Texts>,
     trained: Option<trained::Trained>,
     /// The champion of the topic of models, where `scoring.model` names none.
@@ -140,12 +144,14 @@ impl Daemon {
         let (questions, asked): (Vec<_>, Vec<_>) = (0..config.instance.workers)
             .map(|_| worker::questions())
             .unzip();
+        let (sampler, samples) = Sampler::new(&config, fast.skew.clone()).unzip();
         metrics.start.set(unix_ms() / 1000);
         let inner = Arc::new(Inner {
             found,
             identity,
             log,
             stores,
+            sampler,
             texts,
             trained,
             champion,
@@ -171,7 +177,8 @@ impl Daemon {
         let handle = Handle {
             inner: Arc::clone(&inner),
         };
-        spawn(&inner, asked, listener, (source, follower)).map_err(StartError::Thread)?;
+        spawn(&inner, (asked, samples), listener, (source, follower))
+            .map_err(StartError::Thread)?;
         tracing::info!(
             version = crate::VERSION,
             instance = inner.identity.instance,
@@ -391,7 +398,7 @@ fn reachable(config: &Config, mut address: SocketAddr) -> String {
 
 fn spawn(
     inner: &Arc<Inner>,
-    asked: Vec<std::sync::mpsc::Receiver<Question>>,
+    (asked, samples): (Vec<Receiver<Question>>, Option<Receiver<Sample>>),
     listener: Option<TcpListener>,
     (source, follower): (Option<Arc<dyn Log>>, Option<crate::champion::Follower>),
 ) -> std::io::Result<()> {
@@ -441,6 +448,7 @@ fn spawn(
     trained::spawn(inner)?;
     champion::spawn(inner, follower)?;
     train::spawn(inner)?;
+    skew::spawn(inner, &fast, samples)?;
     for (number, questions) in asked.into_iter().enumerate() {
         let working = worker::Working {
             number,

@@ -180,6 +180,7 @@ mod tests {
         )));
         for of_part in [
             include_str!("../../consumers/src/metrics/labels.rs"),
+            include_str!("../../consumers/src/metrics/skew.rs"),
             include_str!("../../consumers/src/metrics/texts.rs"),
         ] {
             made.extend(of_source(of_part));

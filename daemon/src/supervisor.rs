@@ -30,6 +30,8 @@ pub enum TaskKind {
     Champion,
     /// Learning from what was scored.
     Train,
+    /// Holding what was scored against the log.
+    Skew,
     /// HTTP.
     Admin,
 }
@@ -57,7 +59,7 @@ impl TaskKind {
             // The same of a champion that is not followed: who scored before goes on.
             Self::Fleet | Self::Admin | Self::Champion => OnFailure::Restart(20),
             // Scores go on without new vectors; what fails so often needs a person.
-            Self::Texts | Self::Train => OnFailure::Restart(5),
+            Self::Texts | Self::Train | Self::Skew => OnFailure::Restart(5),
         }
     }
 
@@ -69,7 +71,8 @@ impl TaskKind {
             | Self::Texts
             | Self::Fleet
             | Self::Champion
-            | Self::Train => Phase::Draining,
+            | Self::Train
+            | Self::Skew => Phase::Draining,
             Self::Admin => Phase::Ended,
         }
     }

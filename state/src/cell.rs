@@ -194,14 +194,14 @@ impl Cells {
     }
 
     /// The cells of a series.
-    pub(crate) fn series(&self, series: u64) -> &[Cell] {
+    pub fn series(&self, series: u64) -> &[Cell] {
         let begins = self.cells.partition_point(|cell| cell.series < series);
         let ends = self.cells.partition_point(|cell| cell.series <= series);
         &self.cells[begins..ends]
     }
 
     /// Each series and its cells.
-    pub(crate) fn by_series(&self) -> impl Iterator<Item = (u64, &[Cell])> {
+    pub fn by_series(&self) -> impl Iterator<Item = (u64, &[Cell])> {
         let all = self.cells.chunk_by(|one, next| one.series == next.series);
         all.map(|cells| (cells[0].series, cells))
     }

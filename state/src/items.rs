@@ -152,9 +152,47 @@ impl ItemTable {
         self.statistics.get(key)
     }
 
+    /// Statistics of all entities, by their keys.
+    pub fn all_statistics(&self) -> impl Iterator<Item = (&[u8], &Cells)> {
+        self.statistics.iter()
+    }
+
     /// Whether anything was counted yet.
     pub fn has_statistics(&self) -> bool {
         !self.statistics.is_empty()
+    }
+
+    /// A table of some items alone: what is known of them, their statistics and those of their groups, and those of all items together. Rows of these items are the same by it.
+    #[must_use]
+    pub fn part<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut part = Self {
+            positions: self.positions.clone(),
+            ..Self::default()
+        };
+        part.take_statistics(self, Entity::Total);
+        for id in ids {
+            part.take_statistics(self, Entity::Item(id));
+            let Some(item) = self.items.get(id) else {
+                continue;
+            };
+            let mut own = item.clone();
+            for number in own.categories.iter_mut().chain(own.attributes.iter_mut()) {
+                let name = self.category_name(*number);
+                part.take_statistics(self, Entity::Category(name));
+                *number = part.number_of(name);
+            }
+            part.set_item(id, Some(own));
+        }
+        part
+    }
+
+    fn take_statistics(&mut self, of: &Self, entity: Entity<'_>) {
+        let key = entity.key();
+        if self.statistics.get(&key).is_none()
+            && let Some(cells) = of.statistics.get(&key)
+        {
+            self.statistics.put(&key, Some(cells.clone()));
+        }
     }
 
     /// Counts something at once, for the engine and for backtests, where nothing comes back by a topic.

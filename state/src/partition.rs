@@ -225,17 +225,9 @@ impl Partition {
         behavior: &Behavior<'_>,
         salt: &mut dyn FnMut() -> [u8; 16],
     ) -> Result<Folded, Error> {
-        let late = behavior.time
-            < self
-                .position
-                .watermark
-                .minus(self.settings.allowed_lateness_ms);
+        let late = self.meet(behavior.time);
         if late && self.settings.drop_late {
             return Ok(Folded::Late);
-        }
-        if behavior.time > self.position.watermark {
-            self.position.watermark = behavior.time;
-            self.position_touched = true;
         }
         // Who was not found may have come since.
         let place = match found
@@ -281,6 +273,17 @@ impl Partition {
             late,
             forgotten,
         })
+    }
+
+    /// Takes note of the time of a behavior, which may be one of a user who is not kept here: what is late goes by all of them. Gives whether it is.
+    pub fn meet(&mut self, time: Timestamp) -> bool {
+        let before = self.position.watermark;
+        let late = time < before.minus(self.settings.allowed_lateness_ms);
+        if time > before {
+            self.position.watermark = time;
+            self.position_touched = true;
+        }
+        late
     }
 
     /// Looks a user up, in memory and in the store; `None` if nothing is known of them. Several look-ups in a row cost little more than

@@ -163,6 +163,13 @@ impl User {
         self.history_newest
     }
 
+    /// Time of the oldest behavior that is counted, none where there is none. All pages must have been read: [`crate::Partition::whole_user`].
+    pub fn oldest(&self) -> Option<Timestamp> {
+        let recent = self.recent.oldest().map(|behavior| behavior.time);
+        let history = self.history(SlotId::ITEM).map(|entry| entry.first).min();
+        recent.into_iter().chain(history).min()
+    }
+
     /// Entries that retention has forgotten.
     pub fn forgotten(&self) -> u64 {
         self.forgotten

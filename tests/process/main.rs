@@ -15,6 +15,7 @@ mod recordings;
 mod refusals;
 mod regime;
 mod service;
+mod skew;
 mod texts;
 mod train;
 mod trained;

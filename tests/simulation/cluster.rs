@@ -14,6 +14,7 @@ use headwater_state::Timestamp;
 
 use crate::fate::{Crash, Fate};
 use crate::random::Random;
+use crate::skew::Skew;
 use crate::stores::SimStores;
 use crate::texts::Texts;
 use crate::workload::Plan;
@@ -24,6 +25,8 @@ pub(crate) struct Ground {
     pub fate: Arc<Fate>,
     pub plan: Plan,
     pub metrics: Metrics,
+    /// Rows that are to be made again, where they can be.
+    pub skew: Option<Skew>,
 }
 
 pub(crate) struct SimWorld(pub(crate) Arc<Fate>);
@@ -129,6 +132,9 @@ impl Daemon {
                     ground.metrics.clone(),
                 )
                 .expect("invariant: the configured tasks make a schema");
+                if let Some(skew) = &ground.skew {
+                    pipeline.sample(skew.sampler());
+                }
                 if let Some(texts) = &self.texts {
                     let table = Arc::clone(&texts.table);
                     let assembler = pipeline.assembler();
@@ -255,7 +261,11 @@ impl Daemon {
         let Some(worker) = &mut self.workers[number] else {
             return Ok(());
         };
-        match guarded(ground, false, || worker.turn()) {
+        let turned = guarded(ground, false, || worker.turn());
+        if let Some(skew) = &ground.skew {
+            skew.keep();
+        }
+        match turned {
             Came::Through(()) => {
                 let status = worker.status();
                 if self.told[number] != status {

@@ -12,6 +12,7 @@ mod deep;
 mod fate;
 mod random;
 mod run;
+mod skew;
 mod stores;
 mod texts;
 mod workload;
@@ -76,6 +77,7 @@ fn what_goes_in_comes_out_exactly_once() {
     let many = to - from >= SEEDS;
     assert!(!many || tally.befallen > 0, "nothing went wrong");
     assert!(!many || tally.vectors > 0, "no row saw vectors of users");
+    assert!(!many || tally.made_again > 0, "no row was made again");
     assert!(
         !many || tally.exact_labels > 0,
         "no label was counted again"

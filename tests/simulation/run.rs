@@ -10,11 +10,13 @@ use headwater_consumers::log::{Log, Outgoing, TopicPartition, TopicSpec};
 use headwater_consumers::partitioner::partition_of;
 
 use headwater_consumers::encode::Encode;
+use headwater_state::Timestamp;
 
 use crate::auditor;
 use crate::cluster::{Daemon, Ground};
 use crate::fate::{BEGINNING, Fate, Hook, Mix};
 use crate::random::Random;
+use crate::skew::Skew;
 use crate::stores::SimStores;
 use crate::texts;
 use crate::workload::{Input, Plan, Workload};
@@ -39,6 +41,8 @@ pub(crate) struct Tally {
     pub rows: u64,
     pub dead_letters: u64,
     pub vectors: u64,
+    /// Rows that were made again from the log.
+    pub made_again: u64,
     /// Labels that were published, and those that were held against an exact count.
     pub labels: u64,
     pub exact_labels: u64,
@@ -53,6 +57,7 @@ impl Tally {
         self.rows += other.rows;
         self.dead_letters += other.dead_letters;
         self.vectors += other.vectors;
+        self.made_again += other.made_again;
         self.labels += other.labels;
         self.exact_labels += other.exact_labels;
     }
@@ -139,6 +144,7 @@ impl World {
             ground: Ground {
                 log,
                 fate,
+                skew: Skew::new(&plan.config).filter(|_| plan.keeps_all()),
                 plan,
                 metrics: metrics.clone(),
             },
@@ -426,6 +432,11 @@ impl World {
             .iter()
             .map(|daemon| Arc::clone(&daemon.stores))
             .collect();
+        if let Some(skew) = &self.ground.skew {
+            let (plan, now) = (&self.ground.plan, Timestamp(self.ground.fate.now()));
+            let of = (&plan.config, plan.partitions);
+            skew.judge(&*self.ground.log, of, now, tally)?;
+        }
         auditor::judge(&self.ground, &owners, &stores, self.random.fork(), tally)
     }
 }

@@ -169,15 +169,25 @@ impl Memo {
         self.rates[place + task]
     }
 
-    /// The place of the rates that an item's trials were expected to have, one a task: as of the beginning of the hour.
-    pub(super) fn rates(&mut self, plan: &Plan<'_>, hash: u64, item: &str, hour: i64) -> usize {
+    /// Has the trials of an item expected at these rates, one a task, for the hour.
+    pub(super) fn expect(&mut self, plan: &Plan<'_>, hash: u64, hour: i64, rates: &[f32]) {
+        self.begin_hour(hour);
+        let place = self.rates.len();
+        self.rates.extend_from_slice(rates);
+        self.rate_places.insert(rate_key(plan, hash), place);
+    }
+
+    fn begin_hour(&mut self, hour: i64) {
         if self.hour.begin(hour) {
             self.rate_places.clear();
             self.rates.clear();
         }
-        // While nothing is known of any item, all of them have one rate.
-        let hash = if plan.items.has_statistics() { hash } else { 0 };
-        let key = hash ^ u64::from(plan.scenario.0).rotate_left(32);
+    }
+
+    /// The place of the rates that an item's trials were expected to have, one a task: as of the beginning of the hour.
+    pub(super) fn rates(&mut self, plan: &Plan<'_>, hash: u64, item: &str, hour: i64) -> usize {
+        self.begin_hour(hour);
+        let key = rate_key(plan, hash);
         if let Some(place) = self.rate_places.get(&key) {
             return *place;
         }
@@ -210,6 +220,12 @@ impl Memo {
         }
         place
     }
+}
+
+fn rate_key(plan: &Plan<'_>, hash: u64) -> u64 {
+    // While nothing is known of any item, all of them have one rate.
+    let hash = if plan.items.has_statistics() { hash } else { 0 };
+    hash ^ u64::from(plan.scenario.0).rotate_left(32)
 }
 
 fn memo_key(entity: Entity<'_>, scenario: Option<ScenarioId>) -> u64 {

@@ -28,6 +28,7 @@ impl Pipeline {
         full: usize,
         output: &mut StepOutput,
     ) -> Result<Vec<(Topic, i64)>, Failure> {
+        self.folded = None;
         let deltas = self.deltas(batch, &inputs.deltas, owned, full, output)?;
         let mut left: Vec<_> = deltas
             .map(|at| (Topic::ItemDeltas, at))

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use headwater_state::User;
+
 use super::{
-    Answer, Cause, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable, Owned,
-    Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, ScoredItems, StatePosition,
-    StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
+    Answer, Cause, Coordinates, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable,
+    Owned, Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, Sample, ScoredItems,
+    StatePosition, StepOutput, Timestamp, Topic, TopicPartition, answer, inputs, partition_of,
 };
 use crate::json::json_length;
 use crate::pseudonym::pseudonym;
@@ -41,6 +43,7 @@ impl Pipeline {
             None => salt(),
         };
         let pseudonym = pseudonym(request.user, salt);
+        let next = owned.users.position().input(Topic::Behaviors).unwrap_or(0);
         let user = match place {
             Some(place) => Some(owned.users.whole(place)?),
             None => None,
@@ -67,6 +70,7 @@ impl Pipeline {
         };
         self.assembler.score(&row, items, &mut self.scores);
         degraded.extend(self.assembler.lacks());
+        self.hand_over(request, &row, items, (owned.number, next));
         self.ask_texts(output);
         *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
@@ -82,6 +86,29 @@ impl Pipeline {
             self.log_rows(request, cause, items, &pseudonym, output);
         }
         Ok(())
+    }
+
+    /// Hands rows that were just scored to whoever holds them against the log, if they are of the share; `next` is what the partition's input is read up to.
+    fn hand_over(
+        &mut self,
+        request: &RowRequest<'_>,
+        row: &Row<'_>,
+        items: &ItemTable,
+        (number, next): (i32, i64),
+    ) {
+        let Some(sampler) = self.sampler.as_ref().filter(|of| of.wants(request)) else {
+            return;
+        };
+        // Within a record of several behaviors, the last that was folded; else all that lies before.
+        let within = self.folded.filter(|at| at.offset + 1 == next);
+        let through = within.unwrap_or(Coordinates {
+            offset: next - 1,
+            index: u16::MAX,
+        });
+        let user = (row.user.is_some(), row.user.and_then(User::oldest));
+        let served = self.assembler.served(row, items);
+        let sample = served.map(|served| Sample::new(number, request, through, user, served));
+        sampler.give(sample);
     }
 
     /// Sends texts that have no vector yet to whoever makes vectors, each once.

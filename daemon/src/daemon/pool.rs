@@ -32,7 +32,7 @@ impl Pool {
 }
 
 /// Has this thread let others pass. Elsewhere than on Linux it would be the whole process, and is left alone.
-fn lets_pass(nice: i32) {
+pub(super) fn lets_pass(nice: i32) {
     #[cfg(target_os = "linux")]
     if nice > 0
         && let Err(error) = rustix::process::setpriority_process(None, nice)

@@ -192,6 +192,10 @@ impl Working {
             let table = Arc::clone(&texts.table);
             assembler.read_vectors(&self.config, table, &self.metrics);
         }
+        if let Some(sampler) = &self.inner.sampler {
+            pipeline.sample(sampler.clone());
+        }
+        let assembler = pipeline.assembler();
         if let Some(trained) = &self.inner.trained {
             trained.score_in(assembler, &self.metrics)?;
         }

@@ -1,0 +1,144 @@
+//! Skew: whether rows are what the log says. Some of the requests that are scored are handed over with what their rows were made of ([`Sample`]); later, beside the
+//! fast loop, their users are made again from all records of behaviors that the log has ([`Again`]), and statistics from all item deltas ([`Told`]).
+//!
+//! Before it stands the step, which hands over, and the log, which is read from its beginning; after it metrics, and a line in the log for each thing that is not the same.
+//!
+//! # What it shows, and what it cannot
+//!
+//! A row follows from its user's behaviors up to a position of the input, and from what was known of items when it was scored. The first is computed again by the
+//! production code, but in one go and in memory: no cache, no store, no changelog, no other worker, no crash. So what differs was lost, counted twice or spoilt on the way.
+//! What was known of items is handed over as it was; of it the statistics are held against the deltas. Likenesses are left out: which vectors of
+//! texts were there is in no log.
+//!
+//! Where the log has deleted records that a user or an entity may follow from, nothing can be said (`unsure`).
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use headwater_config::Config;
+use headwater_state::{Coordinates, ScenarioId, Timestamp};
+
+use crate::assemble::{RowRequest, Served};
+use crate::explore::share_of;
+use crate::metrics::SkewMetrics;
+
+mod again;
+#[cfg(test)]
+mod tests;
+mod told;
+
+pub use again::Again;
+pub use told::Told;
+
+/// Requests that wait to be held against the log, at most.
+const SAMPLES_MAX: usize = 64;
+/// How much earlier than the first record that the log still has a behavior must not have happened, for its record to be there: producers send what happened a while ago.
+const SETTLED_MS: i64 = 3_600_000;
+
+/// A request whose rows are to be made again.
+#[derive(Debug)]
+pub struct Sample {
+    /// Its user's partition.
+    pub partition: i32,
+    /// The last behavior of the partition that it could see.
+    pub(crate) through: Coordinates,
+    /// Whether its user was known.
+    pub(crate) is_known: bool,
+    /// The oldest behavior that was counted of its user.
+    pub(crate) oldest: Option<Timestamp>,
+    request_id: String,
+    user: String,
+    scenario_name: String,
+    scenario: ScenarioId,
+    time: Timestamp,
+    candidates: Vec<String>,
+    served: Served,
+}
+
+impl Sample {
+    pub(crate) fn new(
+        partition: i32,
+        request: &RowRequest<'_>,
+        through: Coordinates,
+        (is_known, oldest): (bool, Option<Timestamp>),
+        served: Served,
+    ) -> Self {
+        let candidates = request.candidates.iter();
+        Self {
+            partition,
+            through,
+            is_known,
+            oldest,
+            request_id: request.request_id.to_owned(),
+            user: request.user.to_owned(),
+            scenario_name: request.scenario_name.to_owned(),
+            scenario: request.scenario,
+            time: request.time,
+            candidates: candidates.map(|id| (*id).to_owned()).collect(),
+            served,
+        }
+    }
+}
+
+/// Hands requests over.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    share: f64,
+    to: SyncSender<Sample>,
+    metrics: SkewMetrics,
+}
+
+impl Sampler {
+    /// One of the configuration's share, and where what it hands over arrives; none where that is zero.
+    #[must_use]
+    pub fn new(config: &Config, metrics: SkewMetrics) -> Option<(Self, Receiver<Sample>)> {
+        let share = config.skew.share.get();
+        let (to, samples) = sync_channel(SAMPLES_MAX);
+        let sampler = Self { share, to, metrics };
+        (share > 0.0).then_some((sampler, samples))
+    }
+
+    /// Whether a request, as it is scored at this time, is of the share.
+    pub(crate) fn wants(&self, request: &RowRequest<'_>) -> bool {
+        let mut name = b"skew\0".to_vec();
+        name.extend_from_slice(&request.time.0.to_le_bytes());
+        name.extend_from_slice(&(request.user.len() as u64).to_le_bytes());
+        name.extend_from_slice(request.user.as_bytes());
+        name.extend_from_slice(request.request_id.as_bytes());
+        share_of(&name) < self.share
+    }
+
+    /// Hands a request over; what there is no room for (or none at all: it was too large) is counted.
+    pub(crate) fn give(&self, sample: Option<Sample>) {
+        let given = sample.map_or(Err(()), |sample| match self.to.try_send(sample) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(()),
+        });
+        if given.is_err() {
+            self.metrics.rows.with_label_values(&["left_out"]).inc();
+        }
+    }
+}
+
+/// What became of a thing that was made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Same,
+    Differs,
+    /// The log does not have all that it may follow from.
+    Unsure,
+}
+
+impl Outcome {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Differs => "differs",
+            Self::Unsure => "unsure",
+        }
+    }
+}
+
+/// Whether all that came at this time or later is in a log whose oldest record is of that time; none: its oldest is the first there ever was.
+fn is_there(oldest: Option<Timestamp>, first: Option<Timestamp>) -> bool {
+    first.is_none_or(|first| oldest.is_none_or(|oldest| oldest > first.plus(SETTLED_MS)))
+}

@@ -1,0 +1,205 @@
+//! Users made again from the records of a partition, and rows of them. Before it stand samples of the partition and its records in their order; after it the metrics.
+
+use std::collections::BTreeSet;
+
+use headwater_config::Config;
+use headwater_state::{Behavior, Coordinates, MemoryStores, Partition, Stores as _, Timestamp};
+
+use super::{Outcome, Sample, is_there};
+use crate::assemble::{Assembler, Row};
+use crate::decode::{DecodedBehavior, Decoder};
+use crate::error::Error;
+use crate::log::Record;
+use crate::metrics::SkewMetrics;
+use crate::step::{event_of, taken};
+use crate::worker::settings_of;
+
+/// Behaviors after which what was noted for a changelog is forgotten: there is none.
+const FORGET_EVERY: u32 = 4_096;
+
+/// Makes the users of one partition's samples again.
+#[derive(Debug)]
+pub struct Again {
+    partition: i32,
+    /// The one that could see least comes last.
+    samples: Vec<Sample>,
+    users: BTreeSet<String>,
+    state: Partition,
+    decoder: Decoder,
+    assembler: Assembler,
+    /// Whether the log has lost its first records, and when the first happened that it has.
+    is_cut: bool,
+    first: Option<Timestamp>,
+    folded: u32,
+    metrics: SkewMetrics,
+}
+
+impl Again {
+    /// For samples of one partition, whose oldest record has the offset `first`.
+    ///
+    /// # Errors
+    /// If the configuration's tasks make no rows, or memory no store.
+    pub fn new(
+        config: &Config,
+        partition: i32,
+        mut samples: Vec<Sample>,
+        first: i64,
+        metrics: SkewMetrics,
+    ) -> Result<Self, Error> {
+        let mut settings = settings_of(config, 1);
+        settings.labels = None;
+        let state = MemoryStores::default()
+            .open(partition)
+            .map_err(headwater_state::Error::from)
+            .and_then(|store| Partition::open(store, settings))
+            .map_err(|source| Error::State { partition, source })?;
+        samples.sort_by_key(|sample| std::cmp::Reverse(sample.through));
+        Ok(Self {
+            partition,
+            users: samples.iter().map(|sample| sample.user.clone()).collect(),
+            samples,
+            state,
+            decoder: Decoder::new(config),
+            assembler: Assembler::new(config)?,
+            is_cut: first > 0,
+            first: None,
+            folded: 0,
+            metrics,
+        })
+    }
+
+    /// The offset before which all lies that its samples could see.
+    #[must_use]
+    pub fn until(&self) -> i64 {
+        let last = self.samples.first();
+        last.map_or(0, |sample| sample.through.offset + 1)
+    }
+
+    /// Takes in the partition's next record; `now` is for what says of itself that it is of the future.
+    ///
+    /// # Errors
+    /// State that fails.
+    pub fn take(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Error> {
+        self.metrics.records.inc();
+        let clock = taken(record, now).0;
+        let decoder = self.decoder.clone();
+        // What is a dead letter now was one then.
+        let Ok(decoded) = decoder.behaviors(record.value, clock) else {
+            return Ok(());
+        };
+        for behavior in decoded.behaviors() {
+            self.first.get_or_insert(behavior.time);
+            let at = Coordinates {
+                offset: record.offset,
+                index: behavior.index,
+            };
+            while let Some(due) = self.samples.pop_if(|sample| sample.through < at) {
+                self.compare(&due)?;
+            }
+            if self.users.contains(&*behavior.user) {
+                self.fold(record, behavior, at)?;
+            } else {
+                // Its time alone counts: what is late goes by all behaviors of the partition.
+                self.state.meet(behavior.time);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what is left, the partition being read up to (and without) `reached`.
+    ///
+    /// # Errors
+    /// State that fails.
+    pub fn finish(mut self, reached: i64) -> Result<(), Error> {
+        while let Some(due) = self.samples.pop() {
+            if due.through.offset < reached {
+                self.compare(&due)?;
+            } else {
+                self.tell(Outcome::Unsure);
+            }
+        }
+        Ok(())
+    }
+
+    fn fold(
+        &mut self,
+        record: &Record<'_>,
+        decoded: &DecodedBehavior<'_>,
+        at: Coordinates,
+    ) -> Result<(), Error> {
+        let attributes = decoded.attributes.iter();
+        let attributes: Vec<_> = attributes.map(|(slot, text)| (*slot, &**text)).collect();
+        let behavior = Behavior {
+            at,
+            time: decoded.time,
+            event: event_of(record, decoded),
+            kind: decoded.kind,
+            scenario: decoded.scenario,
+            item: decoded.item.as_deref(),
+            value: decoded.value,
+            attributes: &attributes,
+            // Likenesses are not compared.
+            text: None,
+            sequences: &[],
+        };
+        let partition = self.partition;
+        let folded = self.state.fold(&decoded.user, &behavior, &mut || [0; 16]);
+        folded.map_err(|source| Error::State { partition, source })?;
+        self.folded += 1;
+        if self.folded.is_multiple_of(FORGET_EVERY) && self.state.changes(&mut |_, _| {}) > 0 {
+            self.state.committed(0);
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, sample: &Sample) -> Result<(), Error> {
+        let partition = self.partition;
+        let state = |source| Error::State { partition, source };
+        if sample.is_known {
+            // Who has asked and done nothing is known as well.
+            let known = self.state.salt_of(&sample.user, &mut || [0; 16]);
+            known.map_err(state)?;
+        }
+        let candidates = sample.candidates.iter();
+        let candidates: Vec<&str> = candidates.map(String::as_str).collect();
+        let row = Row {
+            user_id: &sample.user,
+            user: self.state.whole_user(&sample.user).map_err(state)?,
+            pseudonym: None,
+            scenario_name: &sample.scenario_name,
+            scenario: sample.scenario,
+            time: sample.time,
+            candidates: &candidates,
+        };
+        let again = self.assembler.again(&row, &sample.served);
+        let schema = self.assembler.schema();
+        let Some(found) = sample.served.numbers.difference(&again, schema) else {
+            self.tell(Outcome::Same);
+            return Ok(());
+        };
+        let first = self.first.filter(|_| self.is_cut);
+        if !is_there(sample.oldest, first) {
+            self.tell(Outcome::Unsure);
+            return Ok(());
+        }
+        self.tell(Outcome::Differs);
+        let [served, made] = found.values;
+        tracing::warn!(
+            request = sample.request_id,
+            partition,
+            offset = sample.through.offset,
+            feature = found.feature,
+            item = found.candidate.map(|place| candidates[place]),
+            served,
+            again = made,
+            numbers = found.numbers,
+            "a row is not what the records of its user's behaviors say"
+        );
+        Ok(())
+    }
+
+    fn tell(&self, outcome: Outcome) {
+        let rows = self.metrics.rows.with_label_values(&[outcome.label()]);
+        rows.inc();
+    }
+}
