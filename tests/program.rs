@@ -236,7 +236,7 @@ impl Daemon {
         self.json("/readyz");
     }
 
-    /// The sum of a counter or gauge over its labels; 0 while nobody answers.
+    /// The sum of a counter or gauge over its labels, or its value where the name has them; 0 while nobody answers.
     pub fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics").unwrap_or_default();
         text.lines()

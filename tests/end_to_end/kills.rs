@@ -97,6 +97,7 @@ fn what_is_killed_counts_and_answers_once() {
     let verdict = Verdict::of(&onlooker, &config, sent);
     let (behaviors, answers) = verdict.totals();
     let before = verdict.judge_users(&fleet.addresses());
+    fleet.judge_skew(10);
     fleet.stop();
     let (labels, positives) = verdict.judge_outputs(&onlooker, &config);
     assert!(positives > 0 && labels > positives, "labels of both sorts");

@@ -11,11 +11,9 @@ use crate::program::{Daemon, Place, until};
 
 /// Outcomes of one of the metrics of skew.
 fn told(daemon: &Daemon, of: &str, outcome: &str) -> u64 {
-    let (_, text) = daemon.get("/metrics").unwrap_or_default();
-    let name = format!("headwater_consumers_skew_{of}_total{{outcome=\"{outcome}\"}} ");
-    let mut lines = text.lines();
-    let value = lines.find_map(|line| line.strip_prefix(&name)?.parse().ok());
-    value.unwrap_or(0)
+    daemon.metric(&format!(
+        "headwater_consumers_skew_{of}_total{{outcome=\"{outcome}\"}}"
+    ))
 }
 
 /// Goal: live, rows that were scored are made again from the log, and none differs, after a kill -9 neither; state that lost a behavior on its way through the changelog is found at the next row of its user,

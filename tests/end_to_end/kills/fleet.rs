@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headwater_tests::program::{Daemon, Place};
+use headwater_tests::program::{Daemon, Place, until};
 use serde_json::Value;
 
 use crate::{onlooker, progress};
@@ -58,6 +58,8 @@ fn place(brokers: &str, name: &str, backend: &str) -> Place {
          scoring.on_behavior = \"item\"\n\
          labels.shown_within = \"10s\"\n\
          labels.late = \"1d\"\n\
+         skew.share = 0.1\n\
+         skew.every = \"2s\"\n\
          tasks.click = {{ positive = [\"click\", \"like\", \"purchase\"], trials = [\"impression\"], scenarios = [], window = \"5s\" }}",
         super::workload::RECENT
     );
@@ -120,9 +122,35 @@ impl Fleet {
     pub(crate) fn stop(&mut self) {
         for instance in &mut self.instances {
             if let Some(daemon) = instance.daemon.take() {
+                instance.said += &daemon.said();
                 daemon.stop();
             }
         }
+    }
+
+    /// Waits until so many rows were made again from the log in these lives; in none of all lives may one have differed, nor statistics.
+    pub(crate) fn judge_skew(&self, rows: u64) {
+        let same = |of: &str| -> u64 {
+            let name = format!("headwater_consumers_skew_{of}_total{{outcome=\"same\"}}");
+            let daemons = self.instances.iter().filter_map(|one| one.daemon.as_ref());
+            daemons.map(|daemon| daemon.metric(&name)).sum()
+        };
+        until("rows to be made again from the log", || {
+            (same("rows") >= rows && same("statistics") > 0).then_some(())
+        });
+        for instance in &self.instances {
+            let last = instance.daemon.as_ref().map(Daemon::said);
+            let said = instance
+                .said
+                .lines()
+                .chain(last.iter().flat_map(|last| last.lines()));
+            let mut wrong = said.filter(|line| line.contains(" not what the "));
+            assert_eq!(wrong.next(), None, "{}", instance.name);
+        }
+        progress(&format!(
+            "{} rows made again from the log, none differs",
+            same("rows")
+        ));
     }
 
     /// Deletes the state folders of both, which do not run.
