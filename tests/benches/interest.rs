@@ -82,7 +82,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         seen.item(item(number));
     }
     seen.item(ItemKeys::of_user("user"));
-    learning.meet(&seen).unwrap();
+    learning.meet(&seen, &vec![0; seen.keys().len()]).unwrap();
     let features = schema.shared().len() + schema.own().len();
     let head = HeadConfig {
         width: 0,

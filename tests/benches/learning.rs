@@ -183,7 +183,7 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
     for place in 0..ROWS {
         seen.item(ItemKeys::of_user(&user(place)));
     }
-    learning.meet(&seen).unwrap();
+    learning.meet(&seen, &vec![0; seen.keys().len()]).unwrap();
     values.extend(learning.tensors().unwrap());
     (head, values)
 }

@@ -62,7 +62,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         for number in 0..8 {
             seen.item(ItemKeys::of(&format!("i{number}"), ["c0", "c1"]));
         }
-        interest.meet(&seen)?;
+        interest.meet(&seen, &vec![0; seen.keys().len()])?;
         Ok::<_, LanguageError>(interest)
     });
     let interest = interest.transpose().expect("invariant: small settings");

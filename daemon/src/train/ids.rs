@@ -27,7 +27,7 @@ impl Default for Ids {
 
 /// Bytes that rows of ids may take.
 const ROWS_BYTES: u64 = 1 << 30;
-/// The same of a model that the topic of models is to carry: seven eighths of what it carries, the rest is the network's. Beyond it ids read the unknown row.
+/// The same of a model that the topic of models is to carry: seven eighths of what it carries, the rest is the network's. Beyond it ids that were not met for longest read the unknown row.
 const ROWS_CARRIED: u64 = VALUES_MAX as u64 / 8 * 7;
 /// Rows begin with numbers between this and its contrary.
 const SPREAD: f32 = 0.05;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use headwater_config::Config;
 use headwater_model::bahe::{Corpus, History, Rows};
 use headwater_model::dinmp::{Asked, Seen};
+use headwater_model::table::hour_of;
 use headwater_model::{Compared, Device, FeatureSchema};
 use sha2::{Digest as _, Sha256};
 
@@ -141,6 +142,7 @@ impl Recorded {
                     .push(place.map_or(0, |place| place as u32 + 1));
             }
             columns.asked.push(row.asked);
+            columns.hours.push(hour_of(row.time));
             let numbers = row.features.iter().zip(&moments);
             columns
                 .features
@@ -278,7 +280,8 @@ impl Recorded {
     /// All that training reads of it.
     pub(super) fn digest(&self, hash: &mut Sha256) {
         let rows = &self.corpus.rows;
-        for counts in [&rows.user, &rows.counts, &rows.item, &rows.scenario] {
+        let counts = [&rows.user, &rows.counts, &rows.item, &rows.scenario];
+        for counts in counts.into_iter().chain([&rows.hours]) {
             counts
                 .iter()
                 .for_each(|count| hash.update(count.to_le_bytes()));

@@ -53,6 +53,8 @@ pub struct Rows {
     pub scenario: Vec<u32>,
     /// Of what is seen: the row's request and item; empty where nothing is.
     pub asked: Vec<Asked>,
+    /// The row's hour ([`crate::table::hour_of`]), by which rows of ids grow old; empty: all are of one.
+    pub hours: Vec<u32>,
     /// The row's other numbers.
     pub features: Vec<f32>,
     /// The baseline's log-odds.

@@ -393,7 +393,7 @@ impl Trainer {
             let of_group = match &mut self.interest {
                 Some(interest) => {
                     let laid = laid.recv().expect("invariant: a batch is laid out a step");
-                    interest.meet(&laid.0)?;
+                    interest.meet(&laid.seen, &laid.met)?;
                     Some(laid)
                 }
                 None => None,

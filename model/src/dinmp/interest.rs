@@ -235,17 +235,31 @@ impl Learning {
         Ok(())
     }
 
-    /// Gives ids that are seen, and that have no row yet, one, as long as there is room: nobody who has learned goes for a newcomer.
+    /// Gives ids that are seen, and that have no row yet, one; `met` are the hours in which they were met ([`Seen::met`]). Where there is no room, those go that were not met for
+    /// longest: nobody goes for a newcomer who was met no later.
     ///
     /// # Errors
     /// None: no vector is handed in.
-    pub fn meet(&mut self, seen: &Seen) -> Result<(), LanguageError> {
-        let keys = seen.keys().iter().copied();
-        let room = (self.table.settings().rows_max()).saturating_sub(self.table.len());
-        let keys = keys.filter(|key| !self.table.has(*key)).take(room);
-        let keys: Vec<RowKey> = keys.collect();
-        let met = self.table.meet(&keys, 0, |_| None);
-        met.map(|_| ()).map_err(of_table)
+    pub fn meet(&mut self, seen: &Seen, met: &[u32]) -> Result<(), LanguageError> {
+        let mut by_hour: BTreeMap<u32, Vec<RowKey>> = BTreeMap::new();
+        for (key, hour) in seen.keys().iter().zip(met) {
+            by_hour.entry(*hour).or_default().push(*key);
+        }
+        // The newest first: who goes is older than they.
+        for (hour, mut keys) in by_hour.into_iter().rev() {
+            if self.table.oldest().is_some_and(|oldest| hour <= oldest) {
+                let mut room = (self.table.settings().rows_max()).saturating_sub(self.table.len());
+                keys.retain(|key| {
+                    let has = self.table.has(*key);
+                    let stays = has || room > 0;
+                    room -= usize::from(!has && stays);
+                    stays
+                });
+            }
+            let met = self.table.meet(&keys, hour, |_| None);
+            met.map_err(of_table)?;
+        }
+        Ok(())
     }
 
     /// From now on rows of ids go by this part of their rate.
@@ -406,5 +420,65 @@ impl Way {
             into.insert(ROWS.to_owned(), sum);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dinmp::ItemKeys;
+
+    /// Goal: where rows of ids are as many as memory holds, who was not met for longest goes for a newcomer, and nobody goes for one who was met no later. Method: a table of 64 rows; users
+    /// and items of one hour after the other, one item met again and again, then those of old.
+    #[test]
+    fn who_was_not_met_for_longest_goes() {
+        let mut settings = RowSettings {
+            rate: 0.1,
+            dropout: 0.0,
+            spread: 0.5,
+            memory: 1 << 20,
+            seed: 3,
+        };
+        settings.memory = 64 * settings.table().bytes_of_row();
+        let spec = KeyVectorSpec {
+            kinds: vec!["click".to_owned()],
+            edges_ms: Vec::new(),
+        };
+        let mut learning = Learning::new(spec, settings).unwrap();
+        let key = |item: &str| ItemKeys::of(item, []).id;
+        // Each hour four new items, one that is always there, and a user.
+        let meet = |learning: &mut Learning, hour: u32| {
+            let mut seen = Seen::default();
+            let request = seen.end_request(&format!("u{hour}"));
+            let names = (0..4).map(|number| format!("i{hour}-{number}"));
+            let names: Vec<String> = names.chain(["always".to_owned()]).collect();
+            let rows = names.iter().map(|name| Asked {
+                request,
+                item: seen.item(ItemKeys::of(name, [])),
+            });
+            let rows: Vec<Asked> = rows.collect();
+            let met = seen.met(&rows, &vec![hour; rows.len()]);
+            learning.meet(&seen, &met).unwrap();
+        };
+        for hour in 100..140 {
+            meet(&mut learning, hour);
+        }
+        let has = |learning: &Learning, hour: u32| {
+            let names = (0..4).map(|number| format!("i{hour}-{number}"));
+            names.filter(|name| learning.table.has(key(name))).count()
+        };
+        assert!(learning.table.len() <= 64 && learning.table.len() > 56);
+        assert_eq!((has(&learning, 100), has(&learning, 120)), (0, 0));
+        assert!((130..140).all(|hour| has(&learning, hour) == 4));
+        assert!(learning.table.has(key("always")));
+        // The others are full of newer ones by now.
+        let before = learning.tensors().unwrap();
+        for hour in 100..120 {
+            meet(&mut learning, hour);
+        }
+        let room = 64 - before["table.met"].dims()[0];
+        let newcomers = (100..120).map(|hour| has(&learning, hour)).sum::<usize>();
+        assert!(newcomers <= room, "{newcomers} in {room} places");
+        assert!((130..140).all(|hour| has(&learning, hour) == 4));
     }
 }

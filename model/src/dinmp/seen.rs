@@ -377,6 +377,34 @@ impl Seen {
         self.users[request as usize] as usize
     }
 
+    /// Of each key, the newest hour among the rows that see it, which are of these hours.
+    pub fn met(&self, rows: &[Asked], hours: &[u32]) -> Vec<u32> {
+        let mut items = vec![0; self.items()];
+        let mut requests = vec![0; self.ends.len()];
+        for (row, hour) in rows.iter().zip(hours) {
+            for newest in [
+                &mut items[row.item as usize],
+                &mut requests[row.request as usize],
+            ] {
+                *newest = (*newest).max(*hour);
+            }
+        }
+        for (request, hour) in (0..).zip(&requests) {
+            let atoms = self.atoms_of(request).iter().map(|atom| atom.item as usize);
+            for item in atoms.chain([self.user_of(request)]) {
+                items[item] = items[item].max(*hour);
+            }
+        }
+        let mut keys = vec![0; self.keys().len()];
+        for (item, hour) in items.iter().enumerate() {
+            for key in self.keys_of(item) {
+                let newest = &mut keys[*key as usize];
+                *newest = (*newest).max(*hour);
+            }
+        }
+        keys
+    }
+
     /// Where they begin and end.
     pub(super) fn places_of(&self, request: u32) -> [usize; 2] {
         let end = self.ends[request as usize];

@@ -253,7 +253,8 @@ fn a_device_goes_the_same_way() {
         edges_ms: (1..BUCKETS as i64).map(|edge| edge * HOUR).collect(),
     };
     let mut learning = Learning::new(spec, settings).unwrap();
-    learning.meet(&seen).unwrap();
+    let met = seen.met(&rows, &vec![0; rows.len()]);
+    learning.meet(&seen, &met).unwrap();
     let mut go = |apart: bool, device: &Device| {
         learning.apart = apart;
         let values: BTreeMap<String, Var> = values()

@@ -108,6 +108,11 @@ impl Table {
         self.rows.count == 0
     }
 
+    /// The hour in which the row was met that was not met for longest.
+    pub fn oldest(&self) -> Option<u32> {
+        self.ages.first_key_value().map(|(hour, _)| *hour)
+    }
+
     /// Whether an id has a row.
     pub fn has(&self, key: RowKey) -> bool {
         self.rows.find(key).1.is_some()

@@ -54,6 +54,7 @@ impl Trainer {
                 let step = learned_from.then(|| self.adam.steps());
                 let laid = laid.unwrap_or_else(|| laid_out(corpus, batch));
                 let values = values.collect();
+                let laid = (laid.seen, laid.asked);
                 Some(interest.forward(&values, laid, step, &self.device)?)
             }
             None => None,
@@ -182,11 +183,21 @@ pub(super) struct Answer {
 }
 
 /// What the rows of a batch see of their users' pasts, and whom they ask about.
-pub(super) type Laid = (Seen, Vec<Asked>);
+pub(super) struct Laid {
+    pub(super) seen: Seen,
+    pub(super) asked: Vec<Asked>,
+    /// Of each key of what is seen, the newest hour that it was met in.
+    pub(super) met: Vec<u32>,
+}
 
 pub(super) fn laid_out(corpus: &Corpus, batch: &[usize]) -> Laid {
-    let asked = batch.iter().map(|row| corpus.rows.asked[*row]);
-    corpus.seen.part(&asked.collect::<Vec<Asked>>())
+    let rows = &corpus.rows;
+    let asked = batch.iter().map(|row| rows.asked[*row]);
+    let (seen, asked) = corpus.seen.part(&asked.collect::<Vec<Asked>>());
+    let hours = batch.iter().map(|row| rows.hours.get(*row).copied());
+    let hours: Vec<u32> = hours.map(Option::unwrap_or_default).collect();
+    let met = seen.met(&asked, &hours);
+    Laid { seen, asked, met }
 }
 
 /// What a batch's rows are seen by.
