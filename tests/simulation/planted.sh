@@ -34,6 +34,7 @@ plant read-position-short consumers/src/step/inputs.rs 'Some(batch.place(*last a
 plant statistics-not-undone consumers/src/worker.rs 'owned.statistics.discard();' ''
 plant equal-times-visible consumers/src/assemble/entries.rs 'behavior.time < time)' 'behavior.time <= time)'
 plant cell-not-ended consumers/src/assemble/memo.rs 'end(cell) <= until' 'cell.start().0 <= until'
+plant counts-of-another-minute consumers/src/assemble/memo.rs 'self.minute.until = i64::MIN;' 'let _ = i64::MIN;'
 plant page-not-written state/src/partition/write_back.rs '.filter(|page| page.dirty)' '.filter(|page| page.dirty && page.packed.len() < 200)'
 plant position-with-the-first-part state/src/partition/write_back.rs 'self.write(part, None)' 'let early = self.sealed_position(now); self.write(part, Some(early))'
 plant dedupe-forgotten state/src/partition.rs 'if resident.user.has_event(behavior.event)' 'if behavior.event == 1 && resident.user.has_event(behavior.event)'
