@@ -12,7 +12,9 @@
 //!
 //! Where the log has deleted records that a user or an entity may follow from, nothing can be said (`unsure`).
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use headwater_config::Config;
 use headwater_state::{Coordinates, ScenarioId, Timestamp};
@@ -29,8 +31,9 @@ mod told;
 pub use again::Again;
 pub use told::Told;
 
-/// Requests that wait to be held against the log, at most.
+/// Requests that wait to be held against the log, at most; and bytes of theirs.
 const SAMPLES_MAX: usize = 64;
+const BYTES_MAX: usize = 64 << 20;
 /// How much earlier than the first record that the log still has a behavior must not have happened, for its record to be there: producers send what happened a while ago.
 const SETTLED_MS: i64 = 3_600_000;
 
@@ -52,6 +55,32 @@ pub struct Sample {
     time: Timestamp,
     candidates: Vec<String>,
     served: Served,
+    /// Its place among the bytes that wait, given up when it is looked at.
+    room: Option<Room>,
+}
+
+/// Bytes among those that wait.
+#[derive(Debug)]
+struct Room {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Room {
+    fn take(all: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = all.fetch_add(bytes, Ordering::Relaxed);
+        let room = Self {
+            bytes,
+            all: Arc::clone(all),
+        };
+        (before + bytes <= BYTES_MAX).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Sample {
@@ -75,6 +104,7 @@ impl Sample {
             time: request.time,
             candidates: candidates.map(|id| (*id).to_owned()).collect(),
             served,
+            room: None,
         }
     }
 }
@@ -84,6 +114,7 @@ impl Sample {
 pub struct Sampler {
     share: f64,
     to: SyncSender<Sample>,
+    waiting: Arc<AtomicUsize>,
     metrics: SkewMetrics,
 }
 
@@ -93,7 +124,12 @@ impl Sampler {
     pub fn new(config: &Config, metrics: SkewMetrics) -> Option<(Self, Receiver<Sample>)> {
         let share = config.skew.share.get();
         let (to, samples) = sync_channel(SAMPLES_MAX);
-        let sampler = Self { share, to, metrics };
+        let sampler = Self {
+            share,
+            to,
+            waiting: Arc::default(),
+            metrics,
+        };
         (share > 0.0).then_some((sampler, samples))
     }
 
@@ -109,11 +145,11 @@ impl Sampler {
 
     /// Hands a request over; what there is no room for (or none at all: it was too large) is counted.
     pub(crate) fn give(&self, sample: Option<Sample>) {
-        let given = sample.map_or(Err(()), |sample| match self.to.try_send(sample) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(()),
+        let given = sample.is_some_and(|mut sample| {
+            sample.room = Room::take(&self.waiting, sample.served.bytes());
+            sample.room.is_some() && self.to.try_send(sample).is_ok()
         });
-        if given.is_err() {
+        if !given {
             self.metrics.rows.with_label_values(&["left_out"]).inc();
         }
     }

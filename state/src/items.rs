@@ -58,6 +58,14 @@ pub struct ItemTableBytes {
     pub statistics: usize,
 }
 
+impl ItemTableBytes {
+    /// All of them.
+    #[must_use]
+    pub const fn all(self) -> usize {
+        self.items + self.names + self.statistics
+    }
+}
+
 /// Bytes of an item beside its texts, categories and numbers: its place in the map and what the allocator adds.
 const ITEM_BYTES: usize = 248;
 /// Bytes of a tree of texts, and of one of numbers, for every eleven of them.
@@ -162,15 +170,23 @@ impl ItemTable {
         !self.statistics.is_empty()
     }
 
-    /// A table of some items alone: what is known of them, their statistics and those of their groups, and those of all items together. Rows of these items are the same by it.
+    /// A table of some items alone: what is known of them, their statistics and those of their groups, and those of all items together. Rows of these items are the same by it. None
+    /// where it would take more bytes.
     #[must_use]
-    pub fn part<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn part<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a str>,
+        bytes_max: usize,
+    ) -> Option<Self> {
         let mut part = Self {
             positions: self.positions.clone(),
             ..Self::default()
         };
         part.take_statistics(self, Entity::Total);
         for id in ids {
+            if part.bytes().all() > bytes_max {
+                return None;
+            }
             part.take_statistics(self, Entity::Item(id));
             let Some(item) = self.items.get(id) else {
                 continue;
@@ -183,7 +199,7 @@ impl ItemTable {
             }
             part.set_item(id, Some(own));
         }
-        part
+        Some(part)
     }
 
     fn take_statistics(&mut self, of: &Self, entity: Entity<'_>) {

@@ -8,8 +8,9 @@ use super::key_vectors::Keyed;
 use super::memo::{Memo, Plan};
 use super::{Assembler, Row, floor};
 
-/// Items of one request at most, of its user's past and its candidates: more are not handed over, since each costs the step a look-up.
+/// Items of one request at most, of its user's past and its candidates, and bytes of what is known of them: more are not handed over, since the step copies it.
 const ITEMS_MAX: usize = 20_000;
+const BYTES_MAX: usize = 8 << 20;
 
 /// What a request's rows were made of beside the user, and what came of it.
 #[derive(Debug)]
@@ -19,6 +20,20 @@ pub(crate) struct Served {
     /// Of each item of the user, the rates that its trials were expected to have: they hold for an hour, whatever is counted meanwhile.
     rates: Vec<(Box<str>, Vec<f32>)>,
     pub(crate) numbers: Numbers,
+}
+
+impl Served {
+    /// Bytes that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let rates = self
+            .rates
+            .iter()
+            .map(|(id, rates)| id.len() + 4 * rates.len() + 40);
+        let numbers = &self.numbers;
+        let atoms = numbers.key_vectors.as_ref().map_or(0, |of| of.atoms.len());
+        let counted = numbers.shared.len() + numbers.own.len() + atoms;
+        self.items.bytes().all() + rates.sum::<usize>() + 4 * counted
+    }
 }
 
 /// The numbers of a request's rows.
@@ -115,7 +130,7 @@ impl Assembler {
         let ids = ids.chain(past.map(|id| &**id));
         let ids = ids.chain(rates.iter().map(|(id, _): &(Box<str>, _)| &**id));
         Some(Served {
-            items: items.part(ids),
+            items: items.part(ids, BYTES_MAX)?,
             numbers: Numbers::of(&self.batch, keyed),
             rates,
         })

@@ -359,3 +359,20 @@ fn a_share_is_handed_over() {
     let left_out = world.metrics.skew.rows.with_label_values(&["left_out"]);
     assert_eq!(left_out.get(), 5);
 }
+
+/// Goal: what waits is bounded in bytes as well, and gives its room back when it is looked at (`LIMIT-1`). Method: rooms of a third of all there is; a table of one item with no bytes left.
+#[test]
+fn what_waits_is_bounded() {
+    let all = Arc::default();
+    let third = BYTES_MAX / 3;
+    let mut rooms: Vec<Room> = (0..3).map(|_| Room::take(&all, third).unwrap()).collect();
+    assert!(Room::take(&all, third).is_none());
+    rooms.pop();
+    assert!(Room::take(&all, third).is_some());
+    rooms.clear();
+    assert_eq!(all.load(Ordering::Relaxed), 0);
+
+    let world = World::new("");
+    assert_eq!(world.items.part(["i1"], 1 << 20).unwrap().len(), 1);
+    assert!(world.items.part(["i1", "i2"], 1).is_none());
+}
