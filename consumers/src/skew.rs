@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use headwater_config::Config;
-use headwater_state::{Coordinates, ScenarioId, Timestamp};
+use headwater_state::{Coordinates, ScenarioId, Timestamp, User};
 
 use crate::assemble::{RowRequest, Served};
 use crate::explore::share_of;
@@ -34,8 +34,6 @@ pub use told::Told;
 /// Requests that wait to be held against the log, at most; and bytes of theirs.
 const SAMPLES_MAX: usize = 64;
 const BYTES_MAX: usize = 64 << 20;
-/// How much earlier than the first record that the log still has a behavior must not have happened, for its record to be there: producers send what happened a while ago.
-const SETTLED_MS: i64 = 3_600_000;
 
 /// A request whose rows are to be made again.
 #[derive(Debug)]
@@ -46,8 +44,11 @@ pub struct Sample {
     pub(crate) through: Coordinates,
     /// Whether its user was known.
     pub(crate) is_known: bool,
-    /// The oldest behavior that was counted of its user.
+    /// The oldest behavior that was counted of its user; and whether some were forgotten, which were older or not.
     pub(crate) oldest: Option<Timestamp>,
+    pub(crate) is_forgetful: bool,
+    /// When it was scored, by the clock.
+    pub(crate) scored: Timestamp,
     request_id: String,
     user: String,
     scenario_name: String,
@@ -88,15 +89,17 @@ impl Sample {
         partition: i32,
         request: &RowRequest<'_>,
         through: Coordinates,
-        (is_known, oldest): (bool, Option<Timestamp>),
+        (user, scored): (Option<&User>, Timestamp),
         served: Served,
     ) -> Self {
         let candidates = request.candidates.iter();
         Self {
             partition,
             through,
-            is_known,
-            oldest,
+            is_known: user.is_some(),
+            oldest: user.and_then(User::oldest),
+            is_forgetful: user.is_some_and(|user| user.forgotten() > 0),
+            scored,
             request_id: request.request_id.to_owned(),
             user: request.user.to_owned(),
             scenario_name: request.scenario_name.to_owned(),
@@ -143,6 +146,12 @@ impl Sampler {
         share_of(&name) < self.share
     }
 
+    /// Counts requests that nobody will look at.
+    pub fn leave_out(&self, requests: usize) {
+        let left_out = self.metrics.rows.with_label_values(&["left_out"]);
+        left_out.inc_by(requests as u64);
+    }
+
     /// Hands a request over; what there is no room for (or none at all: it was too large) is counted.
     pub(crate) fn give(&self, sample: Option<Sample>) {
         let given = sample.is_some_and(|mut sample| {
@@ -150,7 +159,7 @@ impl Sampler {
             sample.room.is_some() && self.to.try_send(sample).is_ok()
         });
         if !given {
-            self.metrics.rows.with_label_values(&["left_out"]).inc();
+            self.leave_out(1);
         }
     }
 }
@@ -174,7 +183,38 @@ impl Outcome {
     }
 }
 
-/// Whether all that came at this time or later is in a log whose oldest record is of that time; none: its oldest is the first there ever was.
-fn is_there(oldest: Option<Timestamp>, first: Option<Timestamp>) -> bool {
-    first.is_none_or(|first| oldest.is_none_or(|oldest| oldest > first.plus(SETTLED_MS)))
+/// Records that tell when a log begins: a single producer's clock may be wrong.
+const BEGINNING: u32 = 8;
+
+/// Where a log that has lost its first records begins: what happened later than that is there, since nothing is counted that is further ahead of the log's clock than `state.max_ahead`.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    is_cut: bool,
+    begins: Option<Timestamp>,
+    noted: u32,
+}
+
+impl Beginning {
+    /// Of a partition whose oldest record has the offset `first`.
+    fn of(first: i64) -> Self {
+        Self {
+            is_cut: first > 0,
+            begins: None,
+            noted: 0,
+        }
+    }
+
+    /// Takes note of a record, which the log took at this time.
+    fn note(&mut self, taken: Timestamp, max_ahead_ms: i64) {
+        if self.noted < BEGINNING {
+            self.noted += 1;
+            self.begins = self.begins.max(Some(taken.plus(max_ahead_ms)));
+        }
+    }
+
+    /// Whether all of what began at `oldest` is there.
+    fn has(self, oldest: Option<Timestamp>) -> bool {
+        let is_later = |begins| oldest.is_some_and(|oldest| oldest > begins);
+        !self.is_cut || self.begins.is_some_and(is_later)
+    }
 }

@@ -47,6 +47,18 @@ pub(crate) fn read(
     stretches: &[Stretch],
     each: &mut dyn FnMut(&Record<'_>),
 ) -> Result<(), LogError> {
+    read_while(log, stretches, &mut |record| {
+        each(record);
+        true
+    })
+}
+
+/// The same, until `each` wants no more.
+pub(crate) fn read_while(
+    log: &dyn Log,
+    stretches: &[Stretch],
+    each: &mut dyn FnMut(&Record<'_>) -> bool,
+) -> Result<(), LogError> {
     let mut left: Vec<Stretch> = stretches
         .iter()
         .filter(|stretch| stretch.from < stretch.until)
@@ -64,8 +76,8 @@ pub(crate) fn read(
             let Some(stretch) = left.iter_mut().find(|stretch| stretch.of == record.at) else {
                 continue;
             };
-            if record.offset < stretch.until {
-                each(&record);
+            if record.offset < stretch.until && !each(&record) {
+                return Ok(());
             }
             stretch.from = record.offset + 1;
             progress = Instant::now();

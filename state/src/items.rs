@@ -160,9 +160,11 @@ impl ItemTable {
         self.statistics.get(key)
     }
 
-    /// Statistics of all entities, by their keys.
-    pub fn all_statistics(&self) -> impl Iterator<Item = (&[u8], &Cells)> {
-        self.statistics.iter()
+    /// The keys of all entities that statistics are kept of, whether something was counted of them or not.
+    pub fn entities(&self) -> impl Iterator<Item = Box<[u8]>> {
+        let items = self.ids().map(|id| Entity::Item(id).key());
+        let groups = self.names.iter().map(|name| Entity::Category(name).key());
+        items.chain(groups).chain([Entity::Total.key()])
     }
 
     /// Whether anything was counted yet.

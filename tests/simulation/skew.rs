@@ -58,10 +58,16 @@ impl Skew {
         let mut taken = self.taken.lock().expect("invariant: no lock is poisoned");
         let samples = std::mem::take(&mut taken.1);
         let wrong = |error| format!("making rows again: {error:?}");
-        let mut told = Told::new(&samples, partitions, self.metrics.skew.clone());
+        let mut told = Told::new(
+            config,
+            &samples,
+            (partitions, Timestamp::MIN),
+            self.metrics.skew.clone(),
+        );
         for partition in told.partitions() {
+            told.begin(partition, 0);
             for record in read(log, TopicPartition::new(Topic::ItemDeltas, partition))?.iter() {
-                told.take(&record).map_err(wrong)?;
+                told.take(&record, now).map_err(wrong)?;
             }
         }
         told.finish();

@@ -23,7 +23,7 @@ impl SkewMetrics {
             registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
         let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
-        Ok(Self {
+        let skew = Self {
             rows: counters(
                 "headwater_consumers_skew_rows_total",
                 "Scored requests whose rows were made again from the log, by outcome.",
@@ -42,6 +42,12 @@ impl SkewMetrics {
                 "headwater_consumers_skew_looks_failed_total",
                 "Looks that ended before their time, because the log or memory failed.",
             )?,
-        })
+        };
+        // All are there from the beginning: what goes from nothing to some is no increase to Prometheus.
+        for outcome in ["same", "differs", "unsure", "left_out"] {
+            skew.rows.with_label_values(&[outcome]);
+            skew.statistics.with_label_values(&[outcome]);
+        }
+        Ok(skew)
     }
 }

@@ -1,11 +1,14 @@
 //! Users made again from the records of a partition, and rows of them. Before it stand samples of the partition and its records in their order; after it the metrics.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use headwater_config::Config;
-use headwater_state::{Behavior, Coordinates, MemoryStores, Partition, Stores as _, Timestamp};
+use headwater_state::{
+    Behavior, Coordinates, MemoryStores, Partition, Stores as _, Timestamp, User,
+};
 
-use super::{Outcome, Sample, is_there};
+use super::{Beginning, Outcome, Sample};
+use crate::answer::HEADER_REDRIVE;
 use crate::assemble::{Assembler, Row};
 use crate::decode::{DecodedBehavior, Decoder};
 use crate::error::Error;
@@ -17,19 +20,28 @@ use crate::worker::settings_of;
 /// Behaviors after which what was noted for a changelog is forgotten: there is none.
 const FORGET_EVERY: u32 = 4_096;
 
+/// What a user's records were that may have been dead letters when they were read, as they are not now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubt {
+    /// The latest that a producer's clock, which the record bears, or a behavior without such a record was said to be.
+    latest: Option<Timestamp>,
+    /// A dead letter that was sent again: the record that it was lies in the log as well.
+    redriven: bool,
+}
+
 /// Makes the users of one partition's samples again.
 #[derive(Debug)]
 pub struct Again {
     partition: i32,
     /// The one that could see least comes last.
     samples: Vec<Sample>,
-    users: BTreeSet<String>,
+    /// Of each user, whether something was met that a daemon may have judged otherwise when it read it.
+    users: BTreeMap<String, Doubt>,
     state: Partition,
     decoder: Decoder,
     assembler: Assembler,
-    /// Whether the log has lost its first records, and when the first happened that it has.
-    is_cut: bool,
-    first: Option<Timestamp>,
+    begins: Beginning,
+    max_ahead_ms: i64,
     folded: u32,
     metrics: SkewMetrics,
 }
@@ -56,13 +68,15 @@ impl Again {
         samples.sort_by_key(|sample| std::cmp::Reverse(sample.through));
         Ok(Self {
             partition,
-            users: samples.iter().map(|sample| sample.user.clone()).collect(),
+            users: (samples.iter())
+                .map(|sample| (sample.user.clone(), Doubt::default()))
+                .collect(),
             samples,
             state,
             decoder: Decoder::new(config),
             assembler: Assembler::new(config)?,
-            is_cut: first > 0,
-            first: None,
+            begins: Beginning::of(first),
+            max_ahead_ms: config.state.max_ahead.millis(),
             folded: 0,
             metrics,
         })
@@ -81,14 +95,13 @@ impl Again {
     /// State that fails.
     pub fn take(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Error> {
         self.metrics.records.inc();
-        let clock = taken(record, now).0;
+        let clock = taken(record, now);
+        self.begins.note(clock, self.max_ahead_ms);
         let decoder = self.decoder.clone();
-        // What is a dead letter now was one then.
-        let Ok(decoded) = decoder.behaviors(record.value, clock) else {
+        let Ok(decoded) = decoder.behaviors(record.value, clock.0) else {
             return Ok(());
         };
         for behavior in decoded.behaviors() {
-            self.first.get_or_insert(behavior.time);
             let at = Coordinates {
                 offset: record.offset,
                 index: behavior.index,
@@ -96,7 +109,12 @@ impl Again {
             while let Some(due) = self.samples.pop_if(|sample| sample.through < at) {
                 self.compare(&due)?;
             }
-            if self.users.contains(&*behavior.user) {
+            if let Some(doubt) = self.users.get_mut(&*behavior.user) {
+                let stamped = Timestamp(record.timestamp);
+                let is_plausible = stamped >= Timestamp::PLAUSIBLE_FROM;
+                let said = if is_plausible { stamped } else { behavior.time };
+                doubt.latest = doubt.latest.max(Some(said));
+                doubt.redriven |= record.headers.get(HEADER_REDRIVE).is_some();
                 self.fold(record, behavior, at)?;
             } else {
                 // Its time alone counts: what is late goes by all behaviors of the partition.
@@ -177,8 +195,13 @@ impl Again {
             self.tell(Outcome::Same);
             return Ok(());
         };
-        let first = self.first.filter(|_| self.is_cut);
-        if !is_there(sample.oldest, first) {
+        let ours = row.user.and_then(User::oldest);
+        let oldest = sample.oldest.into_iter().chain(ours).min();
+        let doubt = self.users.get(&sample.user).copied().unwrap_or_default();
+        let is_sure = self.begins.has(oldest.filter(|_| !sample.is_forgetful))
+            && doubt.latest <= Some(sample.scored)
+            && !doubt.redriven;
+        if !is_sure {
             self.tell(Outcome::Unsure);
             return Ok(());
         }

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use headwater_state::User;
-
 use super::{
     Answer, Cause, Coordinates, Failure, HEADER_ID, HEADER_MODEL, HEADER_SCHEMA, Inputs, ItemTable,
     Owned, Pipeline, Place, Record, RecordBatch, Reject, Row, RowRequest, Sample, ScoredItems,
@@ -70,7 +68,7 @@ impl Pipeline {
         };
         self.assembler.score(&row, items, &mut self.scores);
         degraded.extend(self.assembler.lacks());
-        self.hand_over(request, &row, items, (owned.number, next));
+        self.hand_over(request, &row, items, (owned.number, next, now));
         self.ask_texts(output);
         *self.scored.entry(request.scenario).or_insert(0) += request.candidates.len() as u64;
         self.answer(
@@ -94,7 +92,7 @@ impl Pipeline {
         request: &RowRequest<'_>,
         row: &Row<'_>,
         items: &ItemTable,
-        (number, next): (i32, i64),
+        (number, next, now): (i32, i64, Timestamp),
     ) {
         let Some(sampler) = self.sampler.as_ref().filter(|of| of.wants(request)) else {
             return;
@@ -105,9 +103,9 @@ impl Pipeline {
             offset: next - 1,
             index: u16::MAX,
         });
-        let user = (row.user.is_some(), row.user.and_then(User::oldest));
+        let of = (row.user, now);
         let served = self.assembler.served(row, items);
-        let sample = served.map(|served| Sample::new(number, request, through, user, served));
+        let sample = served.map(|served| Sample::new(number, request, through, of, served));
         sampler.give(sample);
     }
 

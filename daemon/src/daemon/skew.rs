@@ -16,9 +16,6 @@ use crate::scan::{self, Stretch};
 use crate::supervisor::{Stopping, TaskKind};
 use crate::world::unix_ms;
 
-/// Offsets that are read between two looks whether to end.
-const PIECE: i64 = 500_000;
-
 /// Starts the thread, where workers hand rows over; `fast` is what they go by.
 ///
 /// # Errors
@@ -41,6 +38,7 @@ pub(super) fn spawn(
             }
             let requests = found.len();
             match look(&of, &config, found, stopping) {
+                Ok(()) if stopping.is_set() => {}
                 Ok(()) => tracing::debug!(requests, "rows held against the log"),
                 Err(error) => {
                     of.fast.skew.failed.inc();
@@ -53,75 +51,99 @@ pub(super) fn spawn(
     })
 }
 
-/// Makes all that the samples are of again, and compares.
+/// Makes all that the samples are of again, and compares; of a partition that cannot be read the samples are left out, and the others are looked at all the same.
 fn look(
     inner: &Inner,
     config: &Config,
     samples: Vec<Sample>,
     stopping: &Stopping,
 ) -> Result<(), Error> {
-    let (log, metrics) = (&*inner.log, &inner.fast.skew);
-    let mut told = Told::new(&samples, inner.found.partitions, metrics.clone());
-    for partition in told.partitions() {
-        let of = TopicPartition::new(Topic::ItemDeltas, partition);
-        let extent = log.extent(of)?;
-        if extent.first > 0 {
-            told.is_cut(partition);
-        }
-        let whole = [extent.first, extent.next];
-        if !read(log, of, whole, stopping, &mut |record| told.take(record))? {
-            return Ok(());
-        }
-    }
-    told.finish();
+    let told = Told::new(
+        config,
+        &samples,
+        (inner.found.partitions, Timestamp(inner.started)),
+        inner.fast.skew.clone(),
+    );
+    let mut outcome = Ok(());
     let mut by_partition: BTreeMap<i32, Vec<Sample>> = BTreeMap::new();
     for sample in samples {
         let of = by_partition.entry(sample.partition).or_default();
         of.push(sample);
     }
     for (partition, samples) in by_partition {
-        let of = TopicPartition::new(Topic::Behaviors, partition);
-        let extent = log.extent(of)?;
-        let mut again = Again::new(config, partition, samples, extent.first, metrics.clone())?;
-        let until = again.until().min(extent.next);
-        let now = Timestamp(unix_ms());
-        let mut take = |record: &Record<'_>| again.take(record, now);
-        if !read(log, of, [extent.first, until], stopping, &mut take)? {
-            return Ok(());
+        let requests = samples.len();
+        let done = rows(inner, config, (partition, samples), stopping);
+        if let (true, Some(sampler)) = (done.is_err(), &inner.sampler) {
+            sampler.leave_out(requests);
         }
+        outcome = outcome.and(done);
+    }
+    outcome.and(statistics(&*inner.log, told, stopping))
+}
+
+/// Makes the rows of one partition's samples again.
+fn rows(
+    inner: &Inner,
+    config: &Config,
+    (partition, samples): (i32, Vec<Sample>),
+    stopping: &Stopping,
+) -> Result<(), Error> {
+    let (log, metrics) = (&*inner.log, inner.fast.skew.clone());
+    let of = TopicPartition::new(Topic::Behaviors, partition);
+    let extent = log.extent(of)?;
+    let mut again = Again::new(config, partition, samples, extent.first, metrics)?;
+    let until = again.until().min(extent.next);
+    let now = Timestamp(unix_ms());
+    let stretch = Stretch {
+        of,
+        from: extent.first,
+        until,
+    };
+    if read(log, stretch, stopping, &mut |record: &Record<'_>| {
+        again.take(record, now)
+    })? {
         again.finish(until)?;
     }
+    Ok(())
+}
+
+/// Makes statistics again.
+fn statistics(log: &dyn Log, mut told: Told, stopping: &Stopping) -> Result<(), Error> {
+    let now = Timestamp(unix_ms());
+    for partition in told.partitions() {
+        let of = TopicPartition::new(Topic::ItemDeltas, partition);
+        let extent = log.extent(of)?;
+        told.begin(partition, extent.first);
+        let stretch = Stretch {
+            of,
+            from: extent.first,
+            until: extent.next,
+        };
+        if !read(log, stretch, stopping, &mut |record: &Record<'_>| {
+            told.take(record, now)
+        })? {
+            return Ok(());
+        }
+    }
+    told.finish();
     Ok(())
 }
 
 /// Gives each record of a stretch to `take`; whether all were given: not where the thread is to end.
 fn read(
     log: &dyn Log,
-    of: TopicPartition,
-    [mut from, until]: [i64; 2],
+    stretch: Stretch,
     stopping: &Stopping,
     take: &mut dyn FnMut(&Record<'_>) -> Result<(), Error>,
 ) -> Result<bool, Error> {
-    while from < until {
-        if stopping.is_set() {
-            return Ok(false);
-        }
-        let next = until.min(from + PIECE);
-        let stretch = Stretch {
-            of,
-            from,
-            until: next,
+    let mut outcome = Ok(true);
+    scan::read_while(log, &[stretch], &mut |record| {
+        outcome = if stopping.is_set() {
+            Ok(false)
+        } else {
+            take(record).map(|()| true)
         };
-        let mut failed = None;
-        scan::read(log, &[stretch], &mut |record| {
-            if failed.is_none() {
-                failed = take(record).err();
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        from = next;
-    }
-    Ok(true)
+        matches!(outcome, Ok(true))
+    })?;
+    outcome
 }
