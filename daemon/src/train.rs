@@ -15,7 +15,7 @@ use headwater_model::bahe::{
     AdamSettings, Deep, DeepConfig, Depth, Described, FORMAT, Head, HeadConfig, Layers, Objective,
     Place, TrainSettings, Trainer,
 };
-use headwater_model::dinmp::Learning;
+use headwater_model::dinmp::{Learning, Reads};
 use headwater_model::language::{
     DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
 };
@@ -132,6 +132,8 @@ pub struct TrainBahe {
     pub texts: Texts,
     /// Whether it weighs all that users did, by key-vectors.
     pub key_vectors: bool,
+    /// How much of them; what is left out shows what it is worth.
+    pub reads: Reads,
     /// How rows of ids learn, where it does.
     pub ids: Ids,
     /// Shallow layers: those below the cut.
@@ -277,6 +279,7 @@ impl TrainBahe {
                 .key_vectors()
                 .filter(|_| self.key_vectors)
                 .cloned(),
+            reads: self.reads,
             objective: self.objective,
             texts: Sequences::new(config).description(),
             rows: recorded.split_sizes(),
@@ -386,6 +389,9 @@ impl TrainBahe {
         if self.key_vectors {
             let of = (&self.ids, self.passes);
             hash.update(serde_json::to_vec(&of).unwrap_or_default());
+        }
+        if !self.reads.is_whole() {
+            hash.update(serde_json::to_vec(&self.reads).unwrap_or_default());
         }
         if !place.device.is_cpu() || place.numbers != DType::F32 {
             hash.update(headwater_model::device::name(&place.device));

@@ -15,6 +15,7 @@
 //!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
 //! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
 //!   that rows of ids learn from the first step on what a hidden layer would have to find first.
+//! * What of it is read is a choice ([`Reads`]); nothing is left out but to see what it is worth.
 //! * *Users* have rows as well, by their pseudonyms; the head reads a user's row, and its product with the candidate's vector.
 //!
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
@@ -26,6 +27,7 @@ mod interest;
 mod learn;
 mod network;
 mod pool;
+mod reads;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -35,4 +37,5 @@ mod users;
 pub use interest::{Interest, Learning, ROWS, RowSettings, Way, matches, outputs};
 pub use learn::{Gradients, Rows};
 pub use network::{Looked, Network, WIDTH};
+pub use reads::Reads;
 pub use seen::{Asked, Atom, ItemKeys, Mark, Seen};

@@ -21,7 +21,7 @@ use headwater_consumers::assemble::Assembler;
 use headwater_model::bahe::{
     BaheModel, Described, Head, HeadConfig, Layers, Objective, RowVectors, base_log_odds, squashed,
 };
-use headwater_model::dinmp::{Asked, ItemKeys, Learning, Mark, RowSettings, Seen, WIDTH};
+use headwater_model::dinmp::{Asked, ItemKeys, Learning, Mark, Reads, RowSettings, Seen, WIDTH};
 use headwater_model::language::to_safetensors;
 use headwater_model::{
     Device, FeatureBatch, FeatureSchema, KeyVectorSpec, KeyVectors, Scores, Tensor,
@@ -120,6 +120,7 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         head,
         features: vec![[0.0, 1.0]; features],
         key_vectors: Some(spec),
+        reads: Reads::default(),
         objective: Objective::Labels,
         rows: [1, 1, 0],
         reached: None,

@@ -188,6 +188,7 @@ fn spoil(config: &Config, from: &Path, to: &Path) {
         head: manifest.head,
         features: manifest.features,
         key_vectors: manifest.key_vectors,
+        reads: manifest.reads,
         objective: manifest.objective,
         rows: manifest.rows,
         reached: None,

@@ -22,9 +22,9 @@ struct Trained {
     predicted: Vec<(String, f32)>,
 }
 
-/// A model of the recordings, with or without texts; "keys": of key-vectors.
+/// A model of the recordings, with or without texts; "keys": of key-vectors; "less": of less of them.
 fn trained(texts: &str) -> Trained {
-    let place = Place::new(&if texts == "keys" {
+    let place = Place::new(&if matches!(texts, "keys" | "less") {
         format!("{CONFIG}\nkey_vectors.logged = true\ntrain.experts = 2\ntrain.cross = 3")
     } else {
         CONFIG.to_owned()
@@ -39,6 +39,15 @@ fn trained(texts: &str) -> Trained {
     // The rest is what the configuration says.
     let texts = match texts {
         "keys" => ["--texts", "none", "--key-vectors"].as_slice(),
+        "less" => &[
+            "--texts",
+            "none",
+            "--key-vectors",
+            "--without",
+            "attention,time,category,interactions",
+            "--newest",
+            "3",
+        ],
         texts => &["--texts", texts],
     };
     let more = [texts, &["--passes", "6", "--layers", "1"]].concat();
@@ -93,7 +102,7 @@ impl Trained {
 /// rows of the recordings, by each sort of model, against the trainer's own predictions; the same bytes with steps of one record and memory for no run.
 #[test]
 fn a_backtest_says_what_training_said() {
-    for texts in ["none", "keys", "mean", "deep"] {
+    for texts in ["none", "keys", "less", "mean", "deep"] {
         let trained = trained(texts);
         let set = trained.setting();
         let (ran, table) = trained.backtest(&["--set", &set]);
@@ -355,10 +364,15 @@ fn a_model_of_something_else_is_refused() {
 }
 
 /// Goal: a model of key-vectors scores in the stream by all that its user did, and its scores are computed again to the bit from the logged row (`MODEL-1`); other edges
-/// of time are another schema, which the model is refused for. Method: a model with experts and a cross; behaviors and two requests in the log, one of them of a scenario that the model does not know, one daemon, `explain`; the same model under other edges.
+/// of time are another schema, which the model is refused for. So it is with one that reads less of them. Method: a model with experts and a cross; behaviors and two requests in the log, one of them of a scenario that the model does not know, one daemon, `explain`; the same model under other edges.
 #[test]
 fn key_vectors_score_in_the_stream_and_are_explained() {
-    let trained = trained("keys");
+    for texts in ["keys", "less"] {
+        score_and_explain(&trained(texts));
+    }
+}
+
+fn score_and_explain(trained: &Trained) {
     let (set, place) = (trained.setting(), &trained.place);
     let text = fs::read_to_string(&trained.recordings[1]).unwrap();
     let mut last = 0;
@@ -421,4 +435,40 @@ fn key_vectors_score_in_the_stream_and_are_explained() {
     let (ran, _) = trained.backtest(&["--set", &set, "--set", "key_vectors.buckets=[\"2h\"]"]);
     assert_ne!(ran.code, Some(0));
     assert!(ran.beside.contains("key_vectors.buckets"), "{ran:?}");
+}
+
+/// Goal: how much of key-vectors is read is a part of what is trained: the manifest says it where it is not all, and what was cut off under another choice is not gone on with. Method: a training that was cut off, then
+/// one without time in its folder, beside the same in a folder of its own; without key-vectors there is nothing to leave out.
+#[test]
+fn what_is_read_is_a_part_of_what_is_trained() {
+    let place = Place::new("scenarios.names = [\"home\"]");
+    let folder = place.file().parent().unwrap().to_owned();
+    let recordings = write_recordings(&folder);
+    let run = |name: &str, more: &[&str]| {
+        let fixed = ["--texts", "none", "--passes", "2"];
+        let out = folder.join(name);
+        let ran = train(&place, &recordings, &out, &[&fixed[..], more].concat());
+        let files = ["model.safetensors", "manifest.json"].map(|file| fs::read(out.join(file)));
+        (ran, files.map(Result::unwrap_or_default))
+    };
+    let cut_off = ["--key-vectors", "--steps", "1"];
+    let (ran, _) = run("first", &cut_off);
+    assert_eq!(ran.json()["finished"], false, "{ran:?}");
+    let timeless = ["--key-vectors", "--without", "time"];
+    let [(_, first), (ran, second)] = ["first", "second"].map(|name| run(name, &timeless));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(first == second, "what was cut off was gone on with");
+    let manifest =
+        |files: &[Vec<u8>; 2]| -> serde_json::Value { serde_json::from_slice(&files[1]).unwrap() };
+    let reads = &manifest(&first)["reads"];
+    assert_eq!(
+        (&reads["time"], &reads["counts"]),
+        (&json!(false), &json!(true))
+    );
+    let (_, whole) = run("whole", &["--key-vectors"]);
+    assert!(manifest(&whole)["reads"].is_null());
+    assert!(whole[0] != first[0]);
+    let (ran, _) = run("none", &["--without", "time"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.beside.contains("--key-vectors"), "{ran:?}");
 }

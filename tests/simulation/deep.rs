@@ -10,7 +10,7 @@ use headwater_consumers::deepen::{Asked, DeepVectors, Deepen};
 use headwater_model::bahe::{
     BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers, Objective,
 };
-use headwater_model::dinmp::{ItemKeys, Learning, RowSettings, Seen};
+use headwater_model::dinmp::{ItemKeys, Learning, Reads, RowSettings, Seen};
 use headwater_model::language::{DecoderConfig, Family, LanguageError};
 use headwater_model::{Device, Tensor};
 use headwater_state::{DEEP_VECTORS, Stores, VectorTable};
@@ -104,6 +104,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
             scenarios: Vec::new(),
             features: vec![[0.5, 2.0]; head.features],
             key_vectors: schema.key_vectors().cloned(),
+            reads: Reads::default(),
             head,
             objective: Objective::Labels,
             texts: Vec::new(),

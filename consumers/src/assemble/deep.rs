@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use headwater_model::bahe::segment::start_of;
 use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
-use headwater_model::dinmp::{Asked, ItemKeys, Seen};
+use headwater_model::dinmp::{Asked, Interest, ItemKeys, Seen};
 use headwater_model::{FeatureBatch, LoggedSequence, LoggedVectors, Scores};
 use headwater_state::{
     CurrentEncoder, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
@@ -89,13 +89,13 @@ impl Trained {
             name: format!("{}-{}", BaheModel::NAME, model.version()),
             sequences: names.iter().map(|name| SequenceId::of(name)).collect(),
             took: vec![Took::default(); if deep.is_some() { names.len() } else { 0 }],
+            seen: model.interest().map_or_else(Seen::default, Interest::seen),
             model,
             empty,
             no_text,
             deep,
             metrics,
             row: RowVectors::default(),
-            seen: Seen::default(),
             asked: Vec::new(),
             lacks: Vec::new(),
             is_usable: false,

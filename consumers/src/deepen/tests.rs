@@ -79,6 +79,7 @@ fn model(seed: u64) -> Arc<BaheModel> {
         scenarios: Vec::new(),
         features: vec![[0.0, 1.0]; head.features],
         key_vectors: None,
+        reads: headwater_model::dinmp::Reads::default(),
         head,
         objective: Objective::Labels,
         texts: Vec::new(),

@@ -57,6 +57,7 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         head,
         features: vec![[0.0, 1.0]; features],
         key_vectors: None,
+        reads: headwater_model::dinmp::Reads::default(),
         objective: Objective::Labels,
         rows: [1, 1, 0],
         reached: None,

@@ -10,6 +10,7 @@ use headwater::train::{
 };
 use headwater_config::{DeviceChoice, ObjectiveChoice};
 use headwater_model::DType;
+use headwater_model::dinmp::Reads;
 use headwater_model::{LABELS_MIN, USERS_MIN, Z_MIN};
 
 use super::{Failure, Format, Global, print};
@@ -77,6 +78,18 @@ struct Bahe {
     /// Weigh all that users did, by key-vectors (DINMP). From a log, its rows must have them: `key_vectors.logged`.
     #[arg(long)]
     key_vectors: bool,
+    /// What of them is not read, with --key-vectors: to see what it is worth.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "PART,…",
+        requires = "key_vectors"
+    )]
+    without: Vec<Part>,
+    /// So many of a user's items alone, those that it had to do with last, with --key-vectors; without it, all.
+    #[arg(long, requires = "key_vectors", value_parser = clap::value_parser!(u32).range(1..))]
+    newest: Option<u32>,
     /// Learning rate of rows of ids, with --key-vectors.
     #[arg(long, default_value_t = Ids::default().rate, value_parser = rate)]
     id_rate: f64,
@@ -171,6 +184,33 @@ enum TextsChoice {
     Deep,
 }
 
+/// Parts of what key-vectors are read by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// How many events of which kinds an item has: it counts once.
+    Counts,
+    /// Weights by item and candidate: counts and time alone weigh, and without these each item weighs 1 (sum pooling).
+    Attention,
+    /// Stretches of time, and recency: all lies in one.
+    Time,
+    /// What is of the candidate's own categories and attributes, apart from the rest: all lies on one side.
+    Category,
+    /// Products of pairs of stretches and sides.
+    Interactions,
+}
+
+fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
+    let has = |part| !without.contains(&part);
+    Reads {
+        newest,
+        counts: has(Part::Counts),
+        attention: has(Part::Attention),
+        time: has(Part::Time),
+        category: has(Part::Category),
+        interactions: has(Part::Interactions),
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Device {
     Auto,
@@ -257,6 +297,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             TextsChoice::Deep => Texts::Deep,
         },
         key_vectors: bahe.key_vectors,
+        reads: reads(bahe.newest, &bahe.without),
         ids: Ids {
             rate: bahe.id_rate,
             dropout: bahe.id_dropout,

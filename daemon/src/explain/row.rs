@@ -6,7 +6,6 @@
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
 use headwater_model::bahe::{BaheModel, base_log_odds};
-use headwater_model::dinmp::Seen;
 use headwater_model::{FeatureLogError, FeatureRow, LoggedRequest};
 use serde::{Deserialize, Serialize};
 
@@ -317,7 +316,7 @@ impl Reader {
         }
         let mut interest = Vec::new();
         if let Some(of) = model.interest() {
-            let mut seen = Seen::default();
+            let mut seen = of.seen();
             let asked = seen.logged(logged, of.spec()).ok()?;
             interest = of.forward(&seen, &asked[place..=place]);
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use headwater_config::{Config, DeviceChoice};
+use headwater_model::dinmp::Reads;
 
 use super::{Ids, Parts, Regime, Source, Texts, TrainBahe, Winner, objective};
 
@@ -21,6 +22,7 @@ impl TrainBahe {
             regime: Regime::Frozen,
             texts: Texts::None,
             key_vectors: config.key_vectors.logged,
+            reads: Reads::default(),
             ids: Ids::default(),
             cut: config.texts.cut,
             layers: 1,

@@ -86,7 +86,7 @@ impl TrainBahe {
         let rows = [rows_min.div_ceil(ON_WITH), rows_max];
         let (recorded, left_out, reached) = logged::read_on(
             (&self.reading(config, champion.as_ref()), &**log),
-            champion.as_ref(),
+            (champion.as_ref(), self.reads),
             (&held.reached, &held.before),
             (held.piece, rows),
         )?;

@@ -9,7 +9,6 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, Record, TopicPartition};
 use headwater_model::bahe::{BaheModel, base_log_odds};
-use headwater_model::dinmp::Seen;
 use headwater_model::{LabelledRow, LoggedRequest, Policy, Translation};
 use serde::Deserialize;
 
@@ -396,7 +395,7 @@ impl Matched<'_> {
         // By itself: of all that is read, only this request concerns the model.
         let mut interest = Vec::new();
         if let Some(network) = model.and_then(BaheModel::interest) {
-            let mut seen = Seen::default();
+            let mut seen = network.seen();
             let asked = seen.logged(self.logged, network.spec())?;
             interest = network.forward(&seen, &asked);
         }

@@ -11,7 +11,7 @@ use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::Log;
 use headwater_model::FeatureSchema;
 use headwater_model::bahe::{BaheModel, History, squashed};
-use headwater_model::dinmp::Seen;
+use headwater_model::dinmp::{Reads, Seen};
 
 use super::TrainError;
 use super::artifact::Artifact;
@@ -44,7 +44,7 @@ struct Reader<'a> {
 /// Reads both topics to their ends as of now: whole, or from where a reading before says that nothing is missed.
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
-    champion: Option<&BaheModel>,
+    (champion, reads): (Option<&BaheModel>, Reads),
     (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
     (folder, progress): (&Path, bool),
 ) -> Result<Read, TrainError> {
@@ -77,7 +77,8 @@ pub(super) fn read(
     labelled.translates = true;
     labelled.settle(None);
     let from = from.map(|from| &*from[1]);
-    let read = Reader::read((config, champion), (&mut labelled, from), split, None)?;
+    let of = (config, champion, reads);
+    let read = Reader::read(of, (&mut labelled, from), split, None)?;
     let first = [&first_labels, labelled.first_rows()];
     let artifact = Artifact::open(folder)?;
     Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(&artifact);
@@ -87,7 +88,7 @@ pub(super) fn read(
 /// Reads what was labelled since another reading: the newest of these rows, all of them behind those that were learned from.
 pub(super) fn read_on(
     (config, log): (&Config, &dyn Log),
-    champion: Option<&BaheModel>,
+    (champion, reads): (Option<&BaheModel>, Reads),
     (reached, before): (&Reached, &Before),
     (piece, [rows_min, rows_max]): (usize, [usize; 2]),
 ) -> Result<Read, TrainError> {
@@ -110,13 +111,13 @@ pub(super) fn read_on(
         piece: Some(Piece::Requests(piece)),
     };
     let of = (&mut labelled, Some(&*reached.from[1]));
-    Reader::read((config, champion), of, split, Some(before))
+    Reader::read((config, champion, reads), of, split, Some(before))
 }
 
 impl<'a> Reader<'a> {
     /// The rows that labels speak of.
     fn read(
-        (config, champion): (&'a Config, Option<&'a BaheModel>),
+        (config, champion, reads): (&'a Config, Option<&'a BaheModel>, Reads),
         (labelled, from): (&mut Labelled<'_>, Option<&[i64]>),
         split: Split,
         before: Option<&Before>,
@@ -126,7 +127,7 @@ impl<'a> Reader<'a> {
             champion,
             users: BTreeMap::new(),
             rows: Vec::new(),
-            seen: Seen::default(),
+            seen: Seen::reading(reads),
         };
         labelled.each(from, &mut |assembler, matched| {
             reader.take(assembler, matched)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use headwater_config::{Config, TaskConfig, Topic};
 use headwater_model::LoggedRequest;
 use headwater_model::bahe::{History, base_log_odds, squashed};
-use headwater_model::dinmp::{Asked, Seen};
+use headwater_model::dinmp::{Asked, Reads, Seen};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -66,7 +66,7 @@ impl Recorded {
         config: &Config,
         (items, events): (&Path, &Path),
         vectors: Option<&Arc<Mutex<TextVectors>>>,
-        split: Split,
+        (split, reads): (Split, Reads),
         progress: bool,
     ) -> Result<Self, TrainError> {
         let embed = vectors.map(|vectors| Shared(Arc::clone(vectors)));
@@ -76,7 +76,7 @@ impl Recorded {
             texts: Texts::default(),
             users: BTreeMap::new(),
             histories: Vec::new(),
-            seen: Seen::default(),
+            seen: Seen::reading(reads),
             rows: Vec::new(),
             by_name: BTreeMap::new(),
             requests: 0,

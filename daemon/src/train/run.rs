@@ -6,6 +6,7 @@ use headwater_config::Config;
 use headwater_consumers::log::Log;
 use headwater_model::bahe::{BaheModel, HeadConfig};
 use headwater_model::dinmp::Learning;
+use headwater_model::language::LanguageError;
 use parking_lot::Mutex;
 
 use super::artifact::Artifact;
@@ -123,7 +124,11 @@ impl TrainBahe {
         let encoder = encoder.as_deref();
         let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
         let interest = spec
-            .map(|spec| (self.ids).learning(spec, (self.seed, self.winner != Winner::Stays)))
+            .map(|spec| {
+                let of = (self.seed, self.winner != Winner::Stays);
+                let learning = self.ids.learning(spec, of)?;
+                Ok::<_, LanguageError>(learning.reading(self.reads))
+            })
             .transpose()?;
         let head = HeadConfig {
             width,
@@ -217,7 +222,7 @@ impl TrainBahe {
         if let Some((log, champion)) = from_log {
             let (recorded, left_out, reached) = logged::read(
                 (config, log),
-                champion,
+                (champion, self.reads),
                 (self.split(), self.log_rows, self.later_than),
                 (&self.out, self.progress),
             )?;
@@ -232,7 +237,7 @@ impl TrainBahe {
             config,
             (items, events),
             vectors,
-            self.split(),
+            (self.split(), self.reads),
             self.progress,
         )?;
         Ok((recorded, None))

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::dinmp::{Interest, matches, outputs};
+use crate::dinmp::{Interest, Reads, matches, outputs};
 use crate::feature::{FeatureSchema, KeyVectorSpec};
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
@@ -83,6 +83,9 @@ pub struct Manifest {
     /// The key-vectors that it weighs, where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_vectors: Option<KeyVectorSpec>,
+    /// How much of them.
+    #[serde(default, skip_serializing_if = "Reads::is_whole")]
+    pub reads: Reads,
     /// What learning lowered.
     pub objective: Objective,
     /// Rows learned from, validated on, and scored alone.
@@ -120,6 +123,8 @@ pub struct Described {
     pub features: Vec<[f32; 2]>,
     /// See [`Manifest::key_vectors`].
     pub key_vectors: Option<KeyVectorSpec>,
+    /// See [`Manifest::reads`].
+    pub reads: Reads,
     /// See [`Manifest::objective`].
     pub objective: Objective,
     /// See [`Manifest::rows`].
@@ -151,6 +156,7 @@ impl Manifest {
             head: described.head,
             features: described.features,
             key_vectors: described.key_vectors,
+            reads: described.reads,
             objective: described.objective,
             rows: described.rows,
             reached: described.reached,
@@ -213,6 +219,7 @@ impl Manifest {
                 [head.interest, head.matches] != [outputs, matches],
                 "key_vectors",
             ),
+            (spec.is_none() && !manifest.reads.is_whole(), "reads"),
             (has_width && manifest.encoder.is_none(), "encoder"),
             (!manifest.encoder.iter().all(is_hash), "encoder"),
             ((manifest.layers == Layers::None) == has_width, "layers"),
@@ -354,7 +361,7 @@ impl BaheModel {
             deep: deep_of(&manifest, tensors, path)?,
             deep_id: deep_id(&manifest, tensors)?,
             interest: match &manifest.key_vectors {
-                Some(spec) => Some(Interest::of(spec, tensors, path)?),
+                Some(spec) => Some(Interest::of((spec, manifest.reads), tensors, path)?),
                 None => None,
             },
             manifest,

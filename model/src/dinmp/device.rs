@@ -13,6 +13,7 @@ use crate::language::LanguageError;
 use crate::language::error::computing;
 
 use super::network::{INNER, Looked, SIDES, VOLUME, Vector, WIDTH};
+use super::reads::Reads;
 use super::seen::{Asked, Seen};
 
 #[cfg(feature = "cuda")]
@@ -203,7 +204,12 @@ impl Parts {
 }
 
 /// The second graph: what the head reads of sums, volumes and candidates, in the order of [`super::Network`]'s own.
-fn read(values: &Values, pooled: &Tensor, asked: &Tensor, places: usize) -> Result<Tensor> {
+fn read(
+    values: &Values,
+    pooled: &Tensor,
+    asked: &Tensor,
+    (places, reads): (usize, Reads),
+) -> Result<Tensor> {
     let rows = pooled.dim(0)?;
     let volumes = pooled.narrow(1, places * WIDTH, places)?.detach();
     let sums = pooled.narrow(1, 0, places * WIDTH)?;
@@ -221,7 +227,7 @@ fn read(values: &Values, pooled: &Tensor, asked: &Tensor, places: usize) -> Resu
         .collect();
     let mut chosen = vec![0.0_f32; places * places * pairs.len()];
     for (column, pair) in pairs.iter().enumerate() {
-        chosen[*pair as usize * pairs.len() + column] = 1.0;
+        chosen[*pair as usize * pairs.len() + column] = f32::from(u8::from(reads.interactions));
     }
     // A product with ones and zeros, since the library is slow in picking columns back.
     let shape = (places * places, pairs.len());
@@ -240,7 +246,7 @@ fn read(values: &Values, pooled: &Tensor, asked: &Tensor, places: usize) -> Resu
 impl OnDevice {
     /// The way forward of some rows by these values, which are where they are to be computed.
     pub(super) fn forward(
-        (kinds, buckets): (usize, usize),
+        (kinds, buckets, reads): (usize, usize, Reads),
         values: &BTreeMap<String, Tensor>,
         (seen, looked): (&Seen, &Looked),
         rows: &[Asked],
@@ -256,7 +262,7 @@ impl OnDevice {
             let [items, asked] = [vectors[0].as_tensor(), vectors[1].as_tensor()];
             let parts = Parts::of(&values, &marks, items, asked)?;
             let pooled = Var::from_tensor(&parts.pool(&atoms)?)?;
-            let outputs = read(&values, &pooled, asked, atoms.places)?;
+            let outputs = read(&values, &pooled, asked, (atoms.places, reads))?;
             Ok(Self {
                 atoms,
                 parts,

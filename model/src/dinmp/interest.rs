@@ -17,6 +17,7 @@ use crate::table::{
 use super::device::OnDevice;
 use super::learn::{Gradients, Rows};
 use super::network::{Ahead, Looked, Network, WIDTH};
+use super::reads::Reads;
 use super::seen::{Asked, Seen};
 use super::users::{NUMBERS, Users};
 
@@ -90,12 +91,12 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Of a model's values.
+    /// Of a model's values, that reads this much of key-vectors.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; `path` is where they were read.
     pub fn of(
-        spec: &KeyVectorSpec,
+        (spec, reads): (&KeyVectorSpec, Reads),
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
@@ -108,7 +109,7 @@ impl Interest {
         };
         let table = Table::of_tensors(settings.table(), tensors).map_err(of_table)?;
         Ok(Self {
-            network: Network::of(spec.kinds.len(), spec.stretches(), tensors, path)?,
+            network: Network::of(sizes(spec), reads, tensors, path)?,
             spec: spec.clone(),
             rows: table.snapshot(),
         })
@@ -119,6 +120,11 @@ impl Interest {
         &self.spec
     }
 
+    /// Where requests are to be told that it is asked about.
+    pub fn seen(&self) -> Seen {
+        Seen::reading(self.network.reads)
+    }
+
     /// Ids that have a row.
     pub fn rows(&self) -> usize {
         self.rows.len()
@@ -127,18 +133,26 @@ impl Interest {
     /// What the head reads of each row, (rows, [`outputs`]).
     ///
     /// # Panics
-    /// If rows are not of what is seen.
+    /// If rows are not of what is seen, or that is not what it reads ([`Interest::seen`]).
     pub fn forward(&self, seen: &Seen, rows: &[Asked]) -> Vec<f32> {
+        let reads = self.network.reads;
+        assert_eq!(seen.reads(), reads, "what is seen is what it reads");
         let looked = Looked::of(seen, &self.rows);
         let out = self.network.forward(seen, &looked, rows);
         Users::of(seen, rows).around(&out, &looked.vectors)
     }
 }
 
+/// Kinds of events and stretches of time.
+fn sizes(spec: &KeyVectorSpec) -> (usize, usize) {
+    (spec.kinds.len(), spec.stretches())
+}
+
 /// As it learns.
 #[derive(Debug)]
 pub struct Learning {
     spec: KeyVectorSpec,
+    reads: Reads,
     settings: RowSettings,
     table: Table,
     /// Whether a CPU is to go the way of a device, for tests.
@@ -150,6 +164,7 @@ pub struct Learning {
 #[derive(Debug)]
 pub struct Way {
     computed: Computed,
+    reads: Reads,
     rows: Option<Rows>,
     /// (rows, outputs): what the head reads.
     pub outputs: Tensor,
@@ -194,10 +209,18 @@ impl Learning {
         Ok(Self {
             table: Table::new(settings.table()).map_err(of_table)?,
             spec,
+            reads: Reads::default(),
             settings,
             #[cfg(any(test, feature = "cuda"))]
             apart: false,
         })
+    }
+
+    /// The same, reading this much of key-vectors; what is seen must be told so ([`Seen::reading`]).
+    #[must_use]
+    pub fn reading(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
     }
 
     /// First values of the network.
@@ -205,7 +228,11 @@ impl Learning {
     /// # Errors
     /// None but the tensor library's.
     pub fn random(&self, seed: u64) -> Result<BTreeMap<String, Tensor>, LanguageError> {
-        Network::random(self.spec.kinds.len(), self.spec.stretches(), seed)
+        let (kinds, stretches) = sizes(&self.spec);
+        let mut values = Network::random(kinds, stretches, seed)?;
+        let held = self.reads.hold(&mut values);
+        held.map_err(computing("making first values"))?;
+        Ok(values)
     }
 
     /// Numbers of a row that the head reads.
@@ -271,6 +298,9 @@ impl Learning {
     ///
     /// # Errors
     /// A tensor of the network that is missing.
+    ///
+    /// # Panics
+    /// If what is seen is not what it reads.
     pub fn forward(
         &self,
         values: &BTreeMap<String, Tensor>,
@@ -278,6 +308,7 @@ impl Learning {
         step: Option<u64>,
         device: &Device,
     ) -> Result<Way, LanguageError> {
+        assert_eq!(seen.reads(), self.reads, "what is seen is what it reads");
         let RowSettings { dropout, seed, .. } = self.settings;
         let (looked, rows) = match step {
             Some(step) => {
@@ -291,9 +322,10 @@ impl Learning {
             }
             None => (Looked::of(&seen, &self.table.snapshot()), None),
         };
-        let sizes = (self.spec.kinds.len(), self.spec.stretches());
+        let (sizes, reads) = (sizes(&self.spec), self.reads);
         #[cfg(any(test, feature = "cuda"))]
         if self.apart || !device.is_cpu() {
+            let sizes = (sizes.0, sizes.1, reads);
             let way = OnDevice::forward(sizes, values, (&seen, &looked), &asked, device)?;
             let users = Users::of(&seen, &asked);
             let around = || {
@@ -314,11 +346,11 @@ impl Learning {
             return Ok(Way {
                 outputs,
                 computed: Computed::Device(Box::new(there)),
+                reads,
                 rows,
             });
         }
-        let (kinds, stretches) = sizes;
-        let network = Network::of(kinds, stretches, values, Path::new("the values"))?;
+        let network = Network::of(sizes, reads, values, Path::new("the values"))?;
         let (out, ahead) = network.forward_kept(&seen, &looked, &asked);
         let users = Users::of(&seen, &asked);
         let out = users.around(&out, &looked.vectors);
@@ -335,6 +367,7 @@ impl Learning {
                 ahead,
                 users,
             })),
+            reads,
             rows,
         })
     }
@@ -411,6 +444,8 @@ impl Way {
                 of_items
             }
         };
+        let learned = self.reads.learned(into);
+        learned.map_err(computing(doing))?;
         if let Some(rows) = &self.rows {
             let gradient = rows.gradient(&of_vectors)?;
             let sum = match into.remove(ROWS) {

@@ -200,6 +200,7 @@ impl Network {
     /// From what came out to the row's sums, to what stands for empty ones, and to the candidate.
     #[inline(always)]
     pub(super) fn unread(
+        &self,
         (outputs, gradient): (&[f32], &[f32]),
         candidate: &Vector,
         of_sums: &mut [Vector],
@@ -212,15 +213,16 @@ impl Network {
         let (of_read, rest) = rest.split_at(places * WIDTH);
         of_sums.copy_from_slice(of_read.as_chunks::<WIDTH>().0);
         // What was read of volumes goes back to nothing that learns.
-        let mut rest = rest[places..].iter().copied();
-        let mut next = || rest.next().expect("invariant: a gradient for each number");
+        let (of_products, of_itself) = rest[places..].split_at(places * (places - 1) / 2);
         let mut of_candidate = [0.0; WIDTH];
-        for place in 0..places {
-            for other in 0..place {
-                let gradient = next();
-                for at in 0..WIDTH {
-                    of_sums[place][at] += gradient * read[other][at];
-                    of_sums[other][at] += gradient * read[place][at];
+        if self.reads.interactions {
+            let mut of_products = of_products.iter();
+            for place in 0..places {
+                for (other, gradient) in (0..place).zip(of_products.by_ref()) {
+                    for at in 0..WIDTH {
+                        of_sums[place][at] += gradient * read[other][at];
+                        of_sums[other][at] += gradient * read[place][at];
+                    }
                 }
             }
         }
@@ -230,7 +232,7 @@ impl Network {
                 of_candidate[at] += gradient * one[at];
             }
         }
-        of_candidate.iter_mut().for_each(|to| *to += next());
+        each(&mut of_candidate, of_itself);
         let empty = of_empty.as_chunks_mut::<WIDTH>().0;
         for (((of, read), volume), empty) in of_sums.iter_mut().zip(read).zip(volumes).zip(empty) {
             if *volume > 0.0 {

@@ -18,6 +18,7 @@ use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
 use crate::wide::{add_product, widest};
 
+use super::reads::Reads;
 use super::seen::{Asked, Mark, Seen};
 
 /// Numbers of an item's vector: of a row of the table.
@@ -124,6 +125,7 @@ impl Weights {
 pub struct Network {
     pub(super) kinds: usize,
     pub(super) buckets: usize,
+    pub(super) reads: Reads,
     pub(super) weights: Weights,
 }
 
@@ -262,13 +264,13 @@ impl Network {
         values.map_err(computing("making first values"))
     }
 
-    /// The network of these values, with so many kinds of events and stretches of time.
+    /// The network of these values, with so many kinds of events and stretches of time, that reads this much.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape, named; `path` is where they were read.
     pub fn of(
-        kinds: usize,
-        buckets: usize,
+        (kinds, buckets): (usize, usize),
+        reads: Reads,
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
@@ -280,6 +282,7 @@ impl Network {
         let mut network = Self {
             kinds,
             buckets,
+            reads,
             weights: Weights::zeros(kinds, buckets),
         };
         let layout = Weights::layout(kinds, buckets);
@@ -395,17 +398,17 @@ impl Network {
         for (to, volume) in volumes.iter_mut().zip(&pooled.volumes) {
             *to = VOLUME * squashed(*volume);
         }
-        let mut rest = rest.iter_mut();
-        let mut put = |value| {
-            if let Some(to) = rest.next() {
-                *to = value;
+        let (products, of_candidate) = rest.split_at_mut(rest.len() - WIDTH);
+        if self.reads.interactions {
+            let mut products = products.iter_mut();
+            for (place, one) in read.iter().enumerate() {
+                for (other, to) in read[..place].iter().zip(products.by_ref()) {
+                    *to = dot(one, other);
+                }
             }
-        };
-        for (place, one) in read.iter().enumerate() {
-            for other in &read[..place] {
-                put(dot(one, other));
-            }
+        } else {
+            products.fill(0.0);
         }
-        candidate.iter().for_each(|value| put(*value));
+        of_candidate.copy_from_slice(candidate);
     }
 }

@@ -7,6 +7,8 @@ use crate::feature_log::LoggedRequest;
 use crate::gap::{GAPS, gap_of};
 use crate::table::RowKey;
 
+use super::reads::Reads;
+
 /// An item, as the network knows it: by rows of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ItemKeys {
@@ -81,10 +83,13 @@ pub struct Atom {
     pub mark: u32,
 }
 
-/// What some requests see, each thing once.
+/// What some requests see, each thing once: as much of it as is read.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
+    reads: Reads,
     items: Items,
+    /// Atoms of the request that is being told.
+    told: Vec<(u32, Mark)>,
     marks: Vec<Mark>,
     atoms: Vec<Atom>,
     /// Where each request's atoms end.
@@ -150,6 +155,20 @@ pub struct Asked {
 }
 
 impl Seen {
+    /// Nothing so far, and of what is told so much.
+    #[must_use]
+    pub fn reading(reads: Reads) -> Self {
+        Self {
+            reads,
+            ..Self::default()
+        }
+    }
+
+    /// What of what is told is read.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
     /// The place of an item.
     pub fn item(&mut self, item: ItemKeys) -> u32 {
         if let Some(place) = self.item_places.get(&item) {
@@ -163,16 +182,7 @@ impl Seen {
 
     /// Adds an atom to the request that is being told.
     pub fn atom(&mut self, item: u32, mark: Mark) {
-        let mark = match self.mark_places.get(&mark) {
-            Some(place) => *place,
-            None => {
-                let place = self.marks.len() as u32;
-                self.marks.push(mark.clone());
-                self.mark_places.insert(mark, place);
-                place
-            }
-        };
-        self.atoms.push(Atom { item, mark });
+        self.told.push((item, mark));
     }
 
     /// Takes in what a request sees, whole; gives its place.
@@ -253,6 +263,18 @@ impl Seen {
 
     /// Ends the request that was told, of a user by its pseudonym; gives its place.
     pub fn end_request(&mut self, user: &str) -> u32 {
+        for (item, mark) in self.reads.of(std::mem::take(&mut self.told)) {
+            let mark = match self.mark_places.get(&mark) {
+                Some(place) => *place,
+                None => {
+                    let place = self.marks.len() as u32;
+                    self.marks.push(mark.clone());
+                    self.mark_places.insert(mark, place);
+                    place
+                }
+            };
+            self.atoms.push(Atom { item, mark });
+        }
         let user = self.item(ItemKeys::of_user(user));
         self.users.push(user);
         self.ends.push(self.atoms.len());
@@ -261,7 +283,7 @@ impl Seen {
 
     /// The same of the requests of some rows alone, and the rows as they stand there.
     pub fn part(&self, rows: &[Asked]) -> (Self, Vec<Asked>) {
-        let mut part = Self::default();
+        let mut part = Self::reading(self.reads);
         let mut places = Places {
             items: vec![ABSENT; self.items()],
             keys: vec![ABSENT; self.items.keys.len()],
@@ -313,6 +335,7 @@ impl Seen {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.items.clear();
+        self.told.clear();
         self.marks.clear();
         self.atoms.clear();
         self.ends.clear();
@@ -337,10 +360,14 @@ impl Seen {
         self.items.keys_of(item)
     }
 
-    /// Its groups' alone.
+    /// Its groups' alone, where these tell what is of the candidate's kind; else none.
     #[inline]
     pub(super) fn groups_of(&self, item: usize) -> &[u32] {
-        &self.items.keys_of(item)[1..]
+        if self.reads.category {
+            &self.items.keys_of(item)[1..]
+        } else {
+            &[]
+        }
     }
 
     /// Where keys of each item end, one item behind the other.

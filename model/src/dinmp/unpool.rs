@@ -97,7 +97,7 @@ impl Pools<'_> {
         let asked = row.item as usize;
         let candidate = &looked.vectors[asked];
         let empty = &mut sums.network.empty;
-        let mut of_candidate = Network::unread(told, candidate, &mut buffers.of_sums, empty);
+        let mut of_candidate = network.unread(told, candidate, &mut buffers.of_sums, empty);
         let crossing = network.crossing(candidate);
         for (at, line) in crossing.iter().enumerate() {
             for (to, value) in buffers.crossing.iter_mut().zip(line) {

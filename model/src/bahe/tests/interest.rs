@@ -4,7 +4,7 @@ use headwater_config::DeviceChoice;
 
 use super::*;
 use crate::device::choose;
-use crate::dinmp::{Asked, ItemKeys, Learning, Mark, RowSettings, Seen};
+use crate::dinmp::{Asked, ItemKeys, Learning, Mark, Reads, RowSettings, Seen};
 use crate::feature::{FeatureBatch, FeatureSchema, KeyVectorSpec, LikenessSpec, TaskSpec};
 use crate::{HalfLives, Scores};
 
@@ -326,6 +326,7 @@ fn a_model_says_what_training_said() {
         head: head(wide),
         features: moments,
         key_vectors: Some(spec()),
+        reads: Reads::default(),
         objective: Objective::Labels,
         rows: [1, 0, 0],
         reached: None,

@@ -92,6 +92,7 @@ fn made_of(
         scenarios: (0..scenarios).map(|number| format!("s{number}")).collect(),
         head,
         key_vectors: None,
+        reads: crate::dinmp::Reads::default(),
         features: (0..features)
             .map(|place| [0.1 * place as f32, 1.0 + 0.05 * place as f32])
             .collect(),
