@@ -16,7 +16,7 @@ use headwater_config::{Config, OnBehavior, Topic};
 use headwater_model::Scores;
 use headwater_state::{
     Behavior, Coordinates, Delta, Entity, Folded, ItemTable, KindId, Partition, Place, ScenarioId,
-    SequenceId, Standing, Statistics, Timestamp, pinned_hash,
+    SequenceId, SlotId, Standing, Statistics, Timestamp, pinned_hash,
 };
 
 use crate::answer::{
@@ -328,16 +328,9 @@ impl Pipeline {
         let scenario = Arc::clone(self.shared_name(decoded.scenario));
         let text = (self.assembler).sequences_of(decoded, &scenario, items, &mut sequences);
         let behavior = Behavior {
-            at,
-            time: decoded.time,
-            event: event_of(record, decoded),
-            kind: decoded.kind,
-            scenario: decoded.scenario,
-            item: decoded.item.as_deref(),
-            value: decoded.value,
-            attributes: &attributes,
             text,
             sequences: &sequences,
+            ..behavior_of((record, decoded), at, &attributes)
         };
         let user = (&*decoded.user, place);
         let folded = owned.users.fold_at(user, &behavior, salt)?;
@@ -469,9 +462,29 @@ fn records<'a>(batch: &'a RecordBatch, indexes: &'a [u32]) -> impl Iterator<Item
     indexes.iter().map(|index| batch.get(*index as usize))
 }
 
+/// A behavior as state takes it in, of no sequence.
+pub(crate) fn behavior_of<'a>(
+    (record, decoded): (&Record<'_>, &'a DecodedBehavior<'_>),
+    at: Coordinates,
+    attributes: &'a [(SlotId, &'a str)],
+) -> Behavior<'a> {
+    Behavior {
+        at,
+        time: decoded.time,
+        event: event_of(record, decoded),
+        kind: decoded.kind,
+        scenario: decoded.scenario,
+        item: decoded.item.as_deref(),
+        value: decoded.value,
+        attributes,
+        text: None,
+        sequences: &[],
+    }
+}
+
 /// The identity of a behavior, as it is remembered: its event id. One without an id that was a dead letter is known by that letter, so that
 /// it counts once however often the letter is sent again. 0: none.
-pub(crate) fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
+fn event_of(record: &Record<'_>, decoded: &DecodedBehavior<'_>) -> u64 {
     if decoded.event != 0 {
         return decoded.event;
     }

@@ -1,11 +1,10 @@
 //! Users made again from the records of a partition, and rows of them. Before it stand samples of the partition and its records in their order; after it the metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use headwater_config::Config;
-use headwater_state::{
-    Behavior, Coordinates, MemoryStores, Partition, Stores as _, Timestamp, User,
-};
+use headwater_state::{Coordinates, MemoryStores, Partition, Stores as _, Timestamp, User};
 
 use super::{Beginning, Outcome, Sample};
 use crate::answer::HEADER_REDRIVE;
@@ -14,7 +13,7 @@ use crate::decode::{DecodedBehavior, Decoder};
 use crate::error::Error;
 use crate::log::Record;
 use crate::metrics::SkewMetrics;
-use crate::step::{event_of, taken};
+use crate::step::{behavior_of, taken};
 use crate::worker::settings_of;
 
 /// Behaviors after which what was noted for a changelog is forgotten: there is none.
@@ -38,7 +37,7 @@ pub struct Again {
     /// Of each user, whether something was met that a daemon may have judged otherwise when it read it.
     users: BTreeMap<String, Doubt>,
     state: Partition,
-    decoder: Decoder,
+    decoder: Arc<Decoder>,
     assembler: Assembler,
     begins: Beginning,
     max_ahead_ms: i64,
@@ -73,7 +72,7 @@ impl Again {
                 .collect(),
             samples,
             state,
-            decoder: Decoder::new(config),
+            decoder: Arc::new(Decoder::new(config)),
             assembler: Assembler::new(config)?,
             begins: Beginning::of(first),
             max_ahead_ms: config.state.max_ahead.millis(),
@@ -97,7 +96,7 @@ impl Again {
         self.metrics.records.inc();
         let clock = taken(record, now);
         self.begins.note(clock, self.max_ahead_ms);
-        let decoder = self.decoder.clone();
+        let decoder = Arc::clone(&self.decoder);
         let Ok(decoded) = decoder.behaviors(record.value, clock.0) else {
             return Ok(());
         };
@@ -147,19 +146,8 @@ impl Again {
     ) -> Result<(), Error> {
         let attributes = decoded.attributes.iter();
         let attributes: Vec<_> = attributes.map(|(slot, text)| (*slot, &**text)).collect();
-        let behavior = Behavior {
-            at,
-            time: decoded.time,
-            event: event_of(record, decoded),
-            kind: decoded.kind,
-            scenario: decoded.scenario,
-            item: decoded.item.as_deref(),
-            value: decoded.value,
-            attributes: &attributes,
-            // Likenesses are not compared.
-            text: None,
-            sequences: &[],
-        };
+        // Likenesses are not compared: it is in no sequence.
+        let behavior = behavior_of((record, decoded), at, &attributes);
         let partition = self.partition;
         let folded = self.state.fold(&decoded.user, &behavior, &mut || [0; 16]);
         folded.map_err(|source| Error::State { partition, source })?;

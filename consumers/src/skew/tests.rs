@@ -420,7 +420,8 @@ fn a_share_is_handed_over() {
     assert_eq!(left_out.get(), 5);
 }
 
-/// Goal: what waits is bounded in bytes as well, and gives its room back when it is looked at (`LIMIT-1`). Method: rooms of a third of all there is; a table of one item with no bytes left.
+/// Goal: what waits is bounded in bytes as well, and gives its room back when it is looked at (`LIMIT-1`); who watches sees it from the beginning. Method: rooms of a third of all there is; a table of one item with no bytes left; the
+/// counters of a new registry.
 #[test]
 fn what_waits_is_bounded() {
     let all = Arc::default();
@@ -431,6 +432,14 @@ fn what_waits_is_bounded() {
     assert!(Room::take(&all, third).is_some());
     rooms.clear();
     assert_eq!(all.load(Ordering::Relaxed), 0);
+
+    // What goes from nothing to some is no increase to who watches: all outcomes are there from the beginning.
+    let registry = prometheus::Registry::new();
+    Metrics::register(&registry).unwrap();
+    let families = registry.gather().into_iter();
+    let of_skew = families.filter(|family| family.name().contains("_skew_"));
+    let counters: usize = of_skew.map(|family| family.get_metric().len()).sum();
+    assert_eq!(counters, 4 + 4 + 1 + 1);
 
     let world = World::new("");
     assert_eq!(world.items.part(["i1"], 1 << 20).unwrap().len(), 1);
