@@ -357,7 +357,8 @@ impl Assembler {
         if let Some(trained) = self.scorers.of(row) {
             let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
             trained.fill(row, items, encoder);
-            trained.score((row, items), (&self.batch, self.keyed.as_ref()), scores);
+            let of = (&self.batch, self.keyed.as_ref());
+            trained.score((row, items), of, (&self.baseline, scores));
         }
     }
 

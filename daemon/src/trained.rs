@@ -1,7 +1,7 @@
 //! The trained model of `scoring.model`: a folder that `headwater train` wrote, held against the configuration that it is to work under.
 //!
 //! Before it, training; after it, the daemon, the engine and `explain` score with it. A model that was trained on other rows, other texts or other sequences
-//! is refused here, before anything is scored: it would give plausible numbers that are wrong.
+//! is refused here, before anything is scored, unless its rows have all that it was trained on, and more: it would give plausible numbers that are wrong.
 
 use std::path::{Path, PathBuf};
 
@@ -109,7 +109,21 @@ pub(crate) fn open(config: &Config) -> Result<Option<BaheModel>, TrainedError> {
 /// A model that is not there, not whole, or not of this configuration.
 pub(crate) fn open_folder(config: &Config, folder: &Path) -> Result<BaheModel, TrainedError> {
     let path = || folder.join(MANIFEST);
-    let model = BaheModel::open(folder, Assembler::new(config)?.schema())?;
+    let assembler = Assembler::new(config)?;
+    let model = BaheModel::open(folder, assembler.schema())?;
+    let known = &model.manifest().tasks;
+    let tasks = assembler.schema().tasks().iter().map(|task| &*task.name);
+    let unknown: Vec<&str> = tasks
+        .filter(|task| !known.iter().any(|one| one == task))
+        .collect();
+    if !unknown.is_empty() {
+        let (tasks, model) = (unknown.join(", "), model.version());
+        tracing::info!(
+            model,
+            tasks,
+            "these tasks came after the model was trained: they have the baseline's scores"
+        );
+    }
     let Some(encoder) = model.encoder() else {
         return Ok(model);
     };

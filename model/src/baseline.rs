@@ -422,11 +422,11 @@ impl Baseline {
         &self,
         shared: &Shared,
         row: FeatureRow<'_>,
-        task: usize,
+        (task, among): (usize, &[usize]),
     ) -> [Contribution; Term::ALL.len()] {
         let (smoothing, base) = (&self.smoothing, &shared.base);
         let category = base.category(row.numbers(Level::Category, task));
-        let other_tasks = self.other_tasks(row, task);
+        let other_tasks = self.other_tasks(row, task, among);
         let [trials, positives, recent_trials, recent_positives] = row.numbers(Level::Item, task);
         let [all_trials, all_positives] = row.numbers(Level::ItemAnywhere, task);
         let mut expected = base.log_odds + category.log_odds;
@@ -482,9 +482,9 @@ impl Baseline {
     }
 
     /// What the item's reception in other tasks says of it: the mean shift over the tasks that have trials.
-    fn other_tasks(&self, row: FeatureRow<'_>, task: usize) -> Contribution {
+    fn other_tasks(&self, row: FeatureRow<'_>, task: usize, among: &[usize]) -> Contribution {
         let (mut sums, mut shift, mut tasks) = ([0.0; 2], 0.0, 0.0);
-        for other in (0..row.tasks()).filter(|&other| other != task) {
+        for &other in among.iter().filter(|&&other| other != task) {
             let own: [f64; 2] = row.numbers(Level::ItemAnywhere, other);
             if own[0] > 0.0 {
                 let prior = self.prior(row.numbers(Level::Global, other));
@@ -515,10 +515,11 @@ impl Baseline {
         if batch.is_empty() {
             return;
         }
-        for task in 0..batch.tasks() {
+        let all: Vec<usize> = (0..batch.tasks()).collect();
+        for &task in &all {
             let shared = self.shared(batch.row(0), task);
             for (candidate, row) in batch.rows().enumerate() {
-                let terms = self.terms(&shared, row, task);
+                let terms = self.terms(&shared, row, (task, &all));
                 scores.probabilities[candidate * batch.tasks() + task] = probability(&terms).1;
             }
         }
@@ -526,7 +527,13 @@ impl Baseline {
 
     /// One score, term by term; `row` may come from a batch or from the feature log.
     pub fn explain(&self, row: FeatureRow<'_>, task: usize) -> Explanation {
-        let contributions = self.terms(&self.shared(row, task), row, task);
+        let all: Vec<usize> = (0..row.tasks()).collect();
+        self.explain_among(row, task, &all)
+    }
+
+    /// The same where these tasks, in this order, were all that there are.
+    pub fn explain_among(&self, row: FeatureRow<'_>, task: usize, among: &[usize]) -> Explanation {
+        let contributions = self.terms(&self.shared(row, task), row, (task, among));
         let (log_odds, probability) = probability(&contributions);
         Explanation {
             contributions,

@@ -69,7 +69,7 @@ mod schema;
 mod tests;
 
 pub use batch::{FeatureBatch, FeatureRow};
-pub use columns::{Column, Columns, Translation};
+pub use columns::{Column, Columns, Projection, Translation};
 pub use key_vectors::{KeyVectorSpec, KeyVectors};
 pub use likeness::{Against, LikenessSpec};
 pub use schema::{Feature, FeatureSchema, FeatureSchemaError, HalfLives, Meaning, TaskSpec};

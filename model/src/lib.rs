@@ -27,7 +27,7 @@ pub use baseline::{
 pub use feature::{
     Against, Column, Columns, Counts, Feature, FeatureBatch, FeatureRow, FeatureSchema,
     FeatureSchemaError, HalfLives, KeyVectorSpec, KeyVectors, Level, LikenessSpec, Meaning,
-    Quantity, TaskSpec, Translation,
+    Projection, Quantity, TaskSpec, Translation,
 };
 pub use feature_log::{
     FeatureLogError, LogHead, LoggedCandidate, LoggedRequest, LoggedSequence, LoggedVectors,

@@ -329,14 +329,26 @@ fn main() {
             scorer.begin(count, &mut vectors);
             let headed = timed(|| {
                 let mut scores = scores.clone();
-                scorer.score((&batch, 0), (&vectors, &said), &mut scores);
+                scorer.score(
+                    (&batch, 0),
+                    (&vectors, &said),
+                    (assembler.baseline(), &mut scores),
+                );
             });
             let whole = timed(|| {
                 let said = interest.forward(&seen, &asked);
                 let mut scores = scores.clone();
-                scorer.score((&batch, 0), (&vectors, &said), &mut scores);
+                scorer.score(
+                    (&batch, 0),
+                    (&vectors, &said),
+                    (assembler.baseline(), &mut scores),
+                );
             });
-            scorer.score((&batch, 0), (&vectors, &said), &mut scores);
+            scorer.score(
+                (&batch, 0),
+                (&vectors, &said),
+                (assembler.baseline(), &mut scores),
+            );
             let scored: Vec<f32> = (0..count).map(|at| scores.candidate(at)[0]).collect();
             write(
                 Path::new(&folder),

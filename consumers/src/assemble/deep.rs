@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use headwater_model::bahe::segment::start_of;
 use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
 use headwater_model::dinmp::{Asked, Interest, ItemKeys, Seen};
-use headwater_model::{FeatureBatch, LoggedSequence, LoggedVectors, Scores};
+use headwater_model::{Baseline, FeatureBatch, LoggedSequence, LoggedVectors, Scores};
 use headwater_state::{
     CurrentEncoder, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
 };
@@ -316,7 +316,7 @@ impl Trained {
         &mut self,
         (row, items): (&Row<'_>, &ItemTable),
         (batch, keyed): (&FeatureBatch, Option<&Keyed>),
-        scores: &mut Scores,
+        (baseline, scores): (&Baseline, &mut Scores),
     ) {
         self.scored = self.is_usable && self.row.known() > 0;
         if !self.scored {
@@ -338,7 +338,7 @@ impl Trained {
         }
         let seen = (&self.row, &*of);
         let of = (batch, self.model.scenario(row.scenario_name));
-        self.model.scorer().score(of, seen, scores);
+        self.model.scorer().score(of, seen, (baseline, scores));
     }
 
     /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.

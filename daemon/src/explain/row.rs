@@ -322,7 +322,8 @@ impl Reader {
         }
         let seen = (users, item, &*interest);
         let scenario = model.scenario(&logged.scenario);
-        model.scorer().score_row((row, scenario), seen, &mut scores);
+        let to = (self.assembler.baseline(), &mut scores[..]);
+        model.scorer().score_row((row, scenario), seen, to);
         Some(scores)
     }
 }

@@ -412,7 +412,8 @@ impl Matched<'_> {
                 let interest = &interest[place * wide..][..wide];
                 let seen = (&[][..], &[][..], interest);
                 let scenario = model.scenario(&self.logged.scenario);
-                model.scorer().score_row((row, scenario), seen, &mut scores);
+                let to = (assembler.baseline(), &mut scores[..]);
+                model.scorer().score_row((row, scenario), seen, to);
             }
             found.extend(scores.into_iter().map(base_log_odds));
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::dinmp::{Interest, Reads, matches, outputs};
-use crate::feature::{FeatureSchema, KeyVectorSpec};
+use crate::feature::{Columns, FeatureSchema, KeyVectorSpec, Projection};
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
 use super::deep::{Deep, DeepConfig, mean_of_texts};
@@ -69,6 +69,9 @@ pub struct Manifest {
     pub schema: String,
     /// What it is the hash of, a line a thing.
     rows_described: Vec<String>,
+    /// The same for others: rows that have all of it, and more, are read too. Models of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    columns: Option<Columns>,
     /// What stands for behaviors in its sequences, and which those are: a line a thing.
     pub texts_described: Vec<String>,
     /// Tasks, in the order of the head's log-odds.
@@ -150,6 +153,7 @@ impl Manifest {
             sequences: described.sequences,
             schema: format!("{:016x}", schema.hash()),
             rows_described: schema.description().lines().map(str::to_owned).collect(),
+            columns: Some(schema.columns()),
             texts_described: described.texts,
             tasks: tasks.collect(),
             scenarios: described.scenarios,
@@ -166,7 +170,7 @@ impl Manifest {
     }
 
     /// The hash of all of it but itself.
-    fn sum(&self) -> String {
+    pub(super) fn sum(&self) -> String {
         let bare = Self {
             manifest: String::new(),
             ..self.clone()
@@ -211,6 +215,11 @@ impl Manifest {
             let numbers = [blocks.norm_epsilon, blocks.rope_base];
             blocks.width != head.width || !numbers.iter().all(|one| *one > 0.0 && one.is_finite())
         });
+        let columns = manifest.columns.as_ref();
+        let odd_columns = columns.is_some_and(|columns| {
+            columns.tasks != manifest.tasks
+                || columns.shared.len() + columns.own.len() != head.features
+        });
         let spec = manifest.key_vectors.as_ref();
         let outputs = spec.map_or(0, |spec| outputs(spec.stretches()));
         let matches = spec.map_or(0, |spec| matches(spec.stretches()));
@@ -230,6 +239,7 @@ impl Manifest {
             (odd_blocks, "blocks"),
             (head.sequences != manifest.sequences.len(), "sequences"),
             (head.tasks != manifest.tasks.len(), "tasks"),
+            (odd_columns, "columns"),
             (head.scenarios != manifest.scenarios.len(), "scenarios"),
             (!head.is_sane(), "head"),
             (head.features != manifest.features.len(), "features"),
@@ -247,6 +257,39 @@ impl Manifest {
                 problem: "is odd, or does not go with the rest".to_owned(),
             }),
         }
+    }
+}
+
+impl Manifest {
+    /// Where rows of that schema have what it was trained on: all of it, meaning the same.
+    fn places_in(&self, schema: &FeatureSchema, path: &Path) -> Result<Projection, LanguageError> {
+        let ours = format!("{:016x}", schema.hash());
+        let columns = match &self.columns {
+            Some(columns) => columns.clone(),
+            None if self.schema == ours => schema.columns(),
+            // Of before columns were told.
+            None => Columns::default(),
+        };
+        let places = Projection::new(&columns, schema);
+        let problem = match places {
+            Ok(places)
+                if [places.shared.len() + places.own.len(), places.tasks.len()]
+                    == [self.head.features, self.head.tasks] =>
+            {
+                return Ok(places);
+            }
+            Ok(_) => String::new(),
+            Err(lacked) => format!("`{lacked}` is not there, or means something else; "),
+        };
+        Err(LanguageError::Key {
+            path: path.to_owned(),
+            key: "schema".to_owned(),
+            problem: format!(
+                "is {}, where rows are of {ours} by this configuration, and a model reads rows that have all that it was trained on: {problem}{}",
+                self.schema,
+                first_difference(&self.rows_described, schema.description().lines())
+            ),
+        })
     }
 }
 
@@ -276,18 +319,7 @@ impl BaheModel {
         };
         let (path, text) = read(MANIFEST)?;
         let manifest = Manifest::read(&path, &text)?;
-        let ours = format!("{:016x}", schema.hash());
-        if manifest.schema != ours {
-            return Err(LanguageError::Key {
-                path,
-                key: "schema".to_owned(),
-                problem: format!(
-                    "is {}, where rows are of {ours} by this configuration, and a model reads the rows that it was trained on: {}",
-                    manifest.schema,
-                    first_difference(&manifest.rows_described, schema.description().lines())
-                ),
-            });
-        }
+        manifest.places_in(schema, &path)?;
         let (path, bytes) = read(VALUES)?;
         let found = hex(&Sha256::digest(&bytes));
         if found != manifest.values {
@@ -349,13 +381,8 @@ impl BaheModel {
                 ),
             });
         }
-        let scorer = Scorer::of(
-            &manifest.head,
-            schema.shared().len(),
-            manifest.features.clone(),
-            tensors,
-            path,
-        )?;
+        let places = manifest.places_in(schema, path)?;
+        let scorer = Scorer::of(&manifest.head, places, &manifest.features, tensors, path)?;
         Ok(Self {
             id: half(&Sha256::digest(manifest.bytes())),
             deep: deep_of(&manifest, tensors, path)?,

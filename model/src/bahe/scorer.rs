@@ -13,8 +13,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::baseline::Scores;
-use crate::feature::{FeatureBatch, FeatureRow};
+use crate::baseline::{Baseline, Scores};
+use crate::feature::{FeatureBatch, FeatureRow, Projection};
 use crate::language::LanguageError;
 use crate::language::error::computing;
 use crate::language::kernel::{self, exp};
@@ -207,10 +207,10 @@ fn flat(tensor: &Tensor) -> Result<Vec<f32>, LanguageError> {
 #[derive(Debug)]
 pub struct Scorer {
     config: HeadConfig,
-    /// Numbers of a row that all candidates share.
-    shared: usize,
-    /// Mean and spread of each of a row's numbers, squashed.
-    moments: Vec<[f32; 2]>,
+    /// Where a row has the numbers and tasks that it was trained on.
+    places: Projection,
+    /// Mean and spread of each of these numbers, squashed: of those of the shared part, and of a candidate's.
+    moments: [Vec<[f32; 2]>; 2],
     projections: Option<(Layer, Layer)>,
     hidden: [Layer; 2],
     base: Vec<f32>,
@@ -280,23 +280,24 @@ impl Piece {
             let products = user.iter().zip(item).map(|(user, item)| user * item);
             self.products.extend(products);
         }
-        scorer.centred(scorer.shared, own, &mut self.own);
+        let (places, moments) = (&scorer.places.own, &scorer.moments[1]);
+        centred(places, moments, own, &mut self.own);
         self.interest.extend_from_slice(interest);
     }
 }
 
 impl Scorer {
-    /// The head of these values; of a row's numbers, the first `shared` are the same for all candidates of a request.
+    /// The head of these values, for rows that have its numbers and tasks at these places.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape, named; `path` is where they were read.
     ///
     /// # Panics
-    /// If there is not one pair of moments a number.
+    /// If there is not one pair of moments, and one place, a number, and one place a task.
     pub fn of(
         config: &HeadConfig,
-        shared: usize,
-        moments: Vec<[f32; 2]>,
+        places: Projection,
+        moments: &[[f32; 2]],
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
@@ -305,6 +306,12 @@ impl Scorer {
             config.features,
             "one pair of moments a number"
         );
+        assert_eq!(
+            [places.shared.len() + places.own.len(), places.tasks.len()],
+            [config.features, config.tasks],
+            "one place a number and a task"
+        );
+        let shared = places.shared.len();
         let purpose = Purpose::of(false);
         let mut source = Source::new(Origin::Named { tensors, path }, &Device::Cpu, purpose);
         let shape = (config.projected, config.width);
@@ -321,8 +328,8 @@ impl Scorer {
             Layer::of(&mut source, "head.hidden.1", (config.second(), one))?,
         ];
         Ok(Self {
-            shared,
-            moments,
+            moments: [moments[..shared].to_vec(), moments[shared..].to_vec()],
+            places,
             projections,
             cross: Layer::of_cross(&mut source, config)?,
             direct: match config.interest {
@@ -385,7 +392,7 @@ impl Scorer {
     }
 
     /// Puts the head's probabilities in the place of the baseline's, for all candidates that have a vector. `interest` is what [`crate::dinmp::Network::forward`] gives
-    /// of them, where the head looks at it; `scenario` is the request's ([`super::BaheModel::scenario`]).
+    /// of them, where the head looks at it; `scenario` is the request's ([`super::BaheModel::scenario`]). Tasks that the model does not know keep the baseline's.
     ///
     /// # Panics
     /// If batch, scores and vectors are not of one request, or not of this head's schema.
@@ -393,7 +400,7 @@ impl Scorer {
         &self,
         (batch, scenario): (&FeatureBatch, usize),
         (vectors, interest): (&RowVectors, &[f32]),
-        scores: &mut Scores,
+        (baseline, scores): (&Baseline, &mut Scores),
     ) {
         let same = self.same_of((batch.shared(), scenario), &vectors.users);
         let wide = self.config.interest;
@@ -416,7 +423,9 @@ impl Scorer {
             }
             self.run(&same, &mut piece);
             for (place, candidate) in candidates.iter().enumerate() {
-                self.answer(&same, &piece, place, scores.candidate_mut(*candidate));
+                let scores = scores.candidate_mut(*candidate);
+                self.begin_with(baseline, batch.row(*candidate), scores);
+                self.answer(&same, &piece, place, scores);
             }
         }
     }
@@ -429,13 +438,14 @@ impl Scorer {
         &self,
         (row, scenario): (FeatureRow<'_>, usize),
         (users, item, interest): (&[f32], &[f32], &[f32]),
-        scores: &mut [f32],
+        (baseline, scores): (&Baseline, &mut [f32]),
     ) {
         assert_eq!(interest.len(), self.config.interest, "the row's interest");
         let same = self.same_of((row.shared, scenario), users);
         let mut piece = Piece::default();
         piece.push(self, row.own, (users, item, interest));
         self.run(&same, &mut piece);
+        self.begin_with(baseline, row, scores);
         self.answer(&same, &piece, 0, scores);
     }
 
@@ -449,7 +459,7 @@ impl Scorer {
         let users = self.config.sequences * wide;
         let products = users + wide;
         let shared = products + users;
-        let own = shared + self.shared;
+        let own = shared + self.places.shared.len();
         let inputs = self.config.inputs();
         let interest = inputs - self.config.interest;
         [
@@ -463,14 +473,13 @@ impl Scorer {
 
     /// What the first layers make of what all candidates share.
     fn same_of(&self, (shared, scenario): (&[f32], usize), users: &[f32]) -> Same<'_> {
-        assert_eq!(shared.len(), self.shared, "rows of the head's schema");
         let [item, _, of_shared, ..] = self.parts();
-        let mut centred = Vec::new();
-        self.centred(0, shared, &mut centred);
+        let mut numbers = Vec::new();
+        centred(&self.places.shared, &self.moments[0], shared, &mut numbers);
         let scenario = &self.scenarios[scenario];
         let both = |layer: &Layer, mut same: Vec<f32>| {
             layer.add(0..item.start, users, &mut same);
-            layer.add(of_shared.clone(), &centred, &mut same);
+            layer.add(of_shared.clone(), &numbers, &mut same);
             same
         };
         let cross = self.cross.as_ref();
@@ -535,26 +544,39 @@ impl Scorer {
         }
     }
 
+    /// The baseline's probabilities as they would be if rows had the tasks alone that the model was trained on: others say something of an item, too.
+    fn begin_with(&self, baseline: &Baseline, row: FeatureRow<'_>, scores: &mut [f32]) {
+        let tasks = &self.places.tasks;
+        if tasks.iter().copied().ne(0..scores.len()) {
+            for &task in tasks {
+                scores[task] = baseline.explain_among(row, task, tasks).probability;
+            }
+        }
+    }
+
     /// A candidate's probabilities in the place of the baseline's.
     fn answer(&self, same: &Same<'_>, piece: &Piece, place: usize, scores: &mut [f32]) {
         let tasks = self.base.len();
         let more = &piece.out[place * tasks..][..tasks];
         let of_tasks = more.iter().zip(&self.base).zip(&same.scenario.lines);
-        for (score, ((more, base), [slope, shift])) in scores.iter_mut().zip(of_tasks) {
+        for (at, ((more, base), [slope, shift])) in self.places.tasks.iter().zip(of_tasks) {
+            let score = &mut scores[*at];
             let log_odds = (more + base_log_odds(*score) * base) * slope + shift;
             *score = 1.0 / (1.0 + (-log_odds).exp());
         }
     }
+}
 
-    /// A row's numbers from the `first` on, as the network was trained on them, behind what is there.
-    fn centred(&self, first: usize, values: &[f32], to: &mut Vec<f32>) {
-        let moments = &self.moments[first..first + values.len()];
-        let centred = values
-            .iter()
-            .zip(moments)
-            .map(|(value, [mean, spread])| (squashed(*value) - mean) / spread);
-        widest(|| to.extend(centred));
-    }
+/// Those of a part's numbers that the network was trained on, as it was, behind what is there.
+fn centred(places: &[usize], moments: &[[f32; 2]], values: &[f32], to: &mut Vec<f32>) {
+    let from = to.len();
+    to.extend(places.iter().map(|at| values[*at]));
+    let numbers = &mut to[from..];
+    widest(|| {
+        for (value, [mean, spread]) in numbers.iter_mut().zip(moments) {
+            *value = (squashed(*value) - mean) / spread;
+        }
+    });
 }
 
 fn silu(x: f32) -> f32 {

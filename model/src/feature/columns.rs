@@ -15,7 +15,7 @@ use super::schema::{Feature, FeatureSchema, LAYOUT, Meaning};
 use crate::feature_log::{FeatureLogError, LoggedRequest};
 
 /// A schema as others read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
     /// Names of the tasks, in order.
     pub tasks: Vec<String>,
@@ -60,6 +60,44 @@ impl FeatureSchema {
             name: feature.name.clone(),
             meaning,
         }
+    }
+}
+
+/// Where the numbers and tasks of a schema are in rows of another that has them all: how what was made for rows of before reads those of today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// Of each number of the shared part, its place among the other's.
+    pub shared: Vec<usize>,
+    /// The same of a candidate's.
+    pub own: Vec<usize>,
+    /// The same of tasks.
+    pub tasks: Vec<usize>,
+}
+
+impl Projection {
+    /// Where those columns are in rows of that schema.
+    ///
+    /// # Errors
+    /// Names the first task or number that such rows do not have, or that means something else there.
+    pub fn new(columns: &Columns, rows: &FeatureSchema) -> Result<Self, String> {
+        let part = |wanted: &[Column], there: &[Feature]| -> Result<Vec<usize>, String> {
+            let there: BTreeMap<&str, (usize, &Feature)> = (there.iter().enumerate())
+                .map(|(place, feature)| (&*feature.name, (place, feature)))
+                .collect();
+            let places = wanted.iter().map(|column| {
+                let found = there.get(&*column.name);
+                let same = found.filter(|(_, feature)| rows.column(feature) == *column);
+                same.map_or(Err(column.name.clone()), |(place, _)| Ok(*place))
+            });
+            places.collect()
+        };
+        let tasks = columns.tasks.iter();
+        let tasks = tasks.map(|name| rows.task(name).ok_or_else(|| name.clone()));
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, _>>()?,
+            shared: part(&columns.shared, rows.shared())?,
+            own: part(&columns.own, rows.own())?,
+        })
     }
 }
 

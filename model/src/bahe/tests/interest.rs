@@ -361,9 +361,11 @@ fn a_model_says_what_training_said() {
     }
     let mut vectors = RowVectors::default();
     model.scorer().begin(ITEMS, &mut vectors);
-    model
-        .scorer()
-        .score((&batch, 0), (&vectors, &of), &mut scores);
+    model.scorer().score(
+        (&batch, 0),
+        (&vectors, &of),
+        (&crate::Baseline::default(), &mut scores),
+    );
     for candidate in 0..ITEMS {
         for task in 0..2 {
             let trained = base(said[candidate * 2 + task]);
@@ -377,9 +379,11 @@ fn a_model_says_what_training_said() {
         let alone = interest.forward(&seen, &asked);
         let mut one = [base(0.4), base(-0.2)];
         let seen = (&[][..], &[][..], &*alone);
-        model
-            .scorer()
-            .score_row((batch.row(candidate), 0), seen, &mut one);
+        model.scorer().score_row(
+            (batch.row(candidate), 0),
+            seen,
+            (&crate::Baseline::default(), &mut one),
+        );
         assert_eq!(one, [scores.get(candidate, 0), scores.get(candidate, 1)]);
     }
     // Key-vectors of other kinds are not what it learned.

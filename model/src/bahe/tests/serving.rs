@@ -8,6 +8,10 @@ use crate::{Baseline, HalfLives, Scores};
 const PROJECTED: usize = 5;
 
 fn schema() -> FeatureSchema {
+    schema_of(&["click", "buy"])
+}
+
+fn schema_of(names: &[&str]) -> FeatureSchema {
     let lives = HalfLives {
         short_ms: None,
         long_ms: None,
@@ -18,7 +22,7 @@ fn schema() -> FeatureSchema {
         item: lives,
         user: lives,
     };
-    FeatureSchema::new(vec![task("click"), task("buy")]).unwrap()
+    FeatureSchema::new(names.iter().map(|name| task(name)).collect()).unwrap()
 }
 
 /// A request of so many candidates, each of other counts.
@@ -30,10 +34,17 @@ fn batch(schema: &FeatureSchema, candidates: usize) -> FeatureBatch {
         positives: trials / 3.0,
         ..Counts::default()
     };
-    for task in 0..2 {
+    for (task, spec) in schema.tasks().iter().enumerate() {
         batch.set_shared(Level::Global, task, &counts(900.0));
+        // The same of a task wherever it stands.
+        let more = ["click", "buy", "like"]
+            .iter()
+            .position(|name| *name == spec.name);
         for candidate in 0..candidates {
-            let of = counts(3.0 + 7.0 * candidate as f32 + task as f32);
+            let mut of = counts(3.0 + 7.0 * candidate as f32 + more.unwrap() as f32);
+            // Tasks say something of an item to each other.
+            of.positives *= 1.0 + more.unwrap() as f32 / 5.0;
+            batch.set(candidate, Level::ItemAnywhere, task, &of);
             batch.set(candidate, Level::Item, task, &of);
         }
     }
@@ -111,21 +122,15 @@ fn write(made: &Made, schema: &FeatureSchema, folder: &Path) {
     std::fs::write(folder.join(MANIFEST), manifest.bytes()).unwrap();
 }
 
-/// Probabilities of a request by the model, and by the network that learns.
-fn both(
-    model: &BaheModel,
-    made: &Made,
-    (batch, scenario): (&FeatureBatch, usize),
-) -> (Scores, Vec<Vec<f32>>) {
+/// Probabilities of a request by the baseline, and by the model.
+fn scored(model: &BaheModel, (batch, scenario): (&FeatureBatch, usize)) -> [Scores; 2] {
     let scorer = model.scorer();
     let mut base = Scores::default();
     Baseline::default().score(batch, &mut base);
     let mut vectors = RowVectors::default();
     scorer.begin(batch.len(), &mut vectors);
-    let has_vectors = made.described.head.width > 0;
-    let users = tensor(21, &[2, WIDTH]);
-    let items = tensor(22, &[batch.len(), WIDTH]);
-    if has_vectors {
+    let [users, items] = vectors_of(batch.len());
+    if scorer.config().width > 0 {
         for (sequence, vector) in users.to_vec2::<f32>().unwrap().iter().enumerate() {
             scorer.set_user(sequence, vector, &mut vectors);
         }
@@ -135,7 +140,25 @@ fn both(
     }
     assert_eq!(vectors.known(), batch.len());
     let mut scores = base.clone();
-    scorer.score((batch, scenario), (&vectors, &[]), &mut scores);
+    let to = (&Baseline::default(), &mut scores);
+    scorer.score((batch, scenario), (&vectors, &[]), to);
+    [base, scores]
+}
+
+/// Vectors of the user's sequences, and of so many candidates.
+fn vectors_of(candidates: usize) -> [Tensor; 2] {
+    [tensor(21, &[2, WIDTH]), tensor(22, &[candidates, WIDTH])]
+}
+
+/// Probabilities of a request by the model, and log-odds by the network that learns.
+fn both(
+    model: &BaheModel,
+    made: &Made,
+    (batch, scenario): (&FeatureBatch, usize),
+) -> (Scores, Vec<Vec<f32>>) {
+    let [base, scores] = scored(model, (batch, scenario));
+    let has_vectors = made.described.head.width > 0;
+    let [users, items] = vectors_of(batch.len());
     let head = Head::of(
         &made.described.head,
         &made.values,
@@ -212,10 +235,15 @@ fn answering_equals_learning() {
         }
         assert_eq!((vectors.known(), vectors.item(0)), (5, None));
         let mut some = plain.clone();
-        scorer.score((&batch, 0), (&vectors, &[]), &mut some);
+        scorer.score(
+            (&batch, 0),
+            (&vectors, &[]),
+            (&Baseline::default(), &mut some),
+        );
         let mut alone = plain.candidate(3).to_vec();
         let item = vectors.item(3).unwrap();
-        scorer.score_row((batch.row(3), 0), (vectors.users(), item, &[]), &mut alone);
+        let to = (&Baseline::default(), &mut alone[..]);
+        scorer.score_row((batch.row(3), 0), (vectors.users(), item, &[]), to);
         let bits =
             |scores: &[f32]| -> Vec<u32> { scores.iter().map(|one| one.to_bits()).collect() };
         assert_eq!(bits(&alone), bits(scores.candidate(3)));
@@ -262,7 +290,8 @@ fn scenarios_experts_and_crosses_answer_as_they_learned() {
                 Baseline::default().score(&batch, &mut alone);
                 let mut alone = alone.candidate(4).to_vec();
                 let row = (batch.row(4), scenario);
-                model.scorer().score_row(row, (&[], &[], &[]), &mut alone);
+                let to = (&Baseline::default(), &mut alone[..]);
+                model.scorer().score_row(row, (&[], &[], &[]), to);
                 assert_eq!(bits(&alone), bits(scores.candidate(4)), "{parts:?}");
             }
             told.push(bits(scores.candidate(4)));
@@ -287,6 +316,62 @@ fn scenarios_experts_and_crosses_answer_as_they_learned() {
             .to_string();
         assert!(said.contains(&format!("`{key}` is odd")), "{said}");
     }
+}
+
+/// Goal: a model of before a task came goes on to score rows of today: its own tasks to the bit as before, the new one as the baseline does; what it reads must be there and mean the same. Method: a task in front of the
+/// others, so that all places move, with experts and a cross; a row of one task less, and manifests whose columns are not those of their head.
+#[test]
+fn a_model_reads_rows_that_have_more_than_it_was_trained_on() {
+    let (old, new) = (schema(), schema_of(&["like", "buy", "click"]));
+    let folder = tempfile::tempdir().unwrap();
+    let made = made_of(&old, Layers::Deep, [2, 2, 3]);
+    write(&made, &old, folder.path());
+    let answers = [&old, &new].map(|schema| {
+        let model = BaheModel::open(folder.path(), schema).unwrap();
+        let batch = batch(schema, 5);
+        scored(&model, (&batch, 1))
+    });
+    let [[_, before], [base, today]] = &answers;
+    for candidate in 0..5 {
+        let (before, today) = (before.candidate(candidate), today.candidate(candidate));
+        assert_eq!(before[0].to_bits(), today[2].to_bits(), "click");
+        assert_eq!(before[1].to_bits(), today[1].to_bits(), "buy");
+        let base = base.candidate(candidate);
+        assert_eq!(base[0].to_bits(), today[0].to_bits(), "like");
+        assert_ne!(base[2].to_bits(), today[2].to_bits(), "it says something");
+    }
+    let fewer = schema_of(&["click", "like"]);
+    let said = BaheModel::open(folder.path(), &fewer).unwrap_err();
+    let said = said.to_string();
+    assert!(said.contains("`buy` is not there, or means"), "{said}");
+    // As models were written before columns were told: their own rows, and no others.
+    let text = std::fs::read_to_string(folder.path().join(MANIFEST)).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut with = |key: &str, value: Option<serde_json::Value>| {
+        let held = manifest.as_object_mut().unwrap();
+        match value {
+            Some(value) => held.insert(key.to_owned(), value),
+            None => held.remove(key),
+        };
+        held.insert("manifest".to_owned(), String::new().into());
+        let bare: Manifest = serde_json::from_value(manifest.clone()).unwrap();
+        manifest["manifest"] = bare.sum().into();
+        std::fs::write(folder.path().join(MANIFEST), manifest.to_string()).unwrap();
+        [&old, &new].map(|schema| BaheModel::open(folder.path(), schema).map(|_| ()))
+    };
+    let columns = serde_json::to_value(new.columns()).unwrap();
+    let [one, other] = with("columns", Some(columns)).map(|of| of.unwrap_err().to_string());
+    assert!(
+        one.contains("`columns` is odd") && other.contains("`columns` is odd"),
+        "{one}"
+    );
+    let [its, more] = with("columns", None);
+    its.unwrap();
+    let said = more.unwrap_err().to_string();
+    assert!(
+        said.contains("reads rows that have all that it was trained on"),
+        "{said}"
+    );
 }
 
 /// Goal: a folder is read as it was written, or refused with what is wrong: nothing of another model is ever fed. Method: what two models share and do not
