@@ -92,7 +92,7 @@ pub use telemetry::{Level, LogFormat, TelemetryConfig};
 pub use texts::{DeviceChoice, Field, Template, TextsConfig};
 pub use topic::{Cleanup, Partitioning, Topic};
 pub use topics::TopicsConfig;
-pub use train::{ObjectiveChoice, TrainConfig};
+pub use train::{InteractionsChoice, ObjectiveChoice, TrainConfig};
 pub use tree::Origin;
 
 /// The compiled-in defaults, with their comments: the reference of every key.

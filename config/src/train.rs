@@ -27,6 +27,20 @@ choice! {
     }
 }
 
+choice! {
+    /// How what a user did at different times, and within and outside a candidate's categories, goes together.
+    InteractionsChoice {
+        /// Not at all.
+        None = "none",
+        /// By inner products of all pairs, as in a factorization machine.
+        Products = "products",
+        /// By self-attention.
+        Attention = "attention",
+        /// By products of what self-attention made.
+        Both = "both",
+    }
+}
+
 /// Whether this instance learns from what the fleet scored, and how often.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +66,8 @@ pub struct TrainConfig {
     pub experts: usize,
     /// Rank of the layer of crosses; 0: none. At most 256.
     pub cross: usize,
+    /// How stretches and sides of what users did go together, where rows have key-vectors.
+    pub interactions: InteractionsChoice,
     /// What it lowers, where there are several tasks.
     pub objective: ObjectiveChoice,
 }

@@ -48,6 +48,7 @@ mod split;
 mod trial;
 mod vectors;
 
+pub use configured::of_interactions;
 pub use error::TrainError;
 pub(crate) use going::Going;
 pub use ids::Ids;

@@ -13,7 +13,7 @@
 //! * *Partitions*: stretches of time before the row × what is of the candidate's own kind, and what is not. A key that shares a part of its categories and
 //!   attributes with the candidate counts by that part on one side and by the rest on the other: of k categories each is 1/k. Each bucket has its own
 //!   restricted vectors: an atom knows the events of its stretch alone. An empty bucket has a learned vector.
-//! * *Interactions*: inner products of all pairs of buckets, and of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
+//! * *Interactions*: inner products of all pairs of buckets, as in a factorization machine, or self-attention among them, which each bucket's vector goes through before it is held against others, or both; which is a choice. And of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
 //!   that rows of ids learn from the first step on what a hidden layer would have to find first.
 //! * What of it is read is a choice ([`Reads`]); nothing is left out but to see what it is worth.
 //! * *Users* have rows as well, by their pseudonyms; the head reads a user's row, and its product with the candidate's vector.
@@ -21,10 +21,12 @@
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
 //! order of its atoms, whoever is in the batch with it: alone or among thousands, the same bits.
 
+mod among;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
 mod interest;
 mod learn;
+mod mark;
 mod network;
 mod pool;
 mod reads;
@@ -36,6 +38,7 @@ mod users;
 
 pub use interest::{Interest, Learning, ROWS, RowSettings, Way, matches, outputs};
 pub use learn::{Gradients, Rows};
+pub use mark::Mark;
 pub use network::{Looked, Network, WIDTH};
 pub use reads::Reads;
-pub use seen::{Asked, Atom, ItemKeys, Mark, Seen};
+pub use seen::{Asked, Atom, ItemKeys, Seen};

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use headwater::Exit;
 use headwater::train::{
-    Ids, Parts, Regime, Source, Texts, TrainBahe, TrainSummary, Winner, objective,
+    Ids, Parts, Regime, Source, Texts, TrainBahe, TrainSummary, Winner, objective, of_interactions,
 };
-use headwater_config::{DeviceChoice, ObjectiveChoice};
+use headwater_config::{DeviceChoice, InteractionsChoice, ObjectiveChoice};
 use headwater_model::DType;
 use headwater_model::dinmp::Reads;
 use headwater_model::{LABELS_MIN, USERS_MIN, Z_MIN};
@@ -141,6 +141,10 @@ struct Bahe {
     /// Without it, `train.cross`.
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=256))]
     cross: Option<u64>,
+    /// How stretches and sides of what users did go together, with --key-vectors: none, products of all pairs (as in a factorization machine), attention (self-attention), both.
+    /// Without it, `train.interactions`.
+    #[arg(long, value_parser = interactions(), requires = "key_vectors")]
+    interactions: Option<InteractionsChoice>,
     /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
     /// pcgrad, mgda, cagrad, aligned-mtl.
     #[arg(long, value_parser = objectives(), default_value = "labels")]
@@ -195,8 +199,6 @@ enum Part {
     Time,
     /// What is of the candidate's own categories and attributes, apart from the rest: all lies on one side.
     Category,
-    /// Products of pairs of stretches and sides.
-    Interactions,
 }
 
 fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
@@ -207,7 +209,7 @@ fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
         attention: has(Part::Attention),
         time: has(Part::Time),
         category: has(Part::Category),
-        interactions: has(Part::Interactions),
+        ..Reads::default()
     }
 }
 
@@ -229,6 +231,17 @@ fn objectives() -> impl TypedValueParser<Value = ObjectiveChoice> {
     let words = ObjectiveChoice::ALL.iter().map(|choice| choice.as_str());
     let choice = |word: String| {
         let mut all = ObjectiveChoice::ALL.iter().copied();
+        all.find(|choice| choice.as_str() == word)
+            .expect("invariant: no other word is possible")
+    };
+    PossibleValuesParser::new(words).map(choice)
+}
+
+/// The words for how buckets go together.
+fn interactions() -> impl TypedValueParser<Value = InteractionsChoice> {
+    let words = InteractionsChoice::ALL.iter().map(|choice| choice.as_str());
+    let choice = |word: String| {
+        let mut all = InteractionsChoice::ALL.iter().copied();
         all.find(|choice| choice.as_str() == word)
             .expect("invariant: no other word is possible")
     };
@@ -297,7 +310,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             TextsChoice::Deep => Texts::Deep,
         },
         key_vectors: bahe.key_vectors,
-        reads: reads(bahe.newest, &bahe.without),
+        reads: of_interactions(
+            reads(bahe.newest, &bahe.without),
+            bahe.interactions.unwrap_or(config.train.interactions),
+        ),
         ids: Ids {
             rate: bahe.id_rate,
             dropout: bahe.id_dropout,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headwater_config::{Config, DeviceChoice};
+use headwater_config::{Config, DeviceChoice, InteractionsChoice};
 use headwater_model::dinmp::Reads;
 
 use super::{Ids, Parts, Regime, Source, Texts, TrainBahe, Winner, objective};
@@ -22,7 +22,7 @@ impl TrainBahe {
             regime: Regime::Frozen,
             texts: Texts::None,
             key_vectors: config.key_vectors.logged,
-            reads: Reads::default(),
+            reads: of_interactions(Reads::default(), settings.interactions),
             ids: Ids::default(),
             cut: config.texts.cut,
             layers: 1,
@@ -51,5 +51,16 @@ impl TrainBahe {
             steps: None,
             progress: false,
         }
+    }
+}
+
+/// The same with these interactions.
+#[must_use]
+pub fn of_interactions(reads: Reads, choice: InteractionsChoice) -> Reads {
+    use InteractionsChoice::{Attention, Both, Products};
+    Reads {
+        products: matches!(choice, Products | Both),
+        self_attention: matches!(choice, Attention | Both),
+        ..reads
     }
 }

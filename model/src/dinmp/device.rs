@@ -12,7 +12,9 @@ use crate::gap::GAPS;
 use crate::language::LanguageError;
 use crate::language::error::computing;
 
-use super::network::{INNER, Looked, SIDES, VOLUME, Vector, WIDTH};
+use super::among::SCALE;
+use super::mark::SIDES;
+use super::network::{INNER, Looked, VOLUME, Vector, WIDTH};
 use super::reads::Reads;
 use super::seen::{Asked, Seen};
 
@@ -220,27 +222,52 @@ fn read(
     let part = (&volumes + 1.0)?.sqrt()?.recip()?.unsqueeze(2)?;
     let sums = squashed(&sums.broadcast_mul(&part)?)?;
     let read = (sums.broadcast_mul(&full)? + instead)?;
-    let products = read.matmul(&read.t()?.contiguous()?)?;
+    let sums_read = read.reshape((rows, places * WIDTH))?;
+    let mixed = if reads.self_attention {
+        mixed(values, &read)?
+    } else {
+        read
+    };
+    let products = mixed.matmul(&mixed.t()?.contiguous()?)?;
     let products = products.reshape((rows, places * places))?;
     let pairs: Vec<u32> = (0..places)
         .flat_map(|one| (0..one).map(move |other| (one * places + other) as u32))
         .collect();
     let mut chosen = vec![0.0_f32; places * places * pairs.len()];
     for (column, pair) in pairs.iter().enumerate() {
-        chosen[*pair as usize * pairs.len() + column] = f32::from(u8::from(reads.interactions));
+        chosen[*pair as usize * pairs.len() + column] = f32::from(u8::from(reads.products));
     }
     // A product with ones and zeros, since the library is slow in picking columns back.
     let shape = (places * places, pairs.len());
     let chosen = Tensor::from_vec(chosen, shape, pooled.device())?;
-    let matches = read.matmul(&asked.unsqueeze(2)?)?.squeeze(2)?;
+    let matches = mixed.matmul(&asked.unsqueeze(2)?)?.squeeze(2)?;
     let parts = [
         matches,
-        read.reshape((rows, places * WIDTH))?,
+        sums_read,
         (squashed(&volumes)? * f64::from(VOLUME))?,
         products.matmul(&chosen)?,
         asked.clone(),
     ];
     Tensor::cat(&parts, 1)
+}
+
+/// What goes on among buckets ([`super::among`]), (rows, places, WIDTH).
+fn mixed(values: &Values, read: &Tensor) -> Result<Tensor> {
+    let (rows, places, _) = read.dims3()?;
+    let through = |of: &Tensor, name: &str| -> Result<Tensor> {
+        let flat = of.reshape((rows * places, WIDTH))?;
+        flat.matmul(values.of(name)?)?
+            .reshape((rows, places, WIDTH))
+    };
+    let placed = read.broadcast_add(&values.of("among_places")?.unsqueeze(0)?)?;
+    let likes = through(&placed, "among")?.matmul(&placed.t()?.contiguous()?)?;
+    // By hand: the library's own has no way back.
+    let likes = (likes * f64::from(SCALE))?;
+    let likes = likes
+        .broadcast_sub(&likes.max_keepdim(2)?.detach())?
+        .exp()?;
+    let shares = likes.broadcast_div(&likes.sum_keepdim(2)?)?;
+    read + shares.matmul(&through(read, "among_values")?)?
 }
 
 impl OnDevice {

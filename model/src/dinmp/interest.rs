@@ -228,8 +228,7 @@ impl Learning {
     /// # Errors
     /// None but the tensor library's.
     pub fn random(&self, seed: u64) -> Result<BTreeMap<String, Tensor>, LanguageError> {
-        let (kinds, stretches) = sizes(&self.spec);
-        let mut values = Network::random(kinds, stretches, seed)?;
+        let mut values = Network::random(sizes(&self.spec), self.reads, seed)?;
         let held = self.reads.hold(&mut values);
         held.map_err(computing("making first values"))?;
         Ok(values)

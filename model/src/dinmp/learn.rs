@@ -112,7 +112,7 @@ pub(super) struct Sums {
 impl Sums {
     fn new(network: &Network, items: usize, marks: usize) -> Self {
         Self {
-            network: Weights::zeros(network.kinds, network.buckets),
+            network: Weights::zeros((network.kinds, network.buckets), network.reads),
             vectors: vec![[0.0; WIDTH]; items],
             keys: vec![[0.0; INNER]; items],
             candidates: vec![[0.0; INNER]; items],
@@ -143,14 +143,14 @@ pub(super) fn each(to: &mut [f32], from: &[f32]) {
 }
 
 /// `to += one ⊗ other`
-fn outer<const N: usize>(to: &mut [f32], one: &[f32], other: &[f32; N]) {
+pub(super) fn outer<const N: usize>(to: &mut [f32], one: &[f32], other: &[f32; N]) {
     for (line, value) in to.as_chunks_mut::<N>().0.iter_mut().zip(one) {
         add(line, *value, other);
     }
 }
 
 /// `to += weights · line`: what comes back to the input of a matrix.
-fn back<const N: usize>(to: &mut [f32], weights: &[f32], line: &[f32; N]) {
+pub(super) fn back<const N: usize>(to: &mut [f32], weights: &[f32], line: &[f32; N]) {
     for (to, weights) in to.iter_mut().zip(weights.as_chunks::<N>().0) {
         *to += dot(weights, line);
     }
@@ -197,43 +197,56 @@ impl Network {
         self.behind(seen, looked, ahead, sums)
     }
 
-    /// From what came out to the row's sums, to what stands for empty ones, and to the candidate.
+    /// From what came out to the row's sums, to what stands for empty ones and what goes on among them, and to the candidate.
     #[inline(always)]
     pub(super) fn unread(
         &self,
         (outputs, gradient): (&[f32], &[f32]),
         candidate: &Vector,
         of_sums: &mut [Vector],
-        of_empty: &mut [f32],
+        sums: &mut Weights,
     ) -> Vector {
         let places = of_sums.len();
         let (read, rest) = outputs[places..].split_at(places * WIDTH);
         let (read, volumes) = (read.as_chunks::<WIDTH>().0, &rest[..places]);
         let (of_matches, rest) = gradient.split_at(places);
         let (of_read, rest) = rest.split_at(places * WIDTH);
-        of_sums.copy_from_slice(of_read.as_chunks::<WIDTH>().0);
+        let of_read = of_read.as_chunks::<WIDTH>().0;
         // What was read of volumes goes back to nothing that learns.
         let (of_products, of_itself) = rest[places..].split_at(places * (places - 1) / 2);
+        let mixed = self.mixed(read);
+        // Of what is mixed first, where it is not the sums themselves.
+        let of_mixed = of_sums;
+        if self.reads.self_attention {
+            of_mixed.fill([0.0; WIDTH]);
+        } else {
+            of_mixed.copy_from_slice(of_read);
+        }
         let mut of_candidate = [0.0; WIDTH];
-        if self.reads.interactions {
+        if self.reads.products {
             let mut of_products = of_products.iter();
             for place in 0..places {
                 for (other, gradient) in (0..place).zip(of_products.by_ref()) {
                     for at in 0..WIDTH {
-                        of_sums[place][at] += gradient * read[other][at];
-                        of_sums[other][at] += gradient * read[place][at];
+                        of_mixed[place][at] += gradient * mixed[other][at];
+                        of_mixed[other][at] += gradient * mixed[place][at];
                     }
                 }
             }
         }
-        for ((of, one), gradient) in of_sums.iter_mut().zip(read).zip(of_matches) {
+        for ((of, one), gradient) in of_mixed.iter_mut().zip(&*mixed).zip(of_matches) {
             for at in 0..WIDTH {
                 of[at] += gradient * candidate[at];
                 of_candidate[at] += gradient * one[at];
             }
         }
+        let of_sums = of_mixed;
+        if self.reads.self_attention {
+            self.unmix(read, of_sums, sums);
+            each(of_sums.as_flattened_mut(), of_read.as_flattened());
+        }
         each(&mut of_candidate, of_itself);
-        let empty = of_empty.as_chunks_mut::<WIDTH>().0;
+        let empty = sums.empty.as_chunks_mut::<WIDTH>().0;
         for (((of, read), volume), empty) in of_sums.iter_mut().zip(read).zip(volumes).zip(empty) {
             if *volume > 0.0 {
                 // The slope of ln(1 + |z|) is 1 / (1 + |z|).
@@ -293,8 +306,9 @@ impl Network {
         gradients: &Gradients,
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
-        let parts = gradients.network.parts();
-        for ((name, shape), values) in self.names().zip(parts) {
+        let parts = gradients.network.parts().into_iter();
+        let parts = self.names().zip(parts);
+        for ((name, shape), values) in parts.filter(|(_, values)| !values.is_empty()) {
             let add = |sum: Option<Tensor>| {
                 let gradient = Tensor::from_slice(values, &shape[..], &Device::Cpu)?;
                 match sum {

@@ -18,8 +18,9 @@ use crate::numbers::Numbers;
 use crate::table::{RowKey, Snapshot};
 use crate::wide::{add_product, widest};
 
+use super::mark::{Mark, SIDES};
 use super::reads::Reads;
-use super::seen::{Asked, Mark, Seen};
+use super::seen::{Asked, Seen};
 
 /// Numbers of an item's vector: of a row of the table.
 pub const WIDTH: usize = 16;
@@ -29,8 +30,8 @@ pub(super) const INNER: usize = 32;
 pub(super) const MARK: usize = 16;
 /// Part of a volume's logarithm that the head reads.
 pub(super) const VOLUME: f32 = 0.25;
-/// Sides of a stretch: what is of the candidate's kind, and the rest.
-pub(super) const SIDES: usize = 2;
+/// Matrices of weights.
+const PARTS: usize = 14;
 
 pub(super) type Inner = [f32; INNER];
 pub(super) type Vector = [f32; WIDTH];
@@ -57,12 +58,20 @@ pub(super) struct Weights {
     pub(super) recency: Vec<f32>,
     /// (buckets · SIDES, WIDTH)
     pub(super) empty: Vec<f32>,
+    /// (WIDTH, WIDTH), (WIDTH, WIDTH), (buckets · SIDES, WIDTH): see [`super::among`]; empty without it.
+    pub(super) among: Vec<f32>,
+    pub(super) among_values: Vec<f32>,
+    pub(super) among_places: Vec<f32>,
 }
 
 impl Weights {
-    /// Name, shape and spread of the first values of each, in the order of [`Weights::parts_mut`].
-    fn layout(kinds: usize, buckets: usize) -> [(&'static str, [usize; 2], f32); 11] {
+    /// Name, shape and spread of the first values of each, in the order of [`Weights::parts_mut`]. What is not read has no lines.
+    fn layout(
+        (kinds, buckets): (usize, usize),
+        reads: Reads,
+    ) -> [(&'static str, [usize; 2], f32); PARTS] {
         let by_root = |inputs: usize| 1.0 / (inputs as f32).sqrt();
+        let among = |lines: usize| [if reads.self_attention { lines } else { 0 }, WIDTH];
         [
             ("key", [WIDTH, INNER], by_root(WIDTH)),
             ("candidate", [WIDTH, INNER], by_root(WIDTH)),
@@ -75,10 +84,14 @@ impl Weights {
             ("buckets", [buckets, MARK], 0.3),
             ("recency", [GAPS, MARK], 0.1),
             ("empty", [buckets * SIDES, WIDTH], 0.0),
+            ("among", among(WIDTH), by_root(WIDTH)),
+            // Nothing is taken in before it is learned.
+            ("among_values", among(WIDTH), 0.0),
+            ("among_places", among(buckets * SIDES), 0.3),
         ]
     }
 
-    pub(super) fn parts(&self) -> [&Vec<f32>; 11] {
+    pub(super) fn parts(&self) -> [&Vec<f32>; PARTS] {
         [
             &self.key,
             &self.candidate,
@@ -91,10 +104,13 @@ impl Weights {
             &self.buckets,
             &self.recency,
             &self.empty,
+            &self.among,
+            &self.among_values,
+            &self.among_places,
         ]
     }
 
-    pub(super) fn parts_mut(&mut self) -> [&mut Vec<f32>; 11] {
+    pub(super) fn parts_mut(&mut self) -> [&mut Vec<f32>; PARTS] {
         [
             &mut self.key,
             &mut self.candidate,
@@ -107,17 +123,24 @@ impl Weights {
             &mut self.buckets,
             &mut self.recency,
             &mut self.empty,
+            &mut self.among,
+            &mut self.among_values,
+            &mut self.among_places,
         ]
     }
 
-    pub(super) fn zeros(kinds: usize, buckets: usize) -> Self {
+    pub(super) fn zeros(sizes: (usize, usize), reads: Reads) -> Self {
         let mut zeros = Self::default();
-        let layout = Self::layout(kinds, buckets).into_iter();
+        let layout = Self::layout(sizes, reads).into_iter();
         for (part, (_, [rows, columns], _)) in zeros.parts_mut().into_iter().zip(layout) {
             *part = vec![0.0; rows * columns];
         }
         zeros
     }
+}
+
+fn is_there((_, [lines, _], _): &(&str, [usize; 2], f32)) -> bool {
+    *lines > 0
 }
 
 /// The network.
@@ -244,22 +267,24 @@ pub(super) fn part(volume: f32) -> f32 {
 }
 
 impl Network {
-    /// Begins: first values, the same for the same seed.
+    /// Begins: first values, the same for the same seed, for so many kinds of events and stretches of time.
     ///
     /// # Errors
     /// None but the tensor library's.
     pub fn random(
-        kinds: usize,
-        buckets: usize,
+        sizes: (usize, usize),
+        reads: Reads,
         seed: u64,
     ) -> Result<BTreeMap<String, Tensor>, LanguageError> {
         let mut numbers = Numbers(seed ^ 0x64_696e_6d70);
-        let layout = Weights::layout(kinds, buckets).into_iter();
-        let values = layout.map(|(name, [rows, columns], spread)| {
-            let values = numbers.normal(rows * columns, spread);
-            let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
-            Ok((format!("dinmp.{name}"), tensor))
-        });
+        let layout = Weights::layout(sizes, reads).into_iter();
+        let values = layout
+            .filter(is_there)
+            .map(|(name, [rows, columns], spread)| {
+                let values = numbers.normal(rows * columns, spread);
+                let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
+                Ok((format!("dinmp.{name}"), tensor))
+            });
         let values: candle_core::Result<_> = values.collect();
         values.map_err(computing("making first values"))
     }
@@ -283,10 +308,13 @@ impl Network {
             kinds,
             buckets,
             reads,
-            weights: Weights::zeros(kinds, buckets),
+            weights: Weights::zeros((kinds, buckets), reads),
         };
-        let layout = Weights::layout(kinds, buckets);
+        let layout = Weights::layout((kinds, buckets), reads);
         for ((name, shape, _), part) in layout.into_iter().zip(network.weights.parts_mut()) {
+            if part.is_empty() {
+                continue;
+            }
             let tensor = source.tensor(&format!("dinmp.{name}"), &shape)?;
             let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
             *part = values.map_err(computing("reading the network"))?;
@@ -296,12 +324,12 @@ impl Network {
 
     /// Names and shapes of its tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = (String, [usize; 2])> {
-        let layout = Weights::layout(self.kinds, self.buckets).into_iter();
+        let layout = Weights::layout((self.kinds, self.buckets), self.reads).into_iter();
         layout.map(|(name, shape, _)| (format!("dinmp.{name}"), shape))
     }
 
-    /// Numbers that come out for a row, with so many stretches of time: products of each bucket's sum with the candidate ([`Network::matches`]), sums and volumes of the buckets, products of pairs of
-    /// them, and the candidate's vector.
+    /// Numbers that come out for a row, with so many stretches of time: products of each bucket's vector with the candidate ([`Network::matches`]), sums and volumes of the buckets, products of pairs of
+    /// their vectors, and the candidate's vector. A bucket's vector is its sum, or what it has taken in of others beside it.
     #[must_use]
     pub fn outputs(buckets: usize) -> usize {
         let all = Self::matches(buckets);
@@ -388,8 +416,9 @@ impl Network {
     #[inline(always)]
     pub(super) fn write(&self, pooled: &Pooled, candidate: &Vector, to: &mut [f32]) {
         let read = self.read(pooled);
+        let mixed = self.mixed(&read);
         let (matches, rest) = to.split_at_mut(read.len());
-        for (to, one) in matches.iter_mut().zip(&read) {
+        for (to, one) in matches.iter_mut().zip(&*mixed) {
             *to = dot(one, candidate);
         }
         let (sums, rest) = rest.split_at_mut(read.len() * WIDTH);
@@ -399,10 +428,10 @@ impl Network {
             *to = VOLUME * squashed(*volume);
         }
         let (products, of_candidate) = rest.split_at_mut(rest.len() - WIDTH);
-        if self.reads.interactions {
+        if self.reads.products {
             let mut products = products.iter_mut();
-            for (place, one) in read.iter().enumerate() {
-                for (other, to) in read[..place].iter().zip(products.by_ref()) {
+            for (place, one) in mixed.iter().enumerate() {
+                for (other, to) in mixed[..place].iter().zip(products.by_ref()) {
                     *to = dot(one, other);
                 }
             }

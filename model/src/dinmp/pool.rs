@@ -13,9 +13,8 @@ use rayon::prelude::*;
 use crate::language::kernel::exp;
 use crate::wide::product;
 
-use super::network::{
-    Ahead, INNER, Inner, Looked, Network, Pooled, SIDES, Vector, WIDTH, add, line,
-};
+use super::mark::SIDES;
+use super::network::{Ahead, INNER, Inner, Looked, Network, Pooled, Vector, WIDTH, add, line};
 use super::seen::{Asked, Atom, Seen};
 
 /// Atoms that are computed side by side.

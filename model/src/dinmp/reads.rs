@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::network::SIDES;
-use super::seen::Mark;
+use super::mark::{Mark, SIDES};
 
-/// Which parts are read.
+/// Which parts are read. Self-attention, which is more than is read by default, has tensors of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
@@ -31,7 +30,9 @@ pub struct Reads {
     /// What is of the candidate's own kind apart from the rest; else all lies on one side. Groups are a part of an item's vector in either case, as they are in DIN.
     pub category: bool,
     /// Products of all pairs of buckets. Those of a bucket with the candidate are how the head reads any bucket, and stay.
-    pub interactions: bool,
+    pub products: bool,
+    /// Self-attention among buckets, before they are held against each other and the candidate.
+    pub self_attention: bool,
 }
 
 impl Default for Reads {
@@ -42,13 +43,14 @@ impl Default for Reads {
             attention: true,
             time: true,
             category: true,
-            interactions: true,
+            products: true,
+            self_attention: false,
         }
     }
 }
 
 impl Reads {
-    /// Whether nothing is left out.
+    /// Whether it is what is read where nobody chose: nothing is left out, and nothing more than that is read.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         *self == Self::default()

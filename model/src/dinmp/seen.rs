@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::feature::{KeyVectorSpec, KeyVectors};
 use crate::feature_log::LoggedRequest;
-use crate::gap::{GAPS, gap_of};
+use crate::gap::GAPS;
 use crate::table::RowKey;
 
+use super::mark::Mark;
 use super::reads::Reads;
 
 /// An item, as the network knows it: by rows of a table.
@@ -48,29 +49,6 @@ impl ItemKeys {
     /// Its id's key, then its groups'.
     pub(super) fn all(&self) -> impl Iterator<Item = RowKey> {
         std::iter::once(self.id).chain(self.groups.iter().copied())
-    }
-}
-
-/// What is known of a key in one stretch of time before the row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark {
-    /// The stretch.
-    pub bucket: u8,
-    /// Kind of the time from the newest event to the row ([`crate::gap::gap_of`]).
-    pub recency: u8,
-    /// Events by kind, each kind at most once, in their order.
-    pub counts: Vec<(u8, u32)>,
-}
-
-impl Mark {
-    /// Of a stretch, the age of its newest event, and events by kind.
-    pub fn new(bucket: u8, age_ms: i64, counts: Vec<(u8, u32)>) -> Self {
-        let recency = gap_of(Some(age_ms));
-        Self {
-            bucket,
-            recency: u8::try_from(recency).expect("invariant: kinds of gaps are few"),
-            counts,
-        }
     }
 }
 

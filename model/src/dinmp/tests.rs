@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor, Var};
 use headwater_config::DeviceChoice;
 use proptest::prelude::*;
 
-use super::network::{INNER, Pooled, SIDES};
+use super::mark::SIDES;
+use super::network::{INNER, Pooled};
 use super::pool::Pools;
 use super::{
     Asked, ItemKeys, Learning, Looked, Mark, Network, Reads, RowSettings, Rows, Seen, WIDTH,
@@ -107,7 +108,11 @@ fn requests() -> Vec<Request> {
 }
 
 fn values() -> BTreeMap<String, Tensor> {
-    let mut values = Network::random(KINDS, BUCKETS, 7).unwrap();
+    values_of(Reads::default())
+}
+
+fn values_of(reads: Reads) -> BTreeMap<String, Tensor> {
+    let mut values = Network::random((KINDS, BUCKETS), reads, 7).unwrap();
     // Biases and empty buckets begin at 0: here they are something.
     let mut numbers = Numbers(3);
     for value in values.values_mut() {
@@ -215,7 +220,7 @@ fn gradients_are_those_of_differences() {
 fn differences(what: &str, reads: Reads, silent: &[&str]) {
     let (seen, rows) = seen_by(reads, &requests());
     let table = table();
-    let values = values();
+    let values = values_of(reads);
     let of_rows = Rows::gather(&seen, &table, None);
     let looked = of_rows.looked();
     let network = |values: &_| network_of(reads, values);
@@ -288,7 +293,7 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
     learning.meet(&seen, &met).unwrap();
     let mut go = |apart: bool, device: &Device| {
         learning.apart = apart;
-        let values: BTreeMap<String, Var> = values()
+        let values: BTreeMap<String, Var> = values_of(reads)
             .into_iter()
             .map(|(name, value)| {
                 let value = value.to_device(device).unwrap();

@@ -11,7 +11,8 @@ use crate::language::kernel::exp;
 use crate::wide::product;
 
 use super::learn::{Sums, each};
-use super::network::{INNER, Inner, Network, SIDES, Vector, WIDTH, add, line};
+use super::mark::SIDES;
+use super::network::{INNER, Inner, Network, Vector, WIDTH, add, line};
 use super::pool::{ATOMS, Pools, dot};
 use super::seen::{Asked, Atom};
 
@@ -96,8 +97,8 @@ impl Pools<'_> {
         } = self;
         let asked = row.item as usize;
         let candidate = &looked.vectors[asked];
-        let empty = &mut sums.network.empty;
-        let mut of_candidate = network.unread(told, candidate, &mut buffers.of_sums, empty);
+        let (of_sums, of_network) = (&mut buffers.of_sums, &mut sums.network);
+        let mut of_candidate = network.unread(told, candidate, of_sums, of_network);
         let crossing = network.crossing(candidate);
         for (at, line) in crossing.iter().enumerate() {
             for (to, value) in buffers.crossing.iter_mut().zip(line) {

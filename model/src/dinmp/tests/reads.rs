@@ -11,7 +11,8 @@ pub(super) fn choices() -> Vec<(&'static str, Reads)> {
         attention: false,
         time: false,
         category: false,
-        interactions: false,
+        products: false,
+        self_attention: false,
     };
     let without = |leave: fn(&mut Reads)| {
         let mut reads = whole;
@@ -25,7 +26,12 @@ pub(super) fn choices() -> Vec<(&'static str, Reads)> {
         ("attention", without(|of| of.attention = false)),
         ("time", without(|of| of.time = false)),
         ("category", without(|of| of.category = false)),
-        ("interactions", without(|of| of.interactions = false)),
+        ("interactions", without(|of| of.products = false)),
+        ("self-attention", without(|of| of.self_attention = true)),
+        (
+            "self-attention alone",
+            without(|of| (of.products, of.self_attention) = (false, true)),
+        ),
         ("all", bare),
     ]
 }
@@ -38,7 +44,6 @@ fn choice(wanted: &str) -> Reads {
 /// Goal: what is left out changes nothing that comes out, and all else does. Method: stretch, age, count, kind and item of one atom changed, and what lies behind the newest two items, without each part.
 #[test]
 fn what_is_left_out_is_not_seen() {
-    let values = values();
     let table = table().snapshot();
     let changes: [fn(&mut Request); 6] = [
         |request| request.0[1].1 = 2,
@@ -56,11 +61,13 @@ fn what_is_left_out_is_not_seen() {
         ("time", [false, false, true, true, true, true]),
         ("category", [true; 6]),
         ("interactions", [true; 6]),
+        ("self-attention", [true; 6]),
+        ("self-attention alone", [true; 6]),
         ("all", [false, false, false, false, true, true]),
     ];
     for (what, seen) in seen_of {
         let reads = choice(what);
-        let bare = network_of(reads, &values);
+        let bare = network_of(reads, &values_of(reads));
         let out = |change: &dyn Fn(&mut Request)| {
             let mut all = requests();
             change(&mut all[0]);
@@ -162,4 +169,20 @@ fn what_is_left_out_does_not_learn() {
         };
         assert_eq!(learns.collect::<Vec<_>>(), expected, "{what}");
     }
+}
+
+/// Goal: self-attention takes nothing in before it has learned to, and all else begins as without it. Method: first values with and without it, and what comes out by them.
+#[test]
+fn self_attention_begins_with_nothing() {
+    let [with, without] = ["self-attention", "whole"].map(choice);
+    let [values, before] =
+        [with, without].map(|reads| Network::random((KINDS, BUCKETS), reads, 7).unwrap());
+    let (seen, rows) = seen(&requests());
+    let looked = Looked::of(&seen, &table().snapshot());
+    let out = |reads, values| network_of(reads, values).forward(&seen, &looked, &rows);
+    assert_eq!(out(with, &values), out(without, &before));
+    let more = values.keys().filter(|name| !before.contains_key(*name));
+    let more: Vec<&str> = more.map(String::as_str).collect();
+    let expected = ["dinmp.among", "dinmp.among_places", "dinmp.among_values"];
+    assert_eq!(more, expected);
 }
