@@ -146,9 +146,9 @@ struct Bahe {
     #[arg(long, value_parser = interactions(), requires = "key_vectors")]
     interactions: Option<InteractionsChoice>,
     /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
-    /// pcgrad, mgda, cagrad, aligned-mtl.
-    #[arg(long, value_parser = objectives(), default_value = "labels")]
-    objective: ObjectiveChoice,
+    /// pcgrad, mgda, cagrad, aligned-mtl. Without it, `train.objective`.
+    #[arg(long, value_parser = objectives())]
+    objective: Option<ObjectiveChoice>,
     /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
     #[arg(long, requires = "log")]
     promote: bool,
@@ -341,7 +341,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
             experts: bahe.experts.map_or(config.train.experts, |of| of as usize),
             cross: bahe.cross.map_or(config.train.cross, |of| of as usize),
         },
-        objective: objective(bahe.objective, bahe.seed),
+        objective: objective(bahe.objective.unwrap_or(config.train.objective), bahe.seed),
         log_rows: [0, usize::MAX],
         later_than: i64::MIN,
         winner: match (bahe.promote, bahe.on_trial) {
