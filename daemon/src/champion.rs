@@ -4,14 +4,14 @@
 //! restart. A champion is announced only behind its last byte, and loaded only when all of it is there and has the hashes that it must have: half of one is
 //! none, and the one before goes on.
 //!
-//! Models that look at texts are not carried so far: their vectors must be made before they can score (`scoring.model`).
+//! A model that looks at texts can be champion, and is tried by nobody: rows that others scored have no vectors of its layers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::{Log, LogError, Outgoing, Producer, Record, TopicPartition};
-use headwater_model::bahe::{BaheModel, Layers, MANIFEST, VALUES};
+use headwater_model::bahe::{BaheModel, MANIFEST, VALUES};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
@@ -99,9 +99,9 @@ pub enum ChampionError {
         #[source]
         source: std::io::Error,
     },
-    /// It looks at texts.
+    /// It looks at texts, and is to be tried.
     #[error(
-        "the model looks at texts, and its vectors must be made before it can score: name it by scoring.model, and restart"
+        "the model looks at texts, and rows that others score have no vectors of its own to judge it by: `headwater champion promote` makes it champion untried"
     )]
     Texts,
     /// It is larger than the topic carries.
@@ -296,9 +296,6 @@ fn read<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, ChampionError
 /// A folder's model as the topic names it, and the parts of its bytes.
 fn parts_of(config: &Config, folder: &Path) -> Result<(Named, Vec<Vec<u8>>), ChampionError> {
     let model = crate::trained::open_folder(config, folder)?;
-    if model.manifest().layers != Layers::None {
-        return Err(ChampionError::Texts);
-    }
     let read = |name: &str| {
         let path = folder.join(name);
         std::fs::read(&path).map_err(|source| ChampionError::File { path, source })
@@ -355,7 +352,7 @@ fn forget(
 /// are deleted.
 ///
 /// # Errors
-/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is announced then.
+/// A model that this configuration's rows are not for, or that is damaged; nothing is announced then.
 pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announced, ChampionError> {
     let (champion, _) = parts_of(config, folder)?;
     let registry = Registry::read(config, log)?;

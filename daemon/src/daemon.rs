@@ -12,6 +12,7 @@ use headwater_config::{Backend, Config, LogKind};
 use headwater_consumers::log::Log;
 use headwater_consumers::skew::{Sample, Sampler};
 use headwater_consumers::step::SharedItems;
+use headwater_model::bahe::BaheModel;
 use headwater_state::{Opened, Stores};
 use prometheus::Registry;
 
@@ -80,7 +81,10 @@ pub(crate) struct Inner {
     /// Hands rows over that are to be held against the log.
     pub(crate) sampler: Option<Sampler>,
     texts: Option<texts::Texts>,
-    trained: Option<trained::Trained>,
+    /// The model of `scoring.model`.
+    trained: Option<Arc<BaheModel>>,
+    /// Vectors of the model that scores, where it may look at texts.
+    layers: Option<trained::Layers>,
     /// The champion of the topic of models, where `scoring.model` names none.
     pub(crate) champion: Arc<crate::champion::Held>,
     pub(crate) registry: Registry,
@@ -131,10 +135,11 @@ impl Daemon {
         let texts = texts::open(&config, &*stores)?;
         let encoder = texts.as_ref().and_then(texts::Texts::encoder);
         let trained = if config.instance.workers > 0 {
-            trained::open(&config, &*stores, encoder, &fast)?
+            trained::open(&config, encoder)?
         } else {
             None
         };
+        let layers = trained::Layers::new(&config, &stores, &fast);
         let champion = Arc::default();
         let follower = champion::begin(&config, &*log, &champion)?;
         let listener = config.admin.address.map(listen).transpose()?;
@@ -154,6 +159,7 @@ impl Daemon {
             sampler,
             texts,
             trained,
+            layers,
             champion,
             registry,
             metrics,
@@ -299,11 +305,10 @@ impl Inner {
             items_trouble,
             put_aside: self.put_aside.clone(),
             texts: self.texts.as_ref().map(|texts| texts.status(&self.fast)),
-            model: self
-                .trained
-                .as_ref()
-                .map(|trained| trained.status(self.texts.as_ref().map(|texts| &*texts.table)))
-                .or_else(|| champion::status(&self.champion)),
+            model: match &self.trained {
+                Some(model) => Some(self.status_of(model)),
+                None => champion::status(self),
+            },
             workers: self.board.workers(),
             stopping: (self.supervisor.phase() > Phase::Running).then(|| Stopped {
                 failure: self.supervisor.why(),

@@ -19,13 +19,13 @@ fn config(folder: &std::path::Path, more: &str) -> Config {
     Config::from_toml(&text).unwrap()
 }
 
-fn shared_log(config: &Config) -> Arc<dyn Log> {
+pub(crate) fn shared_log(config: &Config) -> Arc<dyn Log> {
     let log = LocalLog::in_memory(headwater::daemon::local_options(config));
     headwater::topics::create(config, &log).unwrap();
     Arc::new(log)
 }
 
-fn start(config: &Config, log: &Arc<dyn Log>) -> Handle {
+pub(crate) fn start(config: &Config, log: &Arc<dyn Log>) -> Handle {
     let host = Host {
         log: Some(Arc::clone(log)),
         ..Host::default()

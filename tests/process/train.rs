@@ -314,7 +314,7 @@ fn what_a_daemon_logged_is_learned_from() {
         &live,
         &[&fixed[..], &["--log", "--out", &out("onward")]].concat(),
     );
-    promoted(&place, &folder, &recordings);
+    promoted(&place, &folder);
     keyed_beside_keyed(&place, &folder, &fixed);
     let of_texts = [
         "train",
@@ -485,8 +485,8 @@ fn replayed(place: &Place, folder: &Path) {
 }
 
 /// Goal: a promoted model scores, its scores can be computed again to the bit (`MODEL-1`), and going back goes back. Method: the model that was learned from the log,
-/// promoted while no daemon has the log; a request before, after, and after going back, while it is on trial; one that looks at texts, which is refused.
-fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
+/// promoted while no daemon has the log; a request before, after, and after going back, while it is on trial.
+fn promoted(place: &Place, folder: &Path) {
     let live = folder.join("live").display().to_string();
     let config = place.config();
     let ask = |id: &str| {
@@ -553,26 +553,4 @@ fn promoted(place: &Place, folder: &Path, recordings: &[String; 2]) {
     let (back, _) = ask("back");
     assert_eq!(back["model"], "baseline-1");
     assert_eq!(back["items"], before["items"]);
-
-    write_model(&folder.join("language"), None);
-    let from = folder.join("language").display().to_string();
-    let texts = folder.join("of-texts");
-    let more = [
-        "--model", &from, "--texts", "mean", "--passes", "1", "--layers", "1",
-    ];
-    let ran = train(place, recordings, &texts, &more);
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    let texts = texts.display().to_string();
-    let encoder = format!("texts.encoder={from}");
-    let with = [
-        "--set",
-        &encoder,
-        "--set",
-        "texts.cut=1",
-        "--set",
-        "texts.sequence_max=8",
-    ];
-    let ran = place.run(&[&["champion", "promote", &texts][..], &with].concat());
-    assert_eq!(ran.code, Some(2), "{ran:?}");
-    assert!(ran.beside.contains("looks at texts"), "{ran:?}");
 }

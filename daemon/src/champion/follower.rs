@@ -120,9 +120,9 @@ impl Follower {
     }
 
     fn load(&self) {
+        let name = |model: &BaheModel| format!("{}-{}", BaheModel::NAME, model.version());
         match self.try_load() {
             Ok(scoring) => {
-                let name = |model: &BaheModel| format!("{}-{}", BaheModel::NAME, model.version());
                 let champion = scoring.model.as_ref();
                 let champion = champion.map_or_else(|| "baseline".to_owned(), |of| name(of));
                 let canary = scoring.canary.as_ref().map(|(model, _)| name(model));
@@ -135,8 +135,11 @@ impl Follower {
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
+                let (scores, _) = self.held.status();
+                let scores = scores.map_or_else(|| "baseline".to_owned(), |model| name(&model));
                 tracing::warn!(
                     error,
+                    scores,
                     "the announced champion cannot be loaded; who scored before goes on"
                 );
                 self.held.fail(headwater_consumers::words(error));

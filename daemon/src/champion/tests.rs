@@ -9,6 +9,7 @@ use headwater_model::bahe::{Described, Head, HeadConfig, Manifest, Objective};
 use headwater_model::language::to_safetensors;
 
 use super::*;
+use headwater_model::bahe::Layers;
 
 fn log() -> LocalLog {
     let log = LocalLog::in_memory(Options::new(unix_ms));

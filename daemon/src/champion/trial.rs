@@ -7,7 +7,7 @@ use std::path::Path;
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::{Log, LogError, Producer};
-use headwater_model::bahe::BaheModel;
+use headwater_model::bahe::{BaheModel, Layers};
 use serde::{Deserialize, Serialize};
 
 use super::{Announced, ChampionError, FORMAT, Named, Registry, announce, forget, read, send};
@@ -337,6 +337,10 @@ pub fn put_on_trial(
     folder: &Path,
     after: Option<i64>,
 ) -> Result<Trial, ChampionError> {
+    let model = crate::trained::open_folder(config, folder)?;
+    if model.manifest().layers != Layers::None {
+        return Err(ChampionError::Texts);
+    }
     let registry = Registry::read(config, log)?;
     let mut producer = log.producer()?;
     let model = send_parts(config, &mut *producer, folder)?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::log::{Log, LogError};
-use headwater_model::bahe::BaheModel;
 
 use super::Inner;
 use super::back_off::BackOff;
@@ -31,21 +30,20 @@ pub(super) fn begin(
 }
 
 /// Who scores, if it is not the baseline by itself.
-pub(super) fn status(held: &Held) -> Option<ModelStatus> {
-    let (model, trouble) = held.status();
-    if model.is_none() && trouble.is_none() {
-        return None;
+pub(super) fn status(inner: &Inner) -> Option<ModelStatus> {
+    let (model, trouble) = inner.champion.status();
+    match model {
+        Some(model) => Some(ModelStatus {
+            trouble,
+            ..inner.status_of(&model)
+        }),
+        None => trouble.map(|trouble| ModelStatus {
+            name: "baseline".to_owned(),
+            encoder_is_current: true,
+            waiting: 0,
+            trouble: Some(trouble),
+        }),
     }
-    let name = model.map_or_else(
-        || "baseline".to_owned(),
-        |model| format!("{}-{}", BaheModel::NAME, model.version()),
-    );
-    Some(ModelStatus {
-        name,
-        encoder_is_current: true,
-        waiting: 0,
-        trouble,
-    })
 }
 
 /// Starts the thread that follows.

@@ -1,6 +1,7 @@
-//! A trained model in the stream: opened and held against the configuration, and the thread of its deep layers.
+//! A trained model in the stream: the one of the configuration, opened and held against it; and, of whichever model scores, the thread of its deep layers.
 //!
-//! No score waits for that thread: a row takes the vectors that are there, and says which.
+//! No score waits for that thread: a row takes the vectors that are there, and says which. When another model comes to score, the thread goes on with its layers: what they made before is found, the rest is made as
+//! rows want it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 use headwater_config::Config;
 use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
-use headwater_consumers::{Error, Metrics};
+use headwater_consumers::{DeepMetrics, Error, Metrics};
 use headwater_model::bahe::BaheModel;
-use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp, VectorTable};
+use headwater_state::{DEEP_VECTORS, EncoderId, Stores, Timestamp};
+use parking_lot::Mutex;
 
 use super::Inner;
 use super::error::{StartError, StopError};
@@ -45,63 +47,80 @@ pub fn check_model(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What an instance has of a trained model.
-#[derive(Debug)]
-pub(super) struct Trained {
-    pub(super) model: Arc<BaheModel>,
-    /// Where it looks at texts.
-    deep: Option<(Arc<DeepVectors>, Arc<Asked>)>,
-}
-
-impl Trained {
-    pub(super) fn status(&self, texts: Option<&VectorTable>) -> ModelStatus {
-        let current = texts.and_then(VectorTable::current);
-        let ours = self.model.encoder();
-        ModelStatus {
-            name: format!("{}-{}", BaheModel::NAME, self.model.version()),
-            encoder_is_current: ours.is_none() || current.map(|current| current.id.0) == ours,
-            waiting: self.deep.as_ref().map_or(0, |(_, asked)| asked.len()),
-            trouble: None,
-        }
-    }
-
-    /// Has a worker's rows scored by it.
-    pub(super) fn score_in(
-        &self,
-        assembler: &mut Assembler,
-        metrics: &Metrics,
-    ) -> Result<(), Error> {
-        let deep = self.deep.as_ref().map(|(vectors, asked)| {
-            let source = Source::Asked(Arc::clone(asked));
-            (Arc::clone(vectors), source)
-        });
-        assembler.score_with(Arc::clone(&self.model), deep, metrics)
-    }
-}
-
-/// Opens the model of the configuration and its vectors; `encoder` is what this instance encodes with, if it does.
+/// Opens the model of the configuration; `encoder` is what this instance encodes with, if it does.
 ///
 /// # Errors
-/// A model that is not there, not right, or not of this configuration; a store that cannot be read.
+/// A model that is not there, not right, or not of this configuration.
 pub(super) fn open(
     config: &Config,
-    stores: &dyn Stores,
     encoder: Option<[u8; 16]>,
-    metrics: &Metrics,
-) -> Result<Option<Trained>, StartError> {
+) -> Result<Option<Arc<BaheModel>>, StartError> {
     let Some(model) = crate::trained::open(config)? else {
         return Ok(None);
     };
     if let Some(ours) = encoder {
         crate::trained::check_encoder(config, &model, ours)?;
     }
-    let model = Arc::new(model);
-    let deep = if model.deep().is_some() {
+    let (path, version) = (config.scoring.model.as_deref(), model.version());
+    tracing::info!(model = path, version, "trained model loaded");
+    Ok(Some(Arc::new(model)))
+}
+
+/// The model that looks at texts, of the one that scores, with its vectors.
+#[derive(Clone, Debug)]
+struct AtWork {
+    model: Arc<BaheModel>,
+    vectors: Arc<DeepVectors>,
+    asked: Arc<Asked>,
+}
+
+/// Where vectors of users and items are, of whichever model scores: those of former models stay in the store for a while, so that going back finds them.
+#[derive(Debug)]
+pub(super) struct Layers {
+    stores: Arc<dyn Stores>,
+    /// Bytes of vectors in memory.
+    memory: u64,
+    metrics: DeepMetrics,
+    at_work: Mutex<Option<AtWork>>,
+}
+
+impl Layers {
+    /// Those of an instance that scores and has vectors of texts.
+    pub(super) fn new(
+        config: &Config,
+        stores: &Arc<dyn Stores>,
+        metrics: &Metrics,
+    ) -> Option<Self> {
+        let has_any = config.instance.workers > 0 && config.texts.encoder.is_some();
+        has_any.then(|| Self {
+            stores: Arc::clone(stores),
+            memory: config.texts.deep_memory.get() / 2,
+            metrics: metrics.deep.clone(),
+            at_work: Mutex::new(None),
+        })
+    }
+
+    /// The vectors of a model, which is at work from now on.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    fn of(&self, model: &Arc<BaheModel>) -> Result<Option<AtWork>, headwater_state::Error> {
+        let mut at_work = self.at_work.lock();
+        if model.deep().is_none() {
+            *at_work = None;
+            return Ok(None);
+        }
+        if let Some(held) = at_work
+            .as_ref()
+            .filter(|held| held.model.id() == model.id())
+        {
+            return Ok(Some(held.clone()));
+        }
         let open = || {
-            let store = stores.open(DEEP_VECTORS)?;
-            DeepVectors::open(store, &model, config.texts.deep_memory.get() / 2)
+            let store = self.stores.open(DEEP_VECTORS)?;
+            DeepVectors::open(store, model, self.memory)
         };
-        let opened = match open() {
+        let vectors = match open() {
             // They are made again.
             Err(error @ headwater_state::Error::Damaged { .. }) => {
                 let error = &error as &dyn std::error::Error;
@@ -109,54 +128,79 @@ pub(super) fn open(
                     error,
                     "stored vectors of users and items are damaged; making them again"
                 );
-                stores.remove(DEEP_VECTORS)?;
-                open()
+                self.stores.remove(DEEP_VECTORS)?;
+                open()?
             }
-            opened => opened,
+            opened => opened?,
         };
-        let vectors = opened.map_err(|source| StartError::Vectors { source })?;
-        Some((
-            Arc::new(vectors),
-            Arc::new(Asked::new(metrics.deep.clone())),
-        ))
-    } else {
-        None
-    };
-    let trained = Trained { model, deep };
-    let model = &trained.model;
-    let (path, version) = (config.scoring.model.as_deref(), model.version());
-    tracing::info!(model = path, version, "trained model loaded");
-    Ok(Some(trained))
+        let made = AtWork {
+            model: Arc::clone(model),
+            vectors: Arc::new(vectors),
+            asked: Arc::new(Asked::new(self.metrics.clone())),
+        };
+        *at_work = Some(made.clone());
+        Ok(Some(made))
+    }
+
+    fn current(&self) -> Option<AtWork> {
+        self.at_work.lock().clone()
+    }
 }
 
-/// Starts the thread of the deep layers, where there are any.
+impl Inner {
+    /// How the model that scores is.
+    pub(super) fn status_of(&self, model: &BaheModel) -> ModelStatus {
+        let texts = self.texts.as_ref();
+        let current = texts.and_then(|texts| texts.table.current());
+        let ours = model.encoder();
+        let at_work = self.layers.as_ref().and_then(Layers::current);
+        ModelStatus {
+            name: format!("{}-{}", BaheModel::NAME, model.version()),
+            encoder_is_current: ours.is_none() || current.map(|current| current.id.0) == ours,
+            waiting: at_work.map_or(0, |at_work| at_work.asked.len()),
+            trouble: None,
+        }
+    }
+
+    /// Has a worker's rows scored by a model.
+    pub(super) fn score_in(
+        &self,
+        assembler: &mut Assembler,
+        model: Arc<BaheModel>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        let at_work = match &self.layers {
+            Some(layers) => layers
+                .of(&model)
+                .map_err(|source| Error::Vectors { source })?,
+            None => None,
+        };
+        let deep = at_work.map(|at_work| (at_work.vectors, Source::Asked(at_work.asked)));
+        assembler.score_with(model, deep, metrics)
+    }
+}
+
+impl Inner {
+    /// The baseline scores: no layers are at work.
+    pub(super) fn rest(&self) {
+        if let Some(layers) = &self.layers {
+            *layers.at_work.lock() = None;
+        }
+    }
+}
+
+/// Starts the thread of the deep layers, where there may be any.
 ///
 /// # Errors
 /// If the system gives none.
 pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
-    let (Some(trained), Some(texts)) = (&inner.trained, &inner.texts) else {
+    if inner.layers.is_none() {
         return Ok(());
-    };
-    let Some((vectors, asked)) = &trained.deep else {
-        return Ok(());
-    };
-    let mut deepen = Deepen::new(
-        Arc::clone(&trained.model),
-        Arc::clone(&texts.table),
-        Arc::clone(vectors),
-        inner.config.texts.deep_memory.get() / 2,
-        inner.fast.deep.clone(),
-    );
-    let asked = Arc::clone(asked);
-    let mut former = Former {
-        vectors: Arc::clone(vectors),
-        keep_ms: inner.config.texts.keep_former.millis(),
-        noted: None,
-        unused: Vec::new(),
-    };
+    }
+    let ours = Arc::clone(inner);
     let pool = Pool::new("headwater-deep", 0)?;
     (inner.supervisor).spawn(TaskKind::Texts, "headwater-deep", move |stopping| {
-        run((&mut deepen, &pool), &mut former, &asked, stopping).map_err(StopError::Deep)
+        run(&ours, &pool, stopping).map_err(StopError::Deep)
     })
 }
 
@@ -190,17 +234,53 @@ impl Former {
     }
 }
 
-fn run(
-    (deepen, pool): (&mut Deepen, &Pool),
-    former: &mut Former,
-    asked: &Asked,
-    stopping: &Stopping,
-) -> Result<(), Error> {
-    let mut later = Wanted::default();
-    let mut looked = Instant::now();
-    let mut was_ready = true;
-    while !stopping.is_set() {
-        former.turn()?;
+/// What the thread has of the model at work.
+struct Turn {
+    asked: Arc<Asked>,
+    deepen: Deepen,
+    former: Former,
+    later: Wanted,
+    looked: Instant,
+    was_ready: bool,
+}
+
+impl Turn {
+    fn of(inner: &Inner, at_work: AtWork) -> Option<Self> {
+        let AtWork {
+            model,
+            vectors,
+            asked,
+        } = at_work;
+        let texts = Arc::clone(&inner.texts.as_ref()?.table);
+        Some(Self {
+            former: Former {
+                vectors: Arc::clone(&vectors),
+                keep_ms: inner.config.texts.keep_former.millis(),
+                noted: None,
+                unused: Vec::new(),
+            },
+            deepen: Deepen::new(
+                model,
+                texts,
+                vectors,
+                inner.config.texts.deep_memory.get() / 2,
+                inner.fast.deep.clone(),
+            ),
+            asked,
+            later: Wanted::default(),
+            looked: Instant::now(),
+            was_ready: true,
+        })
+    }
+
+    fn work(&mut self, pool: &Pool) -> Result<(), Error> {
+        let Self {
+            asked,
+            deepen,
+            later,
+            ..
+        } = self;
+        self.former.turn()?;
         let wanted = asked.take(TAKEN_MAX, WAIT);
         if !wanted.is_empty() {
             let left = pool.run(|| deepen.work(wanted))?;
@@ -212,17 +292,37 @@ fn run(
             later.items.drain(..items);
             asked.later(later.runs.len() + later.items.len(), runs + items);
         }
-        if looked.elapsed() >= AGAIN_EVERY {
-            looked = Instant::now();
+        if self.looked.elapsed() >= AGAIN_EVERY {
+            self.looked = Instant::now();
             asked.later(0, 0);
-            asked.again(std::mem::take(&mut later));
+            asked.again(std::mem::take(later));
             let is_ready = deepen.has_its_encoder();
-            if !is_ready && was_ready {
+            if !is_ready && self.was_ready {
                 tracing::warn!(
                     "the vectors of texts that there are, are not of the encoder that the model was trained on: the baseline scores"
                 );
             }
-            was_ready = is_ready;
+            self.was_ready = is_ready;
+        }
+        Ok(())
+    }
+}
+
+fn run(inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {
+    let mut turn: Option<Turn> = None;
+    while !stopping.is_set() {
+        let at_work = inner.layers.as_ref().and_then(Layers::current);
+        let is_other = match (&turn, &at_work) {
+            (Some(turn), Some(at_work)) => !Arc::ptr_eq(&turn.asked, &at_work.asked),
+            (None, None) => false,
+            _ => true,
+        };
+        if is_other {
+            turn = at_work.and_then(|at_work| Turn::of(inner, at_work));
+        }
+        match &mut turn {
+            Some(turn) => turn.work(pool)?,
+            None => drop(stopping.pause(WAIT)),
         }
     }
     Ok(())

@@ -196,8 +196,8 @@ impl Working {
             pipeline.sample(sampler.clone());
         }
         let assembler = pipeline.assembler();
-        if let Some(trained) = &self.inner.trained {
-            trained.score_in(assembler, &self.metrics)?;
+        if let Some(model) = &self.inner.trained {
+            (self.inner).score_in(assembler, Arc::clone(model), &self.metrics)?;
         }
         Worker::new(
             &self.config,
@@ -217,8 +217,11 @@ impl Working {
         };
         (worker.assembler()).score_some_with(scoring.canary, &self.metrics)?;
         match scoring.model {
-            Some(model) => (worker.assembler()).score_with(model, None, &self.metrics)?,
-            None => worker.assembler().score_by_baseline(),
+            Some(model) => (self.inner).score_in(worker.assembler(), model, &self.metrics)?,
+            None => {
+                self.inner.rest();
+                worker.assembler().score_by_baseline();
+            }
         }
         *number = now;
         Ok(())

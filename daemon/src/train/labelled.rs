@@ -408,9 +408,12 @@ impl Matched<'_> {
             let mut scores: Vec<f32> = (0..tasks)
                 .map(|task| assembler.baseline().explain(row, task).probability)
                 .collect();
-            if let Some(model) = model {
+            // What a model that looks at texts did not score itself, it has nothing to say of but what the baseline says.
+            if let Some((model, (users, item))) =
+                model.and_then(|model| Some((model, model.saw(self.logged, place)?)))
+            {
                 let interest = &interest[place * wide..][..wide];
-                let seen = (&[][..], &[][..], interest);
+                let seen = (users, item, interest);
                 let scenario = model.scenario(&self.logged.scenario);
                 let to = (assembler.baseline(), &mut scores[..]);
                 model.scorer().score_row((row, scenario), seen, to);

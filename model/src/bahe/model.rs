@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dinmp::{Interest, Reads, matches, outputs};
 use crate::feature::{Columns, FeatureSchema, KeyVectorSpec, Projection};
+use crate::feature_log::LoggedRequest;
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
 use super::deep::{Deep, DeepConfig, mean_of_texts};
@@ -440,6 +441,25 @@ impl BaheModel {
         let scenarios = &self.manifest.scenarios;
         let found = scenarios.iter().position(|one| one == name);
         found.map_or(0, |place| place + 1)
+    }
+
+    /// What the head saw of texts when it scored a candidate: projections of the user's vectors, and the candidate's; nothing where it looks at none. None where it did not score the candidate: another model did, or its vector
+    /// was not there.
+    pub fn saw<'a>(
+        &self,
+        logged: &'a LoggedRequest<'_>,
+        candidate: usize,
+    ) -> Option<(&'a [f32], &'a [f32])> {
+        let head = &self.manifest.head;
+        if head.width == 0 {
+            return Some((&[], &[]));
+        }
+        let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
+        let item = &*logged.candidates[candidate].vector;
+        let is_ours = logged.model == KIND && logged.version == self.version();
+        let is_whole =
+            [users.len(), item.len()] == [head.sequences * head.projected, head.projected];
+        (is_ours && is_whole).then_some((users, item))
     }
 
     /// What weighs all that a user did, where it does.
