@@ -25,7 +25,7 @@ mod trial;
 pub(crate) use follower::{Follower, Held};
 pub(crate) use trial::{Bench, note, take_over};
 pub use trial::{
-    Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, standing,
+    Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, shown, standing,
 };
 
 /// The form of announcements that this build writes and reads.
@@ -104,6 +104,9 @@ pub enum ChampionError {
         "the model looks at texts, and rows that others score have no vectors of its own to judge it by: `headwater champion promote` makes it champion untried"
     )]
     Texts,
+    /// It is to be tried beside itself.
+    #[error("the model is champion already: there is nothing to try it beside")]
+    IsChampion,
     /// It is larger than the topic carries.
     #[error("its values have {bytes} bytes, at most {VALUES_MAX} are carried by the topic")]
     Large {
@@ -151,9 +154,11 @@ impl ChampionError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Trained(error) => error.exit(),
-            Self::File { .. } | Self::Texts | Self::Large { .. } | Self::NoFormer => {
-                Exit::Configuration
-            }
+            Self::File { .. }
+            | Self::Texts
+            | Self::IsChampion
+            | Self::Large { .. }
+            | Self::NoFormer => Exit::Configuration,
             Self::Format { .. } | Self::Form(_) | Self::Parts { .. } | Self::Other { .. } => {
                 Exit::Format
             }

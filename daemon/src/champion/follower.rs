@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::{
@@ -21,6 +21,9 @@ const LIMIT: PollLimit = PollLimit {
     bytes: 8 << 20,
     wait: LOOK,
 };
+
+/// Between two tries of a disk.
+const AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The champion that is loaded. Workers look at its number before each turn: a step never sees two.
 #[derive(Debug, Default)]
@@ -85,6 +88,8 @@ pub(crate) struct Follower {
     reader: Box<dyn Reader>,
     registry: Registry,
     batch: RecordBatch,
+    /// When a disk is asked again that had no room for the announced model.
+    again: Option<Instant>,
 }
 
 impl std::fmt::Debug for Follower {
@@ -103,6 +108,7 @@ impl Follower {
             reader,
             registry: Registry::default(),
             batch: RecordBatch::default(),
+            again: None,
         })
     }
 
@@ -113,15 +119,19 @@ impl Follower {
         for record in self.batch.iter() {
             is_news |= self.registry.take(&record);
         }
-        if is_news {
+        if is_news || self.again.is_some_and(|again| again <= Instant::now()) {
             self.load();
         }
         Ok(!self.batch.ends().is_empty())
     }
 
-    fn load(&self) {
+    fn load(&mut self) {
         let name = |model: &BaheModel| format!("{}-{}", BaheModel::NAME, model.version());
-        match self.try_load() {
+        let loaded = self.try_load();
+        // What else keeps it from being loaded stays so until something is announced.
+        let is_passing = matches!(loaded, Err(ChampionError::File { .. }));
+        self.again = is_passing.then(|| Instant::now() + AGAIN_EVERY);
+        match loaded {
             Ok(scoring) => {
                 let champion = scoring.model.as_ref();
                 let champion = champion.map_or_else(|| "baseline".to_owned(), |of| name(of));

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use headwater_config::{Config, Topic};
+use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, LogError, Producer};
 use headwater_model::bahe::{BaheModel, Layers};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Announced, ChampionError, FORMAT, Named, Registry, announce, forget, read, send};
 use super::{Cause, send_parts};
 use crate::scan::{self, Stretch};
+use crate::trained::TrainedError;
 use crate::world::unix_ms;
 
 /// Challengers at most, beside the baseline: each is held against the champion by itself.
@@ -211,6 +213,9 @@ pub struct Standing {
     pub challengers: Vec<Trial>,
     /// Who was champion before, while it is held against who is.
     pub watch: Option<Trial>,
+    /// Why the champion cannot be loaded under the configuration of whoever asks; told where it is asked for ([`shown`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 impl Standing {
@@ -326,6 +331,24 @@ pub fn standing(config: &Config, log: &dyn Log) -> Result<Standing, ChampionErro
     Standing::of(&Registry::read(config, log)?)
 }
 
+/// The same, and whether the champion can be loaded under this configuration.
+///
+/// # Errors
+/// As [`standing`].
+pub fn shown(config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> {
+    let registry = Registry::read(config, log)?;
+    let mut standing = Standing::of(&registry)?;
+    let assembler = Assembler::new(config).map_err(TrainedError::Schema)?;
+    if let Some(champion) = standing.champion() {
+        let found = registry.bytes_of(champion).and_then(|(manifest, _)| {
+            let is_for = BaheModel::is_for(manifest, assembler.schema());
+            is_for.map_err(|error| ChampionError::Trained(error.into()))
+        });
+        standing.trouble = found.err().map(|error| headwater_consumers::words(&error));
+    }
+    Ok(standing)
+}
+
 /// Puts the model of a folder on trial beside the champion, and beside other challengers; where there are as many as may be, in the place of who is better by the fewest errors. Rows that are not later than `after` (Unix milliseconds) are no evidence. Whoever trains
 /// (`train.every`) judges it.
 ///
@@ -342,6 +365,11 @@ pub fn put_on_trial(
         return Err(ChampionError::Texts);
     }
     let registry = Registry::read(config, log)?;
+    let of = super::hex(model.id());
+    let champion = Standing::of(&registry)?.champion().cloned();
+    if champion.is_some_and(|champion| champion.id == of) {
+        return Err(ChampionError::IsChampion);
+    }
     let mut producer = log.producer()?;
     let model = send_parts(config, &mut *producer, folder)?;
     let standing = standing(config, log)?;

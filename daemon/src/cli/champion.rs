@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use headwater::champion::{
-    ChampionError, Named, Standing, Trial, pin, promote, put_on_trial, retire, roll_back, standing,
+    ChampionError, Named, Standing, Trial, pin, promote, put_on_trial, retire, roll_back, shown,
 };
 use headwater::moment;
 use serde_json::json;
@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         Command::Pin => drop(pin(&config, &*log, true)?),
         Command::Unpin => drop(pin(&config, &*log, false)?),
     }
-    let found = standing(&config, &*log)?;
+    let found = shown(&config, &*log)?;
     match arguments.format {
         Format::Text => tell(&found),
         Format::Json => print(&json!(found).to_string()),
@@ -110,6 +110,11 @@ fn tell(found: &Standing) {
             if announced.pinned { ", pinned" } else { "" },
             name(announced.former.as_ref()),
         )),
+    }
+    if let Some(trouble) = &found.trouble {
+        print(&format!(
+            "under this configuration it is not loaded, and whoever scored before goes on, or the baseline: {trouble}"
+        ));
     }
     for trial in &found.challengers {
         tell_trial("on trial", trial);

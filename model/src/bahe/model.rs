@@ -219,6 +219,7 @@ impl Manifest {
         let columns = manifest.columns.as_ref();
         let odd_columns = columns.is_some_and(|columns| {
             columns.tasks != manifest.tasks
+                || !columns.are_told_apart()
                 || columns.shared.len() + columns.own.len() != head.features
         });
         let spec = manifest.key_vectors.as_ref();
@@ -277,7 +278,7 @@ impl Manifest {
                 if [places.shared.len() + places.own.len(), places.tasks.len()]
                     == [self.head.features, self.head.tasks] =>
             {
-                return Ok(places);
+                return self.check_key_vectors(schema, path).map(|()| places);
             }
             Ok(_) => String::new(),
             Err(lacked) => format!("`{lacked}` is not there, or means something else; "),
@@ -291,6 +292,24 @@ impl Manifest {
                 first_difference(&self.rows_described, schema.description().lines())
             ),
         })
+    }
+
+    /// Whether rows of that schema have the key-vectors that it weighs.
+    fn check_key_vectors(&self, schema: &FeatureSchema, path: &Path) -> Result<(), LanguageError> {
+        let spec = self.key_vectors.as_ref();
+        if let Some(spec) = spec.filter(|spec| Some(*spec) != schema.key_vectors()) {
+            return Err(LanguageError::Key {
+                path: path.to_owned(),
+                key: "key_vectors".to_owned(),
+                problem: format!(
+                    "are of {spec:?}, and its rows have {}: key_vectors.logged, key_vectors.buckets and kinds.names say what they have",
+                    schema
+                        .key_vectors()
+                        .map_or("none".to_owned(), |ours| format!("{ours:?}"))
+                ),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -313,7 +332,14 @@ impl BaheModel {
     pub fn open(folder: &Path, schema: &FeatureSchema) -> Result<Self, LanguageError> {
         let read = |name: &str| {
             let path = folder.join(name);
-            match std::fs::read(&path) {
+            // A pipe of that name would never end.
+            let is_file = std::fs::metadata(&path).is_ok_and(|found| found.is_file());
+            let read = if is_file || !path.exists() {
+                std::fs::read(&path)
+            } else {
+                Err(std::io::Error::other("is no file"))
+            };
+            match read {
                 Ok(bytes) => Ok((path, bytes)),
                 Err(source) => Err(LanguageError::Read { path, source }),
             }
@@ -334,8 +360,19 @@ impl BaheModel {
         }
         let tensors = from_safetensors(&bytes).map_err(|error| LanguageError::File {
             path: path.clone(),
-            problem: format!("cannot be read: {error}"),
+            problem: format!("cannot be read: {}", words(&error)),
         })?;
+        // Rows of ids have keys and hours beside numbers, and are looked at where they are read.
+        let others = |name: &str| name.starts_with("table.");
+        if let Some((name, odd)) =
+            (tensors.iter()).find(|(name, tensor)| tensor.dtype() != DType::F32 && !others(name))
+        {
+            return Err(LanguageError::Tensor {
+                path,
+                tensor: name.clone(),
+                problem: format!("is of {:?}, and what is learned is of F32", odd.dtype()),
+            });
+        }
         let numbers = tensors.iter();
         for (name, tensor) in numbers.filter(|(_, tensor)| tensor.dtype() == DType::F32) {
             let sum = tensor.sum_all().and_then(|sum| sum.to_scalar::<f32>());
@@ -348,6 +385,16 @@ impl BaheModel {
             }
         }
         Self::with(manifest, schema, &tensors, &path)
+    }
+
+    /// Whether the model of this manifest could be opened for rows of that schema.
+    ///
+    /// # Errors
+    /// As [`BaheModel::open`], of all that a manifest says.
+    pub fn is_for(manifest: &[u8], schema: &FeatureSchema) -> Result<(), LanguageError> {
+        let path = Path::new(MANIFEST);
+        let places = Manifest::read(path, manifest)?.places_in(schema, path);
+        places.map(drop)
     }
 
     /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.
@@ -369,19 +416,6 @@ impl BaheModel {
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
-        let spec = manifest.key_vectors.as_ref();
-        if let Some(spec) = spec.filter(|spec| Some(*spec) != schema.key_vectors()) {
-            return Err(LanguageError::Key {
-                path: path.to_owned(),
-                key: "key_vectors".to_owned(),
-                problem: format!(
-                    "are of {spec:?}, and its rows have {}: key_vectors.logged, key_vectors.buckets and kinds.names say what they have",
-                    schema
-                        .key_vectors()
-                        .map_or("none".to_owned(), |ours| format!("{ours:?}"))
-                ),
-            });
-        }
         let places = manifest.places_in(schema, path)?;
         let scorer = Scorer::of(&manifest.head, places, &manifest.features, tensors, path)?;
         Ok(Self {
@@ -471,6 +505,17 @@ impl BaheModel {
     pub fn scorer(&self) -> &Scorer {
         &self.scorer
     }
+}
+
+/// An error with what caused it.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// The first thing that is not the same in two descriptions.

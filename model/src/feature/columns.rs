@@ -5,7 +5,7 @@
 //! that are new. A task that counts other things than it did under the same name has no rows from before: all that its baseline says would be wrong.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,19 @@ pub struct Columns {
     pub shared: Vec<Column>,
     /// Numbers of a candidate, in order.
     pub own: Vec<Column>,
+}
+
+impl Columns {
+    /// Whether each task, and each number, has a name of its own.
+    pub(crate) fn are_told_apart(&self) -> bool {
+        let mut names = BTreeSet::new();
+        let numbers = self.shared.iter().chain(&self.own);
+        let mut tasks = BTreeSet::new();
+        self.tasks.iter().all(|name| tasks.insert(name))
+            && numbers
+                .map(|column| &column.name)
+                .all(|name| names.insert(name))
+    }
 }
 
 /// A number of a row, as other schemas know it.

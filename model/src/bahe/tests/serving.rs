@@ -359,6 +359,11 @@ fn a_model_reads_rows_that_have_more_than_it_was_trained_on() {
         std::fs::write(folder.path().join(MANIFEST), manifest.to_string()).unwrap();
         [&old, &new].map(|schema| BaheModel::open(folder.path(), schema).map(|_| ()))
     };
+    let mut twice = old.columns();
+    twice.own[1].name = twice.own[0].name.clone();
+    let [one, _] = with("columns", Some(serde_json::to_value(twice).unwrap()));
+    let said = one.unwrap_err().to_string();
+    assert!(said.contains("`columns` is odd"), "{said}");
     let columns = serde_json::to_value(new.columns()).unwrap();
     let [one, other] = with("columns", Some(columns)).map(|of| of.unwrap_err().to_string());
     assert!(
@@ -467,6 +472,10 @@ fn a_folder_is_whole_or_refused() {
     odd.values.insert("head.base".to_owned(), nan);
     write(&odd, &schema, path);
     assert!(refused().contains("tensor `head.base` holds what is no finite number"));
+    let whole = Tensor::new(&[1_i64, 2], &Device::Cpu).unwrap();
+    odd.values.insert("head.base".to_owned(), whole);
+    write(&odd, &schema, path);
+    assert!(refused().contains("tensor `head.base` is of I64"));
     write(&made, &schema, path);
     std::fs::write(path.join(MANIFEST), &text[..100]).unwrap();
     assert!(refused().contains("is no manifest of a model"));
