@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
-use crate::predictions::{Predictions, PredictionsError};
+use crate::predictions::{Predictions, PredictionsError, check_apart};
 use crate::progress::Progress;
 use crate::recording::{Recording, RecordingError, envelope};
 
@@ -102,6 +102,9 @@ impl Backtest {
     /// name and moved at the end, so that a file of that name is a whole one.
     pub fn run(&self, config: &Config) -> Result<Summary, BacktestError> {
         let began = Instant::now();
+        if self.predictions != Path::new("-") {
+            check_apart(&[&self.predictions], &[&self.items, &self.events])?;
+        }
         let mut engine = match &self.folder {
             Some(folder) => Engine::in_folder(config, folder)?,
             None => Engine::new(config)?,

@@ -124,18 +124,49 @@ pub(crate) fn check_place(path: &Path) -> Result<(), PredictionsError> {
     })
 }
 
+/// Whether what is written has places of its own: nothing that is read is written over, and nothing twice. What is no file of its own, such as a pipe, may be named again and again.
+pub(crate) fn check_apart(written: &[&Path], read: &[&Path]) -> Result<(), PredictionsError> {
+    let of = |path: &Path| {
+        let there = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+        there.unwrap_or_else(|_| path.to_owned())
+    };
+    for (at, path) in written.iter().enumerate() {
+        let mut others = read.iter().chain(&written[..at]);
+        let is_file = path.is_file() || !path.exists();
+        if is_file && others.any(|other| of(other) == of(path)) {
+            return Err(PredictionsError::Write {
+                path: (*path).to_owned(),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::InvalidInput,
+                    "it is read as well, or something else is written there",
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file under another name, and moves it when it is whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PredictionsError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    let name = PathBuf::from(name);
-    let partial = Partial(Some(name.clone()));
-    std::fs::write(&name, bytes)
-        .and_then(|()| partial.put(path))
-        .map_err(|source| PredictionsError::Write {
-            path: path.to_owned(),
-            source,
-        })
+    let written = if is_in_place(path) {
+        std::fs::write(path, bytes)
+    } else {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        let name = PathBuf::from(name);
+        let partial = Partial(Some(name.clone()));
+        std::fs::write(&name, bytes).and_then(|()| partial.put(path))
+    };
+    written.map_err(|source| PredictionsError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Whether what is there is written into: a device, a pipe or a link is not to be replaced by a file.
+fn is_in_place(path: &Path) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|found| !found.is_file())
 }
 
 impl Predictions {
@@ -146,8 +177,7 @@ impl Predictions {
             path: path.to_owned(),
             source,
         };
-        // A device or a pipe is not to be replaced by a file.
-        let in_place = path.exists() && !path.is_file();
+        let in_place = is_in_place(path);
         let mut partial = Partial(None);
         let raw: Box<dyn Write> = if path == Path::new("-") {
             Box::new(std::io::stdout())

@@ -61,6 +61,8 @@ pub struct Stage {
     partitions: i32,
     asked: BTreeMap<String, Asked>,
     number: u64,
+    /// In front of its numbers, where others asked before it: an id that was seen before is a repetition.
+    run: String,
 }
 
 impl std::fmt::Debug for Stage {
@@ -80,8 +82,13 @@ impl Stage {
     pub fn open(log: &dyn Log, visits: Visits, with_titles: bool) -> Result<Self, DemoError> {
         let mut reader = log.reader()?;
         let facts = log.describe(Topic::Scores)?.ok_or(DemoError::Topic)?;
+        let mut run = String::new();
         for partition in 0..facts.partitions {
-            reader.assign(TopicPartition::new(Topic::Scores, partition), Start::End)?;
+            let of = TopicPartition::new(Topic::Scores, partition);
+            reader.assign(of, Start::End)?;
+            if log.extent(of)?.next > 0 {
+                run = format!("{:x}-", now_ms());
+            }
         }
         let mut stage = Self {
             visits,
@@ -92,6 +99,7 @@ impl Stage {
             partitions: facts.partitions,
             asked: BTreeMap::new(),
             number: 0,
+            run,
         };
         for item in 0..stage.visits.platform().items() {
             stage.publish_item(item)?;
@@ -174,7 +182,7 @@ impl Stage {
     pub fn ask(&mut self) -> Result<(), LogError> {
         let visit = self.visits.visit(self.number);
         self.number += 1;
-        let request = format!("r{}", visit.number);
+        let request = format!("r{}{}", self.run, visit.number);
         let id = format!("user-{}", visit.user);
         let candidates = visit.candidates.iter().map(|item| format!("item-{item}"));
         let record = json!({

@@ -77,6 +77,14 @@ fn a_page_is_whole() {
     assert_eq!(page.matches("class=\"line s0\" points").count(), 9);
     assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
     assert!(page.ends_with("</html>\n"));
+    // What is no file of its own is written into, not replaced.
+    let link = folder.path().join("link.html");
+    let other = folder.path().join("other.html");
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    Report::default().write(&link, &words).unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let page = std::fs::read_to_string(&other).unwrap();
+    assert!(page.ends_with("</html>\n"));
     let error = Report::default().write(&folder.path().join("no/where"), &[]);
     assert!(error.unwrap_err().to_string().contains("where"));
 }

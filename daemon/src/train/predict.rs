@@ -6,8 +6,8 @@ use headwater_config::Config;
 use headwater_model::bahe::Trainer;
 
 use super::rows::Recorded;
-use super::{TrainBahe, TrainError, TrainSummary};
-use crate::predictions::{Predictions, PredictionsError, check_place};
+use super::{Source, TrainBahe, TrainError, TrainSummary};
+use crate::predictions::{Predictions, PredictionsError, check_apart, check_place};
 use crate::progress::Progress;
 use crate::report::Report;
 
@@ -52,9 +52,13 @@ impl TrainBahe {
             return Err(PredictionsError::Write { path, source }.into());
         }
         let table = self.predictions.iter().filter(|path| !is_output(path));
-        for path in table.chain(&self.report) {
-            check_place(path)?;
-        }
+        let written: Vec<&Path> = table.chain(&self.report).map(PathBuf::as_path).collect();
+        written.iter().try_for_each(|path| check_place(path))?;
+        let read: &[&Path] = match &self.source {
+            Source::Recordings { items, events } => &[items, events],
+            Source::Log(_) => &[],
+        };
+        check_apart(&written, read)?;
         Ok(())
     }
 
