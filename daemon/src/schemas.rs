@@ -1,7 +1,7 @@
 //! Schemas that rows are logged under, told on the topic of models: so that rows from before a task or a likeness was added can be learned from under the newer schema.
 //!
-//! Before it, whoever trains and may promote says what rows hold; after it, training reads rows of other schemas by name and meaning ([`Translation`]). Instances that only score need not write to the topic. A schema is told
-//! again with each training: compaction keeps one record of each.
+//! Before it, whoever scores, and whoever trains and may promote, says what rows hold; after it, training reads rows of other schemas by name and meaning ([`Translation`]). A schema is told again with each start and each training: compaction keeps one record
+//! of each. An instance that may not write to the topic says so and goes on: then another must.
 
 use std::collections::BTreeMap;
 

@@ -182,6 +182,8 @@ pub struct TrainSummary {
     pub rows: [usize; 3],
     /// Labelled items without a row in the feature log, and logged requests whose rows are of another schema: left out.
     pub left_out: [u64; 2],
+    /// Labelled items that are left for later: another task's labels of their rows, of a longer window, may still come.
+    pub waiting: u64,
     /// Texts asked for: of behaviors and of items.
     pub texts: u64,
     /// Of them distinct: what the shallow layers met.

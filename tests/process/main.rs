@@ -16,6 +16,8 @@ mod refusals;
 mod regime;
 mod service;
 mod skew;
+mod takeover;
 mod texts;
 mod train;
 mod trained;
+mod untrainable;

@@ -159,53 +159,6 @@ fn recordings_become_a_model() {
     assert!(rule["gdod"].is_object(), "{manifest}");
 }
 
-/// Goal: what cannot be trained from is named. Method: a line that is no record, events without labels, no model, one that is not there, too many layers.
-#[test]
-fn what_cannot_be_trained_from_is_named() {
-    let place = Place::new("scenarios.names = [\"home\"]");
-    let folder = place.file().parent().unwrap().to_owned();
-    let recordings = write_recordings(&folder);
-    write_model(&folder.join("language"), None);
-    let from = folder.join("language").display().to_string();
-    let out = folder.join("out");
-    let refused = |recordings: &[String; 2], more: &[&str], words: &str| {
-        let ran = train(&place, recordings, &out, more);
-        assert_eq!(ran.code, Some(2), "{ran:?}");
-        assert!(ran.beside.contains(words), "{ran:?}");
-    };
-    refused(
-        &recordings,
-        &[],
-        "neither --model nor texts.encoder names one",
-    );
-    refused(
-        &recordings,
-        &["--model", "nothing"],
-        "`nothing` is no folder or file, and no model of that name is in the cache",
-    );
-    refused(
-        &recordings,
-        &["--model", &from, "--layers", "2"],
-        "2 layers above 1 of a model of 2",
-    );
-    let torn = folder.join("torn.jsonl").display().to_string();
-    fs::write(&torn, "{\"topic\": \"behaviors\", \"record\": {}}\n").unwrap();
-    let torn = [recordings[0].clone(), torn];
-    refused(&torn, &["--model", &from], "torn.jsonl, line 1: ");
-    let requests = fs::read_to_string(&recordings[1]).unwrap();
-    let requests: Vec<&str> = requests
-        .lines()
-        .filter(|line| line.contains("score-requests"))
-        .collect();
-    let unlabeled = folder.join("unlabeled.jsonl").display().to_string();
-    fs::write(&unlabeled, requests.join("\n")).unwrap();
-    refused(
-        &[recordings[0].clone(), unlabeled],
-        &["--model", &from],
-        "no row has a label",
-    );
-}
-
 /// What `train` prints of the rows' part and of the loss before training.
 fn told(ran: &Ran) -> (serde_json::Value, f64) {
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -305,6 +258,7 @@ fn what_a_daemon_logged_is_learned_from() {
         live["validation_loss"][1].as_f64().unwrap() < first,
         "{live}"
     );
+    under_another_schema(&place, &fixed, &out("more-tasks"));
     let manifest = fs::read(folder.join("live").join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["kind"], "bahe");
@@ -393,6 +347,40 @@ fn onward(place: &Place, frozen: &serde_json::Value, fixed: &[&str]) {
         ran.beside.contains("learned from the rows that judge it"),
         "{ran:?}"
     );
+}
+
+/// Rows that were logged before a task came are learned from under it, though nobody had trained before; rows that counted other things have a row all the same, and are told of once.
+fn under_another_schema(place: &Place, fixed: &[&str], out: &str) {
+    let of_log = ["--log", "--out", out];
+    let added = [
+        "--set",
+        r#"tasks.view.positive=["view"]"#,
+        "--set",
+        r#"tasks.view.trials=["impression"]"#,
+        "--set",
+        "tasks.view.scenarios=[]",
+        "--set",
+        "tasks.view.window=1m",
+    ];
+    let (read, _) = told(&place.run(&[fixed, &of_log, &added].concat()));
+    assert_eq!(
+        (&read["rows"], &read["left_out"]),
+        (&json!([672, 96, 192]), &json!([0, 0]))
+    );
+    // Where labels of the one task take longer than all rows last, those of the other wait, and are told of.
+    let longer = ["--set", "tasks.view.window=10h"];
+    let ran = place.run(&[fixed, &of_log, &added, &longer].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.beside.contains(" 960 labelled items wait until"),
+        "{ran:?}"
+    );
+    let other = ["--set", "scoring.half_life_long=3d"];
+    let ran = place.run(&[fixed, &of_log, &other].concat());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let words =
+        "0 labelled items have no row in the feature log, 480 requests were scored under other";
+    assert!(ran.beside.contains(words), "{ran:?}");
 }
 
 /// What a champion says of key-vectors that were logged is what its own training said of the same rows; rows of other stretches are left out.
@@ -548,6 +536,19 @@ fn promoted(place: &Place, folder: &Path) {
     let ran = place.run(&["champion", "unpin", "--format", "json"]);
     assert_eq!(ran.json()["challengers"][0]["model"]["name"], name);
     assert!(ran.json()["pinned"].is_null(), "{ran:?}");
+    let ran = place.run(&["champion", "promote", &live]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let other = ["champion", "show", "--set", "scoring.half_life_long=3d"];
+    for (show, is_odd) in [(&other[..2], false), (&other, true)] {
+        let words = place.run(show).answer;
+        let says = words.contains("under this configuration it is not loaded");
+        assert_eq!(says, is_odd, "{words}");
+    }
+    let ran = place.run(&["champion", "try", &live]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.beside.contains("champion already"), "{ran:?}");
+    let ran = place.run(&["champion", "rollback"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
     let ran = place.run(&["champion", "try", "nowhere"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     let (back, _) = ask("back");

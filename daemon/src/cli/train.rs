@@ -115,7 +115,7 @@ struct Bahe {
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     deep_factor: f64,
     /// Positions of a batch: what bounds memory.
-    #[arg(long, default_value_t = 4_096)]
+    #[arg(long, default_value_t = 4_096, value_parser = positions)]
     positions: usize,
     /// Where texts are encoded and layers learn: auto (an NVIDIA GPU if this program was built for it and there is one, else the CPU), cpu, cuda; without it,
     /// `texts.device`.
@@ -125,7 +125,7 @@ struct Bahe {
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Share of the requests to learn from.
-    #[arg(long, default_value_t = 0.7, value_parser = share)]
+    #[arg(long, default_value_t = 0.7, value_parser = some)]
     train: f64,
     /// Share of the requests to validate on.
     #[arg(long, default_value_t = 0.1, value_parser = share)]
@@ -150,11 +150,11 @@ struct Bahe {
     #[arg(long, value_parser = objectives())]
     objective: Option<ObjectiveChoice>,
     /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
-    #[arg(long, requires = "log")]
+    #[arg(long, requires = "log", conflicts_with_all = ["items", "events"])]
     promote: bool,
     /// Put it on trial beside the champion if it is better at all there: an instance with train.every holds both against each other on rows that are scored from
     /// then on, and promotes it once it has proved itself. With --log.
-    #[arg(long, requires = "log", conflicts_with = "promote")]
+    #[arg(long, requires = "log", conflicts_with_all = ["promote", "items", "events"])]
     on_trial: bool,
     /// Steps of this run at most; the same command goes on from there, as it does after a run that was killed.
     #[arg(long)]
@@ -266,6 +266,16 @@ fn limit(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not an even number from 2 to 4096"))
 }
 
+fn some(text: &str) -> Result<f64, String> {
+    let share = share(text).ok().filter(|share| *share > 0.0);
+    share.ok_or_else(|| format!("`{text}` is not a share above 0, and at most 1"))
+}
+
+fn positions(text: &str) -> Result<usize, String> {
+    let positions = text.parse().ok().filter(|positions: &usize| *positions > 0);
+    positions.ok_or_else(|| format!("`{text}` is not a number of positions"))
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok();
     share
@@ -374,6 +384,12 @@ pub(super) fn tell(summary: &TrainSummary, print: fn(&str)) {
             "left out: {without_row} labelled items without a row in the feature log, {other_schema} requests that were scored under other tasks or settings"
         ));
     }
+    if summary.waiting > 0 {
+        print(&format!(
+            "left for later: {} labelled items, until the longest window of a task is over for their rows as well",
+            summary.waiting
+        ));
+    }
     if summary.distinct_texts > 0 {
         print(&format!(
             "{} texts, {} distinct: each is met {:.1} times; {} encoded in {:.1} s",
@@ -428,7 +444,7 @@ pub(super) fn tell(summary: &TrainSummary, print: fn(&str)) {
             (true, false) if summary.onward > 0 => "it would win (--on-trial)".to_owned(),
             (true, false) => "it would win (--promote)".to_owned(),
             (false, false) if !judged.enough => format!(
-                "too little to judge by: {USERS_MIN} users, {LABELS_MIN} positives and as many negatives are needed"
+                "too little to judge by: {LABELS_MIN} positives and as many negatives are needed, and differences that come from {USERS_MIN} users or more, not from a few who have most of the rows"
             ),
             (false, false) => format!("not enough to take over, {Z_MIN} errors are needed"),
         };

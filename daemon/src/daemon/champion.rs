@@ -21,7 +21,12 @@ pub(super) fn begin(
     log: &dyn Log,
     held: &Arc<Held>,
 ) -> Result<Option<Follower>, StartError> {
-    if config.instance.workers == 0 || config.scoring.model.is_some() {
+    if config.instance.workers == 0 {
+        return Ok(None);
+    }
+    // Before the first row is logged: whoever learns from it under another schema, however much later, finds there what it holds.
+    crate::schemas::tell(config, log);
+    if config.scoring.model.is_some() {
         return Ok(None);
     }
     let mut follower = Follower::new(config, log, Arc::clone(held))?;

@@ -81,6 +81,12 @@ pub enum ArtifactError {
         #[source]
         source: std::io::Error,
     },
+    /// Another training works in it.
+    #[error("{}: another training is at work in this folder", path.display())]
+    Taken {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Values cannot be written.
     #[error("{}: values cannot be written", path.display())]
     Values {
@@ -97,7 +103,7 @@ impl ArtifactError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Io { .. } => Exit::TryAgain,
+            Self::Io { .. } | Self::Taken { .. } => Exit::TryAgain,
             Self::Values { .. } => Exit::Bug,
         }
     }
@@ -110,6 +116,22 @@ impl Artifact {
             source,
         })?;
         Ok(Self(folder.to_owned()))
+    }
+
+    /// The folder for one training alone, for as long as the handle is held: of two the last would have it all, and the other nothing.
+    pub(super) fn alone(&self) -> Result<fs::File, ArtifactError> {
+        let io = |source| ArtifactError::Io {
+            path: self.0.clone(),
+            source,
+        };
+        let folder = fs::File::open(&self.0).map_err(io)?;
+        match folder.try_lock() {
+            Ok(()) => Ok(folder),
+            Err(fs::TryLockError::WouldBlock) => Err(ArtifactError::Taken {
+                path: self.0.clone(),
+            }),
+            Err(fs::TryLockError::Error(source)) => Err(io(source)),
+        }
     }
 
     /// The file of an encoder's vectors.

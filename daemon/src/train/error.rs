@@ -65,13 +65,15 @@ pub enum TrainError {
     NobodyFollows,
     /// Nothing of a log can be learned from.
     #[error(
-        "no labelled row to learn from: {without_row} labelled items have no row in the feature log, {other_schema} requests were scored under other tasks or settings; labels come when their windows have closed (labels.examples)"
+        "no labelled row to learn from: {without_row} labelled items have no row in the feature log, {other_schema} requests were scored under other tasks or settings, {waiting} labelled items wait until the last of another task's window is over as well; labels come when their windows have closed (labels.examples)"
     )]
     NoRows {
         /// Labelled items without a row.
         without_row: u64,
         /// Requests of another schema.
         other_schema: u64,
+        /// Labelled items that are left for later.
+        waiting: u64,
     },
     /// There are not enough labelled rows so far.
     #[error("{found} labelled rows, and {wanted} are wanted")]

@@ -81,6 +81,8 @@ impl TrainBahe {
             unreachable!("invariant: it goes on with a log's rows");
         };
         let began = crate::world::unix_ms();
+        let artifact = Artifact::open(&self.out)?;
+        let _alone = artifact.alone()?;
         let champion = crate::champion::current(config, &**log, &self.out)?;
         let [rows_min, rows_max] = self.log_rows;
         let rows = [rows_min.div_ceil(ON_WITH), rows_max];
@@ -93,6 +95,7 @@ impl TrainBahe {
         let mut summary = TrainSummary {
             rows: recorded.split_sizes(),
             left_out: [left_out.without_row, left_out.other_schema],
+            waiting: left_out.waiting,
             newest: recorded.newest(),
             ..TrainSummary::default()
         };
@@ -101,6 +104,7 @@ impl TrainBahe {
             return Err(TrainError::NoRows {
                 without_row,
                 other_schema,
+                waiting: summary.waiting,
             });
         }
         // Whatever fails from here on has left a model behind that is neither the one nor the other.
@@ -122,7 +126,6 @@ impl TrainBahe {
         held.before.newest = recorded.newest();
         let values = held.trainer.values()?;
         Self::lay(&mut held.trainer, lines, &mut summary)?;
-        let artifact = Artifact::open(&self.out)?;
         let described = held.described.clone();
         artifact.keep(&held.trainer.values()?, described, &held.schema)?;
         let beside = (&**log, champion.as_ref(), began);

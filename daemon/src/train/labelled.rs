@@ -91,6 +91,8 @@ pub(super) struct Labelled<'a> {
     schemas: Option<Schemas>,
     /// Logged requests that had labels, of another schema whose numbers mean something else.
     pub(super) other_schema: u64,
+    /// Labelled items that were left for later, since other tasks' labels of their rows may still come.
+    pub(super) waiting: u64,
     progress: bool,
 }
 
@@ -134,6 +136,7 @@ impl<'a> Labelled<'a> {
             translates: false,
             schemas: None,
             other_schema: 0,
+            waiting: 0,
             progress,
         };
         let stretches = stretches(config, log, Topic::Labels, from)?;
@@ -165,12 +168,13 @@ impl<'a> Labelled<'a> {
             let newest = settled.entry(of.first.0.partition).or_insert(i64::MIN);
             *newest = of.time.saturating_sub(apart).max(*newest);
         }
-        let behind = &mut self.behind[0];
+        let (behind, waiting) = (&mut self.behind[0], &mut self.waiting);
         self.rows.retain(|_, of| {
             let (at, offset) = (of.first.0.partition, of.first.1);
             if of.time > settled[&at] {
                 let first = behind.entry(at).or_insert(offset);
                 *first = offset.min(*first);
+                *waiting += of.items.len() as u64;
                 return false;
             }
             before.get(&at).is_none_or(|used| of.time > *used)
@@ -338,6 +342,19 @@ impl<'a> Labelled<'a> {
         let words = |error: &dyn std::error::Error| headwater_consumers::words(error);
         let logged = LoggedRequest::read(record.value.unwrap_or_default());
         let mut logged = logged.map_err(|error| words(&error))?;
+        let Some(of_row) = self.rows.get_mut(row) else {
+            unreachable!("invariant: it was there just now");
+        };
+        let (policy, candidates) = (of_row.policy, logged.candidates.iter());
+        let labels: Vec<Option<Labels>> = candidates
+            .map(|candidate| of_row.items.remove(&*candidate.item_id))
+            .collect();
+        if of_row.items.is_empty() {
+            self.rows.remove(row);
+        }
+        if labels.iter().all(Option::is_none) {
+            return Ok(());
+        }
         let schema = self.assembler.schema();
         let of = logged.key_vectors.as_ref();
         // Rows from before key-vectors were logged, or were laid out so.
@@ -356,25 +373,12 @@ impl<'a> Labelled<'a> {
             self.other_schema += 1;
             return Ok(());
         }
-        let Some(of_row) = self.rows.get_mut(row) else {
-            unreachable!("invariant: it was there just now");
-        };
-        let candidates = logged.candidates.iter();
-        let labels: Vec<Option<Labels>> = candidates
-            .map(|candidate| of_row.items.remove(&*candidate.item_id))
-            .collect();
         let matched = Matched {
             row,
             logged: &logged,
-            policy: of_row.policy,
+            policy,
             labels,
         };
-        if of_row.items.is_empty() {
-            self.rows.remove(row);
-        }
-        if matched.labels.iter().all(Option::is_none) {
-            return Ok(());
-        }
         take(&self.assembler, &matched)
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct LeftOut {
     pub(super) without_row: u64,
     /// Logged requests of another schema.
     pub(super) other_schema: u64,
+    /// Labelled items of which other tasks' labels may still come.
+    pub(super) waiting: u64,
 }
 
 /// Rows, what could not be learned from, and how far what was logged is used up by them.
@@ -135,6 +137,7 @@ impl<'a> Reader<'a> {
         let left_out = LeftOut {
             without_row: labelled.len() as u64,
             other_schema: labelled.other_schema,
+            waiting: labelled.waiting,
         };
         let schema = labelled.assembler().schema().clone();
         let recorded = reader.finish(split, (schema, before));

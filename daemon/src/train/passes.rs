@@ -60,6 +60,8 @@ impl TrainBahe {
             let bar = Progress::new(Some(learned.len() as u64), self.progress);
             let (mut done, mut positions, mut loss_sum) = (0, 0, 0.0);
             let (mut conflicts, mut worst) = (Vec::new(), f64::INFINITY);
+            let (mut shared, mut coefficients) = (0.0, vec![0.0; corpus.tasks.len()]);
+            let mut whole = 0.0;
             let from = position(course.position);
             let reached = trainer.pass(corpus, learned.clone(), from, &mut |_, report| {
                 done += report.rows as u64;
@@ -68,6 +70,13 @@ impl TrainBahe {
                 for (_, weighing) in &report.weighings {
                     conflicts.push(weighing.conflict_rate);
                     worst = worst.min(weighing.worst_cosine.unwrap_or(worst));
+                    shared += weighing.shared_energy;
+                    // Where a task has no label in a step, who is who is not told.
+                    if weighing.coefficients.len() == coefficients.len() {
+                        whole += 1.0;
+                        let sums = coefficients.iter_mut().zip(&weighing.coefficients);
+                        sums.for_each(|(sum, one)| *sum += one);
+                    }
                 }
                 bar.at(done, done);
                 left = left.map(|left| left - 1);
@@ -77,8 +86,12 @@ impl TrainBahe {
             if !conflicts.is_empty() {
                 let rate = conflicts.iter().sum::<f64>() / conflicts.len() as f64;
                 summary.conflicts.push(rate);
+                let coefficients = coefficients.iter().map(|sum| sum / f64::max(whole, 1.0));
+                let coefficients: Vec<f64> = coefficients.collect();
                 tracing::info!(
                     conflict_rate = rate,
+                    shared_energy = shared / conflicts.len() as f64,
+                    ?coefficients,
                     worst_cosine = worst,
                     "gradients of tasks were made one"
                 );

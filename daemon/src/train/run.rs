@@ -71,6 +71,7 @@ impl TrainBahe {
         }
         self.check_places()?;
         let artifact = Artifact::open(&self.out)?;
+        let _alone = artifact.alone()?;
         let mut summary = TrainSummary::default();
         let place = self.place(config)?;
         let encoder = Self::encoder(config, &place.device)?;
@@ -96,6 +97,7 @@ impl TrainBahe {
             return Err(TrainError::NoRows {
                 without_row,
                 other_schema,
+                waiting: summary.waiting,
             });
         }
         if !recorded.has_labels() {
@@ -227,6 +229,7 @@ impl TrainBahe {
                 (&self.out, self.progress),
             )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
+            summary.waiting = left_out.waiting;
             summary.newest = recorded.newest();
             return Ok((recorded, Some(reached)));
         }
