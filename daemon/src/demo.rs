@@ -268,6 +268,7 @@ impl Demo {
             looked: [0; 2],
         };
         let began = Instant::now();
+        let first = show.stage.number();
         let mut told = 0;
         let mut fresh = (0.0, 0);
         while !stop.load(Ordering::Relaxed) {
@@ -279,7 +280,7 @@ impl Demo {
                 each(&show.second(elapsed.as_secs().max(told + 1)));
                 break;
             }
-            let due = (elapsed.as_secs_f64() * self.rate) as u64;
+            let due = first + (elapsed.as_secs_f64() * self.rate) as u64;
             // What could not be asked in time is not asked later: a platform does not save up its users.
             show.stage.skip_to(due.saturating_sub(self.rate as u64));
             while show.stage.number() < due && show.stage.waiting() < IN_FLIGHT_MAX {

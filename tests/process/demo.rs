@@ -1,10 +1,13 @@
 //! The main job, as a person and as a script see it.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
+use headwater_config::Topic;
 use serde_json::Value;
 
+use crate::log::{open, records};
 use crate::program::Place;
 use headwater_tests::tiny_model::write_model;
 
@@ -47,6 +50,28 @@ fn the_demo_tells_each_second() {
     let last = seconds.last().unwrap();
     assert!(last["ranked"]["shown"].as_u64() > Some(0), "{last}");
     assert!(last["random"]["shown"].as_u64() > Some(0), "{last}");
+}
+
+/// Goal: a demo that begins again in its folder goes on: nobody asks again what was asked before, for that would be a repetition. Method: twice in one folder; ids of all requests in its log.
+#[test]
+fn a_demo_goes_on_in_its_folder() {
+    let place = Place::new("");
+    let folder = place.state();
+    let dir = folder.display().to_string();
+    let mut asked = BTreeSet::new();
+    let mut all = 0;
+    for _ in 0..2 {
+        let ran = place.run(&["demo", "--for", "3s", "--dir", &dir]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let requests = records(&open(&place.config()), Topic::ScoreRequests);
+        assert!(requests.len() > all + 100, "{}", requests.len());
+        all = requests.len();
+        let ids = requests
+            .iter()
+            .map(|request| request["request_id"].to_string());
+        asked.extend(ids);
+        assert_eq!(asked.len(), all);
+    }
 }
 
 /// Goal: the demo with texts embeds what its rows need, and says how far behind it is. Method: eight seconds of it with a small model; all items that were there

@@ -61,8 +61,6 @@ pub struct Stage {
     partitions: i32,
     asked: BTreeMap<String, Asked>,
     number: u64,
-    /// In front of its numbers, where others asked before it: an id that was seen before is a repetition.
-    run: String,
 }
 
 impl std::fmt::Debug for Stage {
@@ -82,13 +80,12 @@ impl Stage {
     pub fn open(log: &dyn Log, visits: Visits, with_titles: bool) -> Result<Self, DemoError> {
         let mut reader = log.reader()?;
         let facts = log.describe(Topic::Scores)?.ok_or(DemoError::Topic)?;
-        let mut run = String::new();
+        // Whoever was here before has asked as often: the visits behind theirs come now. An id that was seen before would be a repetition, and who comes again with what they did before teaches by heart.
+        let mut number = 0;
         for partition in 0..facts.partitions {
-            let of = TopicPartition::new(Topic::Scores, partition);
-            reader.assign(of, Start::End)?;
-            if log.extent(of)?.next > 0 {
-                run = format!("{:x}-", now_ms());
-            }
+            reader.assign(TopicPartition::new(Topic::Scores, partition), Start::End)?;
+            let asked = log.extent(TopicPartition::new(Topic::ScoreRequests, partition))?;
+            number += u64::try_from(asked.next).unwrap_or_default();
         }
         let mut stage = Self {
             visits,
@@ -98,8 +95,7 @@ impl Stage {
             batch: RecordBatch::default(),
             partitions: facts.partitions,
             asked: BTreeMap::new(),
-            number: 0,
-            run,
+            number,
         };
         for item in 0..stage.visits.platform().items() {
             stage.publish_item(item)?;
@@ -182,7 +178,7 @@ impl Stage {
     pub fn ask(&mut self) -> Result<(), LogError> {
         let visit = self.visits.visit(self.number);
         self.number += 1;
-        let request = format!("r{}{}", self.run, visit.number);
+        let request = format!("r{}", visit.number);
         let id = format!("user-{}", visit.user);
         let candidates = visit.candidates.iter().map(|item| format!("item-{item}"));
         let record = json!({
