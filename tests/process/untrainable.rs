@@ -85,6 +85,19 @@ fn what_cannot_be_trained_from_is_named() {
         assert!(ran.beside.contains(words), "{ran:?}");
     }
     assert_eq!(fs::read(events).unwrap(), before);
+    let task = |number| format!("tasks.t{number}.positive=[\"like\"]");
+    let more = (0..17).flat_map(|number| {
+        let of = format!("tasks.t{number}.");
+        [
+            task(number),
+            of.clone() + "trials=[\"impression\"]",
+            of + "scenarios=[]",
+        ]
+    });
+    let more: Vec<String> = more.flat_map(|set| ["--set".to_owned(), set]).collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let by_rule = [&["--texts", "none", "--objective", "gdod"], &more[..]].concat();
+    refused(&recordings, &by_rule, "--objective: 18 tasks");
     let torn = folder.join("torn.jsonl").display().to_string();
     fs::write(&torn, "{\"topic\": \"behaviors\", \"record\": {}}\n").unwrap();
     let torn = [recordings[0].clone(), torn];

@@ -1,6 +1,7 @@
 //! What can end a training.
 
 use headwater_consumers::log::LogError;
+use headwater_model::gradient::TASKS_MAX;
 use headwater_model::language::LanguageError;
 
 use super::artifact::ArtifactError;
@@ -88,6 +89,14 @@ pub enum TrainError {
         "--promote with --regime prequential: what would be promoted has learned from the rows that judge it; --on-trial shows it on later ones"
     )]
     OnwardPromoted,
+    /// More tasks than a rule makes one gradient of.
+    #[error(
+        "--objective: {found} tasks, and a rule makes one gradient of at most {TASKS_MAX}; labels takes any number"
+    )]
+    Tasks {
+        /// How many there are.
+        found: usize,
+    },
     /// Rows of the log hold no texts.
     #[error("--log learns from the rows' numbers alone: with --texts none")]
     TextsOfLog,
@@ -109,6 +118,7 @@ impl TrainError {
             Self::Recording(_)
             | Self::Schema(_)
             | Self::OnwardPromoted
+            | Self::Tasks { .. }
             | Self::TextsOfLog
             | Self::NobodyFollows
             | Self::TooFew { .. }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::log::Log;
-use headwater_model::bahe::{BaheModel, HeadConfig};
+use headwater_model::bahe::{BaheModel, HeadConfig, Objective};
 use headwater_model::dinmp::Learning;
+use headwater_model::gradient::TASKS_MAX;
 use headwater_model::language::LanguageError;
 use parking_lot::Mutex;
 
@@ -68,6 +69,10 @@ impl TrainBahe {
                 learned: self.shares[0],
                 validated: self.shares[1],
             });
+        }
+        let found = config.tasks.len();
+        if matches!(self.objective, Objective::Tasks { .. }) && found > TASKS_MAX {
+            return Err(TrainError::Tasks { found });
         }
         self.check_places()?;
         let artifact = Artifact::open(&self.out)?;
