@@ -81,7 +81,8 @@ pub(super) struct Layers {
     /// Bytes of vectors in memory.
     memory: u64,
     metrics: DeepMetrics,
-    at_work: Mutex<Option<AtWork>>,
+    /// With the number of the champion's change that it came by: a worker that is behind the others takes nothing back.
+    at_work: Mutex<(u64, Option<AtWork>)>,
 }
 
 impl Layers {
@@ -96,20 +97,28 @@ impl Layers {
             stores: Arc::clone(stores),
             memory: config.texts.deep_memory.get() / 2,
             metrics: metrics.deep.clone(),
-            at_work: Mutex::new(None),
+            at_work: Mutex::default(),
         })
     }
 
-    /// The vectors of a model, which is at work from now on.
+    /// The vectors of a model, which is at work from this change on; none where another came since, which the worker learns of before its next turn.
     ///
     /// # Errors
     /// A store that cannot be read.
-    fn of(&self, model: &Arc<BaheModel>) -> Result<Option<AtWork>, headwater_state::Error> {
-        let mut at_work = self.at_work.lock();
-        if model.deep().is_none() {
-            *at_work = None;
+    fn of(
+        &self,
+        change: u64,
+        model: Option<&Arc<BaheModel>>,
+    ) -> Result<Option<AtWork>, headwater_state::Error> {
+        let (newest, at_work) = &mut *self.at_work.lock();
+        if change < *newest {
             return Ok(None);
         }
+        *newest = change;
+        let Some(model) = model.filter(|model| model.deep().is_some()) else {
+            *at_work = None;
+            return Ok(None);
+        };
         if let Some(held) = at_work
             .as_ref()
             .filter(|held| held.model.id() == model.id())
@@ -143,7 +152,7 @@ impl Layers {
     }
 
     fn current(&self) -> Option<AtWork> {
-        self.at_work.lock().clone()
+        self.at_work.lock().1.clone()
     }
 }
 
@@ -162,30 +171,25 @@ impl Inner {
         }
     }
 
-    /// Has a worker's rows scored by a model.
+    /// Has a worker's rows scored by a model, or by the baseline, from this change of the champion on.
     pub(super) fn score_in(
         &self,
         assembler: &mut Assembler,
-        model: Arc<BaheModel>,
+        (change, model): (u64, Option<Arc<BaheModel>>),
         metrics: &Metrics,
     ) -> Result<(), Error> {
         let at_work = match &self.layers {
             Some(layers) => layers
-                .of(&model)
+                .of(change, model.as_ref())
                 .map_err(|source| Error::Vectors { source })?,
             None => None,
         };
+        let Some(model) = model else {
+            assembler.score_by_baseline();
+            return Ok(());
+        };
         let deep = at_work.map(|at_work| (at_work.vectors, Source::Asked(at_work.asked)));
         assembler.score_with(model, deep, metrics)
-    }
-}
-
-impl Inner {
-    /// The baseline scores: no layers are at work.
-    pub(super) fn rest(&self) {
-        if let Some(layers) = &self.layers {
-            *layers.at_work.lock() = None;
-        }
     }
 }
 

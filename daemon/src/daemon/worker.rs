@@ -197,7 +197,8 @@ impl Working {
         }
         let assembler = pipeline.assembler();
         if let Some(model) = &self.inner.trained {
-            (self.inner).score_in(assembler, Arc::clone(model), &self.metrics)?;
+            let model = Some(Arc::clone(model));
+            (self.inner).score_in(assembler, (0, model), &self.metrics)?;
         }
         Worker::new(
             &self.config,
@@ -216,13 +217,8 @@ impl Working {
             return Ok(());
         };
         (worker.assembler()).score_some_with(scoring.canary, &self.metrics)?;
-        match scoring.model {
-            Some(model) => (self.inner).score_in(worker.assembler(), model, &self.metrics)?,
-            None => {
-                self.inner.rest();
-                worker.assembler().score_by_baseline();
-            }
-        }
+        let of = (now, scoring.model);
+        (self.inner).score_in(worker.assembler(), of, &self.metrics)?;
         *number = now;
         Ok(())
     }
