@@ -143,11 +143,11 @@ struct Bahe {
     cross: Option<u64>,
     /// How stretches and sides of what users did go together, with --key-vectors: none, products of all pairs (as in a factorization machine), attention (self-attention), both.
     /// Without it, `train.interactions`.
-    #[arg(long, value_parser = interactions(), requires = "key_vectors")]
+    #[arg(long, value_parser = words(InteractionsChoice::ALL, |of| of.as_str()), requires = "key_vectors")]
     interactions: Option<InteractionsChoice>,
     /// What is lowered where there are several tasks: labels (the mean over all labels), or the mean over tasks, whose gradients are made one by a rule: sum, gdod,
     /// pcgrad, mgda, cagrad, aligned-mtl. Without it, `train.objective`.
-    #[arg(long, value_parser = objectives())]
+    #[arg(long, value_parser = words(ObjectiveChoice::ALL, |of| of.as_str()))]
     objective: Option<ObjectiveChoice>,
     /// Make it champion of all instances (`headwater champion`) if it is better than the one there is, on later rows than it was made from. With --log.
     #[arg(long, requires = "log", conflicts_with_all = ["items", "events"])]
@@ -226,26 +226,17 @@ enum Precision {
     Bf16,
 }
 
-/// The words for what is lowered.
-fn objectives() -> impl TypedValueParser<Value = ObjectiveChoice> {
-    let words = ObjectiveChoice::ALL.iter().map(|choice| choice.as_str());
-    let choice = |word: String| {
-        let mut all = ObjectiveChoice::ALL.iter().copied();
-        all.find(|choice| choice.as_str() == word)
+/// The words of a choice of the configuration's.
+fn words<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    word_of: fn(&T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let choice = move |word: String| {
+        let mut all = all.iter().copied();
+        all.find(|choice| word_of(choice) == word)
             .expect("invariant: no other word is possible")
     };
-    PossibleValuesParser::new(words).map(choice)
-}
-
-/// The words for how buckets go together.
-fn interactions() -> impl TypedValueParser<Value = InteractionsChoice> {
-    let words = InteractionsChoice::ALL.iter().map(|choice| choice.as_str());
-    let choice = |word: String| {
-        let mut all = InteractionsChoice::ALL.iter().copied();
-        all.find(|choice| choice.as_str() == word)
-            .expect("invariant: no other word is possible")
-    };
-    PossibleValuesParser::new(words).map(choice)
+    PossibleValuesParser::new(all.iter().map(word_of)).map(choice)
 }
 
 fn layers(text: &str) -> Result<usize, String> {
