@@ -43,6 +43,8 @@ pub struct TextsConfig {
     pub encode: bool,
     /// Share of the time that an encoder which is not the current one yet may work.
     pub background: Ratio,
+    /// How long a champion that looks at texts makes vectors of users before it scores.
+    pub made_ahead: Span,
     /// How long vectors of an encoder that is not in use any more are kept.
     pub keep_former: Span,
     /// Vectors in memory.

@@ -279,7 +279,8 @@ impl Assembler {
     /// Reads vectors of texts from a table, where the configuration has an encoder.
     pub fn read_vectors(&mut self, config: &Config, table: Arc<VectorTable>, metrics: &Metrics) {
         if config.texts.encoder.is_some() {
-            let look = TextLook::new(table, metrics.texts.clone());
+            let mut look = TextLook::new(table, metrics.texts.clone());
+            look.prefer(self.scorers.encoder());
             let likings = Likings::new(config, Arc::clone(&self.sequences));
             self.texts = Some((look, likings));
         }
@@ -360,6 +361,7 @@ impl Assembler {
             let of = (&self.batch, self.keyed.as_ref());
             trained.score((row, items), of, (&self.baseline, scores));
         }
+        self.scorers.want(row, items);
     }
 
     /// Assembles the rows of a request.

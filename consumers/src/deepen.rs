@@ -62,6 +62,12 @@ impl DeepVectors {
         })
     }
 
+    /// Bounds what is held in memory anew.
+    pub fn set_memory(&self, memory: u64) {
+        self.users.set_memory(memory / 2);
+        self.items.set_memory(memory / 2);
+    }
+
     /// Whose they are.
     pub fn layers(&self) -> CurrentEncoder {
         self.layers
@@ -124,15 +130,21 @@ impl Deepen {
         }
     }
 
-    /// Whether the vectors of texts that there are, are those that the layers take.
+    /// Bounds the keys and values in memory anew.
+    pub fn set_memory(&mut self, memory: u64) {
+        self.runs.set_bytes(memory);
+    }
+
+    /// Whether there are vectors of texts that the layers take.
     pub fn has_its_encoder(&self) -> bool {
         self.encoder().is_some()
     }
 
-    /// The encoder whose vectors the layers take, if it is the current one.
+    /// The encoder whose vectors the layers take, if there are any.
     fn encoder(&self) -> Option<CurrentEncoder> {
-        let current = self.texts.current()?;
-        (Some(current.id.0) == self.model.encoder()).then_some(current)
+        let of = EncoderId(self.model.encoder()?);
+        // A damaged vector is none, as with texts.
+        self.texts.encoder(of).ok().flatten()
     }
 
     /// Makes what is wanted, as far as the texts have vectors. Gives back what is to be tried again when more of them have.

@@ -22,7 +22,7 @@ use crate::world::unix_ms;
 mod follower;
 mod trial;
 
-pub(crate) use follower::{Follower, Held};
+pub(crate) use follower::{Follower, Held, Scoring};
 pub(crate) use trial::{Bench, note, take_over};
 pub use trial::{
     Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, shown, standing,

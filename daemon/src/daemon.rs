@@ -80,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) stores: Arc<dyn Stores>,
     /// Hands rows over that are to be held against the log.
     pub(crate) sampler: Option<Sampler>,
+    /// What is known of items.
+    items: SharedItems,
     texts: Option<texts::Texts>,
     /// The model of `scoring.model`.
     trained: Option<Arc<BaheModel>>,
@@ -157,6 +159,7 @@ impl Daemon {
             log,
             stores,
             sampler,
+            items: Arc::default(),
             texts,
             trained,
             layers,
@@ -407,7 +410,6 @@ fn spawn(
     listener: Option<TcpListener>,
     (source, follower): (Option<Arc<dyn Log>>, Option<crate::champion::Follower>),
 ) -> std::io::Result<()> {
-    let items: SharedItems = Arc::default();
     let supervisor = &inner.supervisor;
     if let Some(listener) = listener {
         let inner = Arc::clone(inner);
@@ -420,7 +422,7 @@ fn spawn(
             config: inner.config.clone(),
             partitions: inner.found.partitions,
             log: Arc::clone(&inner.log),
-            items: Arc::clone(&items),
+            items: Arc::clone(&inner.items),
             metrics: inner.fast.clone(),
             board: Arc::clone(&inner.board),
         };
@@ -463,7 +465,6 @@ fn spawn(
             found: inner.found,
             log: Arc::clone(&inner.log),
             stores: Arc::clone(&inner.stores),
-            items: Arc::clone(&items),
             inner: Arc::clone(inner),
             metrics: inner.fast.clone(),
             board: Arc::clone(&inner.board),

@@ -60,13 +60,29 @@ pub struct TextsStatus {
 pub struct ModelStatus {
     /// Its name and version, as answers have it.
     pub name: String,
-    /// Whether the vectors of texts that there are, are of the encoder that it was trained on; if not, the baseline scores.
-    pub encoder_is_current: bool,
+    /// Whether there are vectors of texts of the encoder that it was trained on; if not, the baseline scores.
+    pub has_encoder: bool,
     /// Runs and items that wait for its deep layers.
     pub waiting: usize,
+    /// The announced champion, which scores once vectors of texts are there for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<AheadStatus>,
     /// Why the announced champion does not score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// How far an announced champion is that does not score yet.
+#[derive(Clone, Debug, Serialize)]
+pub struct AheadStatus {
+    /// Its name and version.
+    pub name: String,
+    /// Items that are known and have a text; 0 until they were looked at.
+    pub items: usize,
+    /// Those of them whose vectors are made.
+    pub made: usize,
+    /// Runs and items that wait for its deep layers.
+    pub waiting: usize,
 }
 
 /// A store that did not open.

@@ -41,6 +41,11 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         }
     }
 
+    /// Bounds it anew: what is too much goes as others come.
+    pub fn set_bytes(&mut self, bytes: u64) {
+        self.limit = usize::try_from(bytes / 2).unwrap_or(usize::MAX);
+    }
+
     /// A value, which is among the young again.
     pub fn get<Q: Hash + Equivalent<K> + ?Sized>(&mut self, key: &Q) -> Option<&V> {
         if !self.young.values.contains_key(key) {

@@ -53,5 +53,5 @@ pub use user::{Standing, User};
 pub use user_vectors::{UserVector, UserVectors};
 pub use vectors::{
     CurrentEncoder, EncoderId, Looked, VectorKey, VectorRecord, VectorTable, read_vector,
-    vector_bytes,
+    use_bytes, vector_bytes,
 };

@@ -172,19 +172,20 @@ impl UserVectors {
         Ok(self.store.apply(&batch)?)
     }
 
-    /// Notes that layers are in use, and gives those that were in use last before a time.
+    /// Notes which layers are in use, and gives those that were in use last before a time.
     ///
     /// # Errors
     /// The store's, or a note that is damaged.
     pub fn in_use(
         &self,
-        layers: EncoderId,
+        layers: &[EncoderId],
         now: Timestamp,
         before: Timestamp,
     ) -> Result<Vec<EncoderId>, crate::Error> {
-        let key = [&[USED][..], &layers.0].concat();
+        let key = |layers: &EncoderId| [&[USED][..], &layers.0].concat();
         let note = sealed(now.0.to_le_bytes().to_vec());
-        self.store.apply(&vec![(key, Some(note))])?;
+        let notes = layers.iter().map(|of| (key(of), Some(note.clone())));
+        self.store.apply(&notes.collect())?;
         let (mut unused, mut damaged) = (Vec::new(), None);
         self.store.scan(&[USED], &mut |key, value| {
             let read = || -> Result<_, Damage> {
@@ -193,7 +194,9 @@ impl UserVectors {
                 Ok((EncoderId(layers), Timestamp(i64::from_le_bytes(time))))
             };
             match read() {
-                Ok((other, used)) if other != layers && used < before => unused.push(other),
+                Ok((other, used)) if !layers.contains(&other) && used < before => {
+                    unused.push(other);
+                }
                 Ok(_) => {}
                 Err(damage) => {
                     let key = key.escape_ascii().to_string();
@@ -203,6 +206,11 @@ impl UserVectors {
             damaged.is_none()
         })?;
         damaged.map_or(Ok(unused), Err)
+    }
+
+    /// Bounds what is held in memory anew.
+    pub fn set_memory(&self, bytes: u64) {
+        self.held.lock().set_bytes(bytes);
     }
 
     /// Deletes up to `count` vectors of layers, of users and of items; with the last of them, the note of their use. Gives how many.
@@ -306,15 +314,17 @@ mod tests {
             store.apply(&vec![(item, Some(vec![1]))]).unwrap();
         }
         let at = Timestamp;
-        assert!(vectors.in_use(LAYERS, at(10), at(5)).unwrap().is_empty());
-        assert!(vectors.in_use(other, at(20), at(5)).unwrap().is_empty());
-        assert_eq!(vectors.in_use(other, at(30), at(15)).unwrap(), [LAYERS]);
+        assert!(vectors.in_use(&[LAYERS], at(10), at(5)).unwrap().is_empty());
+        assert!(vectors.in_use(&[other], at(20), at(5)).unwrap().is_empty());
+        assert_eq!(vectors.in_use(&[other], at(30), at(15)).unwrap(), [LAYERS]);
+        let both = [LAYERS, other];
+        assert!(vectors.in_use(&both, at(12), at(30)).unwrap().is_empty());
         let left = || store_keys(&*store);
         let before = left();
         assert_eq!(vectors.delete(LAYERS, 3).unwrap(), 3);
-        assert_eq!(vectors.in_use(other, at(30), at(15)).unwrap(), [LAYERS]);
+        assert_eq!(vectors.in_use(&[other], at(30), at(15)).unwrap(), [LAYERS]);
         assert_eq!(vectors.delete(LAYERS, 3).unwrap(), 1);
-        assert!(vectors.in_use(other, at(30), at(15)).unwrap().is_empty());
+        assert!(vectors.in_use(&[other], at(30), at(15)).unwrap().is_empty());
         assert_eq!(left(), before - 5);
         let found = vectors.get(other, "b", SEQUENCE).unwrap();
         assert_eq!(found, [vector(1)]);

@@ -24,7 +24,7 @@ use former::Former;
 
 /// Whose vectors: hash of all that they follow from, but texts and times. Of an encoder: weights, tokenizer, cut and pooling; of deep layers: the encoder,
 /// their weights, and where runs begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EncoderId(pub [u8; 16]);
 
 impl std::fmt::Display for EncoderId {
@@ -47,12 +47,15 @@ pub struct CurrentEncoder {
 pub enum VectorKey {
     /// Which encoder is the current one.
     Current,
+    /// An encoder that is not the current one is in use: a model that was trained on its vectors scores.
+    Used(EncoderId),
     /// A text's vector.
     Vector(EncoderId, TextHash),
 }
 
 /// Kinds of keys, in the topic and in the store.
 const CURRENT: u8 = b'e';
+const USED: u8 = b'u';
 const VECTOR: u8 = b'v';
 /// Of the store alone: how far a partition of the topic was read.
 const POSITION: u8 = b'p';
@@ -66,6 +69,7 @@ impl VectorKey {
     pub fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Current => vec![CURRENT],
+            Self::Used(encoder) => [&[USED][..], &encoder.0].concat(),
             Self::Vector(encoder, text) => [&[VECTOR][..], &encoder.0, text].concat(),
         }
     }
@@ -75,11 +79,12 @@ impl VectorKey {
     /// # Errors
     /// For bytes that are no such key.
     pub fn read(bytes: &[u8]) -> Result<Self, Damage> {
+        let half = |bytes: &[u8]| bytes.try_into().map_err(|_| Damage::Key);
         match bytes.split_first() {
             Some((&CURRENT, [])) => Ok(Self::Current),
+            Some((&USED, encoder)) => Ok(Self::Used(EncoderId(half(encoder)?))),
             Some((&VECTOR, rest)) if rest.len() == 32 => {
                 let (encoder, text) = rest.split_at(16);
-                let half = |bytes: &[u8]| bytes.try_into().map_err(|_| Damage::Key);
                 Ok(Self::Vector(EncoderId(half(encoder)?), half(text)?))
             }
             _ => Err(Damage::Key),
@@ -183,6 +188,16 @@ pub(crate) fn read_halves(bytes: &[u8]) -> Result<Vec<f32>, Damage> {
     }
 }
 
+/// The value of a record that says that an encoder is in use: when, the log says.
+#[must_use]
+pub fn use_bytes() -> Vec<u8> {
+    sealed(vec![FORMAT])
+}
+
+fn read_use(bytes: &[u8]) -> Result<(), Damage> {
+    versioned(unsealed(bytes)?)?.end()
+}
+
 /// What came of looking a vector up.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Looked {
@@ -215,9 +230,11 @@ struct Inner {
     current: Option<CurrentEncoder>,
     positions: BTreeMap<i32, i64>,
     former: Former,
-    held: Generations<TextHash, Arc<[f32]>>,
+    /// How wide the vectors are of encoders that were asked for; none: there are none of it.
+    widths: BTreeMap<EncoderId, Option<u16>>,
+    held: Generations<(EncoderId, TextHash), Arc<[f32]>>,
     /// Texts that were looked for and are not in the store: they need not be looked for there again.
-    absent: HashSet<TextHash, PinnedHasher>,
+    absent: HashSet<(EncoderId, TextHash), PinnedHasher>,
     /// Whether a stored vector was not what was written.
     damaged: bool,
 }
@@ -248,6 +265,7 @@ impl VectorRecord<'_> {
         };
         match VectorKey::read(self.key)? {
             VectorKey::Current => CurrentEncoder::read(value).map(|_| ()),
+            VectorKey::Used(_) => read_use(value),
             VectorKey::Vector(..) => read_vector(value).map(|_| ()),
         }
     }
@@ -295,6 +313,7 @@ impl VectorTable {
                 current,
                 positions,
                 former,
+                widths: BTreeMap::new(),
                 held: Generations::new(memory),
                 absent: HashSet::default(),
                 damaged: false,
@@ -307,9 +326,53 @@ impl VectorTable {
         self.inner.lock().positions.clone()
     }
 
-    /// The encoder whose vectors are looked up.
+    /// The encoder that was announced: its vectors are for whoever needs no other's.
     pub fn current(&self) -> Option<CurrentEncoder> {
         self.inner.lock().current
+    }
+
+    /// An encoder of which there are vectors, whether or not it is the current one.
+    ///
+    /// # Errors
+    /// The store's, or a vector that is damaged.
+    pub fn encoder(&self, id: EncoderId) -> Result<Option<CurrentEncoder>, crate::Error> {
+        let of = |width: Option<u16>| width.map(|width| CurrentEncoder { id, width });
+        {
+            let inner = self.inner.lock();
+            if let Some(current) = inner.current.filter(|current| current.id == id) {
+                return Ok(Some(current));
+            }
+            if let Some(width) = inner.widths.get(&id) {
+                return Ok(of(*width));
+            }
+        }
+        let mut first = None;
+        let prefix = [&[VECTOR][..], &id.0].concat();
+        self.store.scan(&prefix, &mut |key, value| {
+            first = Some((key.to_vec(), value.to_vec()));
+            false
+        })?;
+        let width = match first {
+            Some((key, value)) => {
+                let vector = read_vector(&value).map_err(|damage| self.is_damaged(&key, damage));
+                Some(width_of(&vector?))
+            }
+            None => None,
+        };
+        let mut inner = self.inner.lock();
+        // Unless one has come in between.
+        let known = inner.widths.entry(id).or_insert(width);
+        Ok(of(*known))
+    }
+
+    fn is_damaged(&self, key: &[u8], damage: Damage) -> crate::Error {
+        self.inner.lock().damaged = true;
+        damaged(key)(damage)
+    }
+
+    /// Bounds what is held in memory anew.
+    pub fn set_memory(&self, bytes: u64) {
+        self.inner.lock().held.set_bytes(bytes);
     }
 
     /// Bytes of vectors in memory, about.
@@ -339,6 +402,17 @@ impl VectorTable {
                     current = Some(value.transpose().map_err(bad())?);
                     inner.former.announced(record.taken, &mut batch);
                 }
+                VectorKey::Used(encoder) => {
+                    if record
+                        .value
+                        .map(read_use)
+                        .transpose()
+                        .map_err(bad())?
+                        .is_some()
+                    {
+                        inner.former.made(encoder, record.taken, &mut batch);
+                    }
+                }
                 VectorKey::Vector(encoder, text) => {
                     let vector = record.value.map(read_vector).transpose();
                     let vector = vector.map_err(bad())?;
@@ -356,29 +430,19 @@ impl VectorTable {
         }
         self.store.apply(&batch)?;
         inner.positions.extend(positions);
-        if let Some(current) = current
-            && current != inner.current
-        {
+        if let Some(current) = current {
             inner.current = current;
-            inner.forget();
         }
-        let current = inner.current.map(|current| current.id);
         for (encoder, text, vector) in arrived {
-            if current != Some(encoder) {
+            let Some(vector) = vector else {
+                drop(inner.held.remove(&(encoder, text)));
                 continue;
-            }
-            inner.absent.remove(&text);
-            match vector {
-                // Somebody waits for it.
-                Some(vector)
-                    if inner
-                        .current
-                        .is_some_and(|current| usize::from(current.width) == vector.len()) =>
-                {
-                    inner.keep(text, vector.into());
-                }
-                Some(_) => {}
-                None => drop(inner.held.remove(&text)),
+            };
+            inner.came(encoder, width_of(&vector));
+            // Others are read when they are wanted.
+            let is_waited_for = inner.absent.remove(&(encoder, text));
+            if is_waited_for {
+                inner.keep((encoder, text), vector.into());
             }
         }
         Ok(())
@@ -408,58 +472,50 @@ impl VectorTable {
         );
         self.store.apply(&batch)?;
         let mut inner = self.inner.lock();
-        if inner.current != Some(encoder) {
-            inner.current = Some(encoder);
-            inner.forget();
-        }
+        inner.current = Some(encoder);
+        inner.came(encoder.id, encoder.width);
         for (text, _) in vectors {
-            inner.absent.remove(text);
+            inner.absent.remove(&(encoder.id, *text));
         }
         Ok(())
     }
 
-    /// The vector of a text by that encoder, which is the current one: of any other, and of another width, there is none. So what is looked up under
-    /// one encoder never mixes with another's, however the current one changes in between.
+    /// The vector of a text by that encoder: what is looked up under one never mixes with another's, however the current one changes in between. Of another
+    /// width there is none.
     ///
     /// # Errors
     /// The store's.
     pub fn look(&self, encoder: CurrentEncoder, text: &TextHash) -> Result<Looked, crate::Error> {
+        let of = (encoder.id, *text);
         {
             let mut inner = self.inner.lock();
-            if inner.current != Some(encoder) {
-                return Ok(Looked::Miss);
+            if let Some(vector) = inner.held.get(&of) {
+                let is_whole = vector.len() == usize::from(encoder.width);
+                let hit = || Looked::Hit(Arc::clone(vector));
+                return Ok(if is_whole { hit() } else { Looked::Miss });
             }
-            if let Some(vector) = inner.held.get(text) {
-                return Ok(Looked::Hit(Arc::clone(vector)));
-            }
-            if inner.absent.contains(text) {
+            if inner.absent.contains(&of) {
                 return Ok(Looked::Miss);
             }
         }
         let key = VectorKey::Vector(encoder.id, *text).bytes();
         let stored = self.store.get(&key)?;
         let stored = stored.as_deref().map(read_vector).transpose();
-        let stored = stored.map_err(|damage| {
-            self.inner.lock().damaged = true;
-            damaged(&key)(damage)
-        })?;
+        let stored = stored.map_err(|damage| self.is_damaged(&key, damage))?;
         let stored = stored.filter(|vector| vector.len() == usize::from(encoder.width));
         let mut inner = self.inner.lock();
-        if inner.current != Some(encoder) {
-            return Ok(Looked::Miss);
-        }
         let Some(vector) = stored else {
             // Unless it has come in between.
-            if !inner.held.holds(text) {
+            if !inner.held.holds(&of) {
                 if inner.absent.len() >= ABSENT_MAX {
                     inner.absent.clear();
                 }
-                inner.absent.insert(*text);
+                inner.absent.insert(of);
             }
             return Ok(Looked::Miss);
         };
         let vector: Arc<[f32]> = vector.into();
-        inner.keep(*text, Arc::clone(&vector));
+        inner.keep(of, Arc::clone(&vector));
         Ok(Looked::Hit(vector))
     }
 
@@ -493,7 +549,9 @@ impl VectorTable {
         })?;
         if !has_any {
             let mut batch = Batch::new();
-            self.inner.lock().former.gone(encoder, &mut batch);
+            let mut inner = self.inner.lock();
+            inner.former.gone(encoder, &mut batch);
+            inner.widths.remove(&encoder);
             self.store.apply(&batch)?;
         }
         Ok(keys)
@@ -510,16 +568,21 @@ impl VectorTable {
 }
 
 impl Inner {
-    fn keep(&mut self, text: TextHash, vector: Arc<[f32]>) {
+    fn keep(&mut self, of: (EncoderId, TextHash), vector: Arc<[f32]>) {
         let bytes = size_of_val(&*vector) + VECTOR_BYTES;
-        self.held.insert(text, vector, bytes);
+        self.held.insert(of, vector, bytes);
     }
 
-    /// Vectors of another encoder are of no use.
-    fn forget(&mut self) {
-        self.held.clear();
-        self.absent.clear();
+    /// An encoder has a vector of that width.
+    fn came(&mut self, encoder: EncoderId, width: u16) {
+        if let Some(none @ None) = self.widths.get_mut(&encoder) {
+            *none = Some(width);
+        }
     }
+}
+
+fn width_of(vector: &[f32]) -> u16 {
+    u16::try_from(vector.len()).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

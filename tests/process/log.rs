@@ -2,7 +2,9 @@
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::local::LocalLog;
-use headwater_consumers::log::{Log, Outgoing, PollLimit, RecordBatch, Start, TopicPartition};
+use headwater_consumers::log::{
+    Log, Outgoing, PollLimit, Record, RecordBatch, Start, TopicPartition,
+};
 use headwater_consumers::partitioner::partition_of;
 use serde_json::{Value, json};
 
@@ -48,6 +50,19 @@ pub(crate) fn request(id: &str, user: &str, candidates: &[&str]) -> Vec<u8> {
 
 /// Every committed record of a topic, as JSON where it is JSON.
 pub(crate) fn records(log: &dyn Log, topic: Topic) -> Vec<Value> {
+    read(log, topic, &|record| {
+        serde_json::from_slice(record.value.unwrap_or_default()).unwrap_or(Value::Null)
+    })
+}
+
+/// The keys of all committed records of a topic.
+pub(crate) fn keys(log: &dyn Log, topic: Topic) -> Vec<Vec<u8>> {
+    read(log, topic, &|record| {
+        record.key.unwrap_or_default().to_vec()
+    })
+}
+
+fn read<T>(log: &dyn Log, topic: Topic, take: &dyn Fn(&Record<'_>) -> T) -> Vec<T> {
     let partitions = log.describe(topic).unwrap().unwrap().partitions;
     let mut reader = log.reader().unwrap();
     let mut open = Vec::new();
@@ -65,9 +80,7 @@ pub(crate) fn records(log: &dyn Log, topic: Topic) -> Vec<Value> {
             wait: std::time::Duration::from_millis(10),
         };
         reader.poll(limit, &mut batch).unwrap();
-        found.extend(batch.iter().map(|record| {
-            serde_json::from_slice(record.value.unwrap_or_default()).unwrap_or(Value::Null)
-        }));
+        found.extend(batch.iter().map(|record| take(&record)));
         for (of, position) in batch.ends() {
             open.retain(|(other, next)| other != of || position < next);
         }

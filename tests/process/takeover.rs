@@ -2,20 +2,128 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use headwater::champion::{promote, put_on_trial, retire, roll_back};
-use headwater_config::Topic;
+use headwater::Handle;
+use headwater::champion::{Announced, promote, put_on_trial, retire, roll_back};
+use headwater_config::{Config, Topic};
+use headwater_consumers::log::Log;
+use headwater_state::VectorKey;
 use serde_json::{Value, json};
 
 use crate::fleet::{shared_log, start};
-use crate::log::{records, send};
+use crate::log::{keys, records, send};
 use crate::program::{get, until};
 use crate::train::train;
 use crate::trained::trained;
 
-/// Goal: models that look at texts become champions of a daemon that runs, one after the other, and are gone back from, without a restart: every request has an answer, by one model; what was made before is there at once
-/// when it comes back. Method: one with deep layers and one with means, promoted, rolled back and retired beside a daemon that is asked all the while; neither can be tried, for nobody else's rows have its vectors.
+/// What a daemon over one log is asked, and what it answers.
+struct Beside {
+    log: Arc<dyn Log>,
+    address: String,
+    asked: usize,
+}
+
+impl Beside {
+    /// A log with all items and behaviors of recordings.
+    fn log(config: &Config, recordings: &[String; 2]) -> Arc<dyn Log> {
+        let log = shared_log(config);
+        for item in fs::read_to_string(&recordings[0]).unwrap().lines() {
+            let id: Value = serde_json::from_str(item).unwrap();
+            let id = id["item_id"].as_str().unwrap();
+            send(&*log, Topic::Items, id, item.as_bytes());
+        }
+        for line in fs::read_to_string(&recordings[1]).unwrap().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            if event["topic"] == "behaviors" {
+                let (record, user) = (&event["record"], &event["record"]["user_id"]);
+                let (value, user) = (record.to_string(), user.as_str().unwrap());
+                send(&*log, Topic::Behaviors, user, value.as_bytes());
+            }
+        }
+        log
+    }
+
+    /// A daemon that has counted all of it.
+    fn of(daemon: &Handle, log: &Arc<dyn Log>) -> Self {
+        until("it to be ready", || daemon.ready().ready.then_some(()));
+        let address = daemon.address().unwrap().to_string();
+        until("all behaviors to be counted", || {
+            let (_, metrics) = get(&address, "/metrics")?;
+            let folded = "headwater_state_behaviors_folded_total{scenario=\"home\"} 1440";
+            metrics.lines().any(|line| line == folded).then_some(())
+        });
+        Self {
+            log: Arc::clone(log),
+            address,
+            asked: 0,
+        }
+    }
+
+    fn ask(&mut self) -> Value {
+        self.asked += 1;
+        let id = format!("r{}", records(&*self.log, Topic::ScoreRequests).len());
+        let record = json!({"request_id": id, "user_id": "u7", "scenario": "home", "time": 1_700_000_900_000_i64, "candidates": ["ia", "ib"]});
+        send(
+            &*self.log,
+            Topic::ScoreRequests,
+            "u7",
+            record.to_string().as_bytes(),
+        );
+        until("an answer", || {
+            let all = records(&*self.log, Topic::Scores);
+            all.into_iter()
+                .rfind(|answer| answer["request_id"] == id.as_str())
+        })
+    }
+
+    /// What it answers once that is always the same: what items are known for comes a moment later.
+    fn settled(&mut self) -> Value {
+        let mut before = self.ask();
+        until("scores to stay as they are", || {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.ask();
+            let is_same = now["items"] == before["items"];
+            before = now;
+            is_same.then_some(())
+        });
+        before
+    }
+
+    fn status(&self) -> Value {
+        let (_, status) = get(&self.address, "/status").unwrap();
+        serde_json::from_str(&status).unwrap()
+    }
+
+    fn model(&self) -> Value {
+        self.status()["model"].clone()
+    }
+
+    /// The encoder that was announced.
+    fn announced(&self) -> Value {
+        self.status()["texts"]["encoder"].clone()
+    }
+
+    /// The first answer by a model; all before it are by `before`.
+    fn first_of(&mut self, name: &Value, before: &Value) -> Value {
+        until("it to score", || {
+            let answer = self.ask();
+            assert!(
+                answer["model"] == *name || answer["model"] == *before,
+                "{answer}"
+            );
+            (answer["model"] == *name).then_some(answer)
+        })
+    }
+}
+
+fn made_ahead(config: &mut Config, span: &str) {
+    config.texts.made_ahead = span.parse().unwrap();
+}
+
+/// Goal: models that look at texts become champions of a daemon that runs, one after the other, and are gone back from, without a restart: every request has an answer, by one model, and whoever comes to score has all vectors
+/// from its first answer on, the one before scoring until then; going back waits for nothing. Method: one with deep layers and one with means, promoted, rolled back and retired beside a daemon that is asked all the while; neither can be tried, for nobody else's rows have its vectors.
 #[test]
 fn champions_that_look_at_texts_take_over_while_it_runs() {
     let trained = trained("deep");
@@ -26,100 +134,140 @@ fn champions_that_look_at_texts_take_over_while_it_runs() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let deep = PathBuf::from(&trained.model);
 
-    let config = place.config();
-    let log = shared_log(&config);
-    for item in fs::read_to_string(&trained.recordings[0]).unwrap().lines() {
-        let id: Value = serde_json::from_str(item).unwrap();
-        let id = id["item_id"].as_str().unwrap();
-        send(&*log, Topic::Items, id, item.as_bytes());
-    }
-    for line in fs::read_to_string(&trained.recordings[1]).unwrap().lines() {
-        let event: Value = serde_json::from_str(line).unwrap();
-        if event["topic"] == "behaviors" {
-            let (record, user) = (&event["record"], &event["record"]["user_id"]);
-            let (value, user) = (record.to_string(), user.as_str().unwrap());
-            send(&*log, Topic::Behaviors, user, value.as_bytes());
-        }
-    }
+    let mut config = place.config();
+    made_ahead(&mut config, "2s");
+    let log = Beside::log(&config, &trained.recordings);
     let daemon = start(&config, &log);
-    until("it to be ready", || daemon.ready().ready.then_some(()));
-    let address = daemon.address().unwrap().to_string();
-    let mut asked = 0;
-    let mut ask = || {
-        asked += 1;
-        let id = format!("r{asked}");
-        let record = json!({"request_id": id, "user_id": "u7", "scenario": "home", "time": 1_700_000_900_000_i64, "candidates": ["ia", "ib"]});
-        send(
-            &*log,
-            Topic::ScoreRequests,
-            "u7",
-            record.to_string().as_bytes(),
-        );
-        until("an answer", || {
-            let all = records(&*log, Topic::Scores);
-            all.into_iter()
-                .rfind(|answer| answer["request_id"] == id.as_str())
-        })
-    };
-    let scoring = |name: &Value| {
-        until("it to score", || {
-            let (_, status) = get(&address, "/status")?;
-            let status: Value = serde_json::from_str(&status).ok()?;
-            (status["model"]["name"] == *name).then_some(())
-        });
-    };
-    until("all behaviors to be counted", || {
-        let (_, metrics) = get(&address, "/metrics")?;
-        let folded = "headwater_state_behaviors_folded_total{scenario=\"home\"} 1440";
-        metrics.lines().any(|line| line == folded).then_some(())
-    });
-    // What items are known for comes a moment later.
-    let mut before = ask();
+    let mut beside = Beside::of(&daemon, &log);
+    let before = beside.settled();
     assert_eq!(before["model"], "baseline-1");
-    until("scores to stay as they are", || {
-        std::thread::sleep(Duration::from_secs(1));
-        let now = ask();
-        let is_same = now["items"] == before["items"];
-        before = now;
-        is_same.then_some(())
-    });
     let refused = put_on_trial(&config, &*log, &deep, None).unwrap_err();
     assert!(refused.to_string().contains("looks at texts"), "{refused}");
 
-    let mut by = Vec::new();
+    let mut by = vec![(before["model"].clone(), before["items"].clone())];
     for folder in [&deep, &mean] {
         let announced = promote(&config, &*log, folder).unwrap();
         let name = json!(announced.champion.unwrap().name);
-        scoring(&name);
-        // Vectors are made as rows want them; a row that has all of them is the model's own.
-        let answer = until("an answer with all vectors", || {
-            let answer = ask();
-            (answer["model"] == name && answer["degraded"].is_null()).then_some(answer)
+        let former = by.last().unwrap().0.clone();
+        // It is told who waits, and who scores meanwhile.
+        let model = until("it to be made ready", || {
+            let model = beside.model();
+            (model["ahead"]["items"].as_u64() > Some(0)).then_some(model)
         });
-        assert_ne!(answer["items"], before["items"]);
+        assert_eq!(model["ahead"]["name"], name);
+        let scores = model["name"].as_str().unwrap();
+        assert!(former.as_str().unwrap().starts_with(scores), "{model}");
+        let answer = beside.first_of(&name, &former);
+        assert_eq!(answer["degraded"], Value::Null);
+        until("it to be told that it scores", || {
+            let model = beside.model();
+            (model["ahead"].is_null() && model["name"] == name).then_some(())
+        });
+        let (_, metrics) = get(&beside.address, "/metrics").unwrap();
+        let missed = "headwater_consumers_item_vector_lookups_total{outcome=\"miss\"} 0";
+        assert!(metrics.lines().any(|line| line == missed), "{metrics}");
+        for (other, items) in &by {
+            assert_ne!((other, items), (&name, &answer["items"]));
+            assert_ne!(items, &answer["items"]);
+        }
         by.push((name, answer["items"].clone()));
     }
-    assert_ne!(by[0].1, by[1].1);
     roll_back(&config, &*log).unwrap();
-    scoring(&by[0].0);
-    // Within a turn of the worker's.
-    let back = until("the former to score", || {
-        let answer = ask();
-        (answer["model"] != by[1].0).then_some(answer)
-    });
-    assert_eq!(
-        (&back["model"], &back["degraded"]),
-        (&by[0].0, &Value::Null)
-    );
-    assert_eq!(back["items"], by[0].1, "to the bit");
+    let back = beside.first_of(&by[1].0, &by[2].0);
+    assert_eq!(back["degraded"], Value::Null);
+    assert_eq!(back["items"], by[1].1, "to the bit");
     retire(&config, &*log).unwrap();
-    let last = until("the baseline to score", || {
-        let answer = ask();
-        (answer["model"] == "baseline-1").then_some(answer)
-    });
-    assert_eq!(last["items"], before["items"]);
+    let last = beside.first_of(&by[0].0, &by[1].0);
+    assert_eq!(last["items"], by[0].1);
     let answers = records(&*log, Topic::Scores);
     let names: Vec<&Value> = answers.iter().map(|answer| &answer["model"]).collect();
-    assert_eq!(answers.len(), asked, "{names:?}");
+    assert_eq!(answers.len(), beside.asked, "{names:?}");
+    daemon.stop(true).unwrap();
+}
+
+/// Goal: to change the encoder is to promote a model that was trained on the other: until that has been through the texts, who scored before goes on, after a restart too; then rows see its vectors, whichever was announced, and the way back is
+/// at once, with the vectors of before, which nobody takes for unused. Method: two models over one log, of the language model cut at one layer and at two; the second encoder comes in an instance of its own.
+#[test]
+fn another_encoder_comes_with_a_model_of_its_own() {
+    let trained = trained("deep");
+    let place = &trained.place;
+    let first = PathBuf::from(&trained.model);
+    let second = PathBuf::from(format!("{}-higher", trained.model));
+    let more = ["--texts", "mean", "--passes", "6", "--cut", "2"];
+    let ran = train(place, &trained.recordings, &second, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+
+    let mut config = place.config();
+    made_ahead(&mut config, "0s");
+    let log = Beside::log(&config, &trained.recordings);
+    let daemon = start(&config, &log);
+    let mut beside = Beside::of(&daemon, &log);
+    beside.settled();
+    let name = |announced: Announced| json!(announced.champion.unwrap().name);
+    let one = name(promote(&config, &*log, &first).unwrap());
+    let answered = beside.first_of(&one, &json!("baseline-1"));
+    assert_eq!(answered["degraded"], Value::Null);
+    let other = name(promote(&config, &*log, &second).unwrap());
+    let waits = |beside: &mut Beside| {
+        until("it to be made ready", || {
+            let model = beside.model();
+            (model["ahead"]["items"].as_u64() > Some(0)).then_some(())
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(500));
+            let answer = beside.ask();
+            assert_eq!(
+                (&answer["model"], &answer["items"], &answer["degraded"]),
+                (&one, &answered["items"], &Value::Null)
+            );
+        }
+        let model = beside.model();
+        assert_eq!((&model["name"], &model["ahead"]["name"]), (&one, &other));
+        assert_eq!(model["ahead"]["made"], 0);
+    };
+    waits(&mut beside);
+    daemon.stop(true).unwrap();
+    // Its vectors are made: of two that encode, each announces its own.
+    config.texts.encode = false;
+    let daemon = start(&config, &log);
+    until("it to be ready", || daemon.ready().ready.then_some(()));
+    beside.address = daemon.address().unwrap().to_string();
+    waits(&mut beside);
+
+    let mut encodes = config.clone();
+    encodes.texts.cut = 2;
+    encodes.texts.encode = true;
+    encodes.instance.workers = 0;
+    encodes.state.path.push("encodes");
+    let language = place.file().parent().unwrap().join("language");
+    encodes.texts.encoder = Some(language.display().to_string());
+    let encoding = start(&encodes, &log);
+    let answer = beside.first_of(&other, &one);
+    assert_eq!(answer["degraded"], Value::Null);
+    assert_ne!(answer["items"], answered["items"]);
+    let logged = |request: &Value| {
+        let rows = records(&*log, Topic::FeatureLog);
+        let rows = rows.into_iter().rfind(|row| row["request_id"] == *request);
+        rows.unwrap()["embeddings"].clone()
+    };
+    until("the second to be announced", || {
+        (beside.announced() == logged(&answer["request_id"])).then_some(())
+    });
+
+    roll_back(&config, &*log).unwrap();
+    let back = beside.first_of(&one, &other);
+    assert_eq!(back["degraded"], Value::Null);
+    assert_eq!(back["items"], answered["items"], "to the bit");
+    let before = logged(&back["request_id"]);
+    assert_ne!(beside.announced(), before);
+    until("it to be noted that the first is in use", || {
+        let keys = keys(&*log, Topic::Embeddings);
+        let noted = keys.iter().any(|key| {
+            let key = VectorKey::read(key).unwrap();
+            matches!(key, VectorKey::Used(of) if before == of.to_string())
+        });
+        noted.then_some(())
+    });
+    encoding.stop(true).unwrap();
     daemon.stop(true).unwrap();
 }

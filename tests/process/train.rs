@@ -33,14 +33,18 @@ pub(crate) fn train(
         &predictions,
         "--format",
         "json",
-        "--cut",
-        "1",
         "--limit",
         "8",
         "--rate",
         "0.006",
     ];
-    place.run(&[&fixed[..], more].concat())
+    // One that is said is meant.
+    let cut: &[&str] = if more.contains(&"--cut") {
+        &[]
+    } else {
+        &["--cut", "1"]
+    };
+    place.run(&[&fixed[..], cut, more].concat())
 }
 
 /// Goal: every row has a prediction, training lowers the loss, the same files give the same bytes, also where training is cut off and goes on, and texts are met once. Method: a small random model in the cache,

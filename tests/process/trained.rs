@@ -248,7 +248,7 @@ fn the_stream_scores_with_vectors_once_they_are_there() {
     let mut daemon = start();
     let all_told = || {
         let status = daemon.json("/status");
-        let is_current = status["model"]["encoder_is_current"] == true;
+        let is_current = status["model"]["has_encoder"] == true;
         let positions = daemon.metric("headwater_consumers_deep_positions_total");
         (is_current && status["model"]["waiting"] == 0 && positions >= 40 * 4).then_some(())
     };
@@ -417,7 +417,7 @@ fn score_and_explain(trained: &Trained) {
     // The encoder is read beside the stream: what is asked before that has the baseline's scores.
     let daemon = place.start(&["--set", &set]);
     until("the encoder to be there", || {
-        (daemon.json("/status")["model"]["encoder_is_current"] == true).then_some(())
+        (daemon.json("/status")["model"]["has_encoder"] == true).then_some(())
     });
     daemon.stop();
     {

@@ -109,6 +109,11 @@ impl Trained {
         &self.name
     }
 
+    /// The model.
+    pub(super) fn model(&self) -> &BaheModel {
+        &self.model
+    }
+
     /// The version alone.
     pub(super) fn version(&self) -> u32 {
         self.model.version()
@@ -139,6 +144,35 @@ impl Trained {
                 && let Some(sequence) = user.sequence(*sequence)
             {
                 asked.run(id, place, sequence);
+            }
+        }
+    }
+
+    /// Asks for the vectors that a row would take of it which are not there: of a model that does not score yet.
+    pub(super) fn want(&self, row: &Row<'_>, items: &ItemTable) {
+        let Some((vectors, Source::Asked(asked))) = &self.deep else {
+            return;
+        };
+        let layers = vectors.layers();
+        for (place, id) in self.sequences.iter().enumerate() {
+            let sequence = row.user.and_then(|user| user.sequence(*id));
+            let Some(sequence) = sequence.filter(|sequence| !sequence.entries().is_empty()) else {
+                continue;
+            };
+            let whole = sequence.entries().len();
+            // One that cannot be read is made again.
+            let kept = vectors.users.get(layers.id, row.user_id, *id);
+            let is_made = kept.unwrap_or_default().iter().any(|kept| {
+                kept.start == sequence.start() && kept.digest == sequence.digest(whole)
+            });
+            if !is_made {
+                asked.run(row.user_id, place, sequence);
+            }
+        }
+        let items = row.candidates.iter().filter_map(|id| items.item(id)?.text);
+        for text in items {
+            if !matches!(vectors.items.look(layers, &text), Ok(Looked::Hit(_))) {
+                asked.item(text);
             }
         }
     }

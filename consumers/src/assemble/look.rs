@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headwater_state::{CurrentEncoder, Looked, TextHash, VectorTable};
+use headwater_state::{CurrentEncoder, EncoderId, Looked, TextHash, VectorTable};
 
 use crate::embed::{Embed, EmbedError, embed_whole};
 use crate::metrics::TextMetrics;
@@ -29,11 +29,13 @@ pub struct MissingText {
     pub text: String,
 }
 
-/// Lookups of texts' vectors, by the encoder that was the current one when the row began.
+/// Lookups of texts' vectors: those of the encoder that the champion was trained on, where there are any, else of the one that was the current when the row began.
 #[derive(Debug)]
 pub(super) struct TextLook {
     table: Arc<VectorTable>,
     metrics: TextMetrics,
+    /// Whose vectors the champion was trained on.
+    wanted: Option<EncoderId>,
     encoder: Option<CurrentEncoder>,
     /// The same in hexadecimal.
     encoder_name: Option<String>,
@@ -52,6 +54,7 @@ impl TextLook {
         Self {
             table,
             metrics,
+            wanted: None,
             encoder: None,
             encoder_name: None,
             missing: Vec::new(),
@@ -60,6 +63,11 @@ impl TextLook {
             embed: None,
             failure: None,
         }
+    }
+
+    /// Has rows see the vectors of the encoder that a model was trained on; none: of the current one.
+    pub(super) fn prefer(&mut self, encoder: Option<EncoderId>) {
+        self.wanted = encoder;
     }
 
     /// Has missing vectors made at once, for the engine and for backtests: what comes out then does not depend on how fast anybody is.
@@ -92,9 +100,12 @@ impl TextLook {
         self.failure.is_none()
     }
 
-    /// Begins a row: all that it looks up is the current encoder's.
+    /// Begins a row: all that it looks up is one encoder's.
     pub(super) fn begin(&mut self) {
-        let encoder = self.table.current();
+        // Whoever follows vectors into the store says what is wrong with it.
+        let wanted = self.wanted.map(|wanted| self.table.encoder(wanted));
+        let wanted = wanted.and_then(Result::ok).flatten();
+        let encoder = wanted.or_else(|| self.table.current());
         if encoder != self.encoder {
             self.encoder_name = encoder.map(|encoder| encoder.id.to_string());
             self.encoder = encoder;

@@ -1,14 +1,14 @@
-//! Who scores the rows: the baseline alone, or a trained model over it.
+//! Who scores the rows: the baseline alone, or a trained model over it; and who is made ready to.
 
 use std::sync::Arc;
 
 use headwater_model::bahe::BaheModel;
-use headwater_state::{SequenceId, User};
+use headwater_state::{EncoderId, ItemTable, SequenceId, User};
 
 use super::Assembler;
 use super::Row;
 use super::deep::{Source, Trained};
-use crate::deepen::DeepVectors;
+use crate::deepen::{Asked, DeepVectors};
 use crate::error::Error;
 use crate::explore::share_of;
 use crate::metrics::Metrics;
@@ -19,6 +19,8 @@ pub(super) struct Scorers {
     /// A model that was trained; none: the baseline scores alone.
     pub(super) champion: Option<Trained>,
     canary: Option<Canary>,
+    /// A model that is to be the champion when its vectors are there: rows ask for them.
+    ahead: Option<Trained>,
     /// Whether the last rows were the canary's.
     is_canary: bool,
 }
@@ -49,6 +51,19 @@ impl Scorers {
         }
     }
 
+    /// Asks for what a row would take of the model that does not score yet.
+    pub(super) fn want(&self, row: &Row<'_>, items: &ItemTable) {
+        if let Some(ahead) = &self.ahead {
+            ahead.want(row, items);
+        }
+    }
+
+    /// Whose vectors of texts the champion was trained on, if it saw any.
+    pub(super) fn encoder(&self) -> Option<EncoderId> {
+        let encoder = self.champion.as_ref()?.model().encoder()?;
+        Some(EncoderId(encoder))
+    }
+
     /// Who scored the last rows.
     pub(super) fn last(&self) -> Option<&Trained> {
         if self.is_canary {
@@ -72,6 +87,7 @@ impl Assembler {
     ) -> Result<(), Error> {
         let trained = Trained::new(model, deep, metrics.deep.clone())?;
         self.scorers.champion = Some(trained);
+        self.prefer();
         Ok(())
     }
 
@@ -96,14 +112,41 @@ impl Assembler {
         Ok(())
     }
 
+    /// Asks for the vectors of a model that does not score yet, for whatever comes; none: of nobody.
+    ///
+    /// # Errors
+    /// What the tensor library says.
+    pub fn make_ahead(
+        &mut self,
+        ahead: Option<(Arc<BaheModel>, Arc<DeepVectors>, Arc<Asked>)>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        let ahead = ahead.map(|(model, vectors, asked)| {
+            let deep = Some((vectors, Source::Asked(asked)));
+            Trained::new(model, deep, metrics.deep.clone())
+        });
+        self.scorers.ahead = ahead.transpose()?;
+        Ok(())
+    }
+
     /// Scores by the baseline alone.
     pub fn score_by_baseline(&mut self) {
         self.scorers.champion = None;
+        self.prefer();
+    }
+
+    /// Has rows see the vectors of texts that the champion was trained on.
+    fn prefer(&mut self) {
+        let encoder = self.scorers.encoder();
+        if let Some((look, _)) = &mut self.texts {
+            look.prefer(encoder);
+        }
     }
 
     /// A user's sequences have grown by a behavior.
     pub fn grown(&self, id: &str, user: &User, grown: &[SequenceId]) {
-        if let Some(trained) = &self.scorers.champion {
+        let (champion, ahead) = (&self.scorers.champion, &self.scorers.ahead);
+        for trained in champion.iter().chain(ahead) {
             trained.grown(id, user, grown);
         }
     }

@@ -94,7 +94,7 @@ impl Asked {
             waiting.order.push_back(key.clone());
         }
         waiting.runs.insert(key, sequence.clone());
-        self.put(&waiting);
+        self.ready.notify_one();
     }
 
     /// Asks for the vector of an item, by the hash of its text.
@@ -110,7 +110,7 @@ impl Asked {
         waiting.bytes += EACH_BYTES;
         waiting.items.insert(text);
         waiting.item_order.push_back(text);
-        self.put(&waiting);
+        self.ready.notify_one();
     }
 
     /// Asks again for what could not be made yet, unless it was asked for anew; of several of one sequence, the last is meant.
@@ -127,21 +127,10 @@ impl Asked {
         }
     }
 
-    fn put(&self, waiting: &Waiting) {
-        self.tell(waiting);
-        self.ready.notify_one();
-    }
-
-    fn tell(&self, waiting: &Waiting) {
-        let all = waiting.len() + self.later.load(Ordering::Relaxed);
-        self.metrics.queue.set(all as i64);
-    }
-
     /// Notes how many lack vectors of texts, and that so many of them were left out.
     pub fn later(&self, count: usize, dropped: usize) {
         self.later.store(count, Ordering::Relaxed);
         self.metrics.dropped.inc_by(dropped as u64);
-        self.tell(&self.waiting.lock());
     }
 
     /// The first so many of each that wait; waits for some as long as it is told.
@@ -171,7 +160,6 @@ impl Asked {
             waiting.bytes -= EACH_BYTES;
             wanted.items.push(item);
         }
-        self.tell(&waiting);
         wanted
     }
 

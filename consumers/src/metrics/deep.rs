@@ -19,6 +19,8 @@ pub struct DeepMetrics {
     pub seconds: Histogram,
     /// Runs and items that wait.
     pub queue: IntGauge,
+    /// Items of a champion that does not score yet, by state: made, missing.
+    pub ahead: IntGaugeVec,
     /// Runs and items that were not taken in, because too many waited.
     pub dropped: IntCounter,
     /// Bytes in memory by part: runs, users, items.
@@ -56,6 +58,14 @@ impl DeepMetrics {
             "Runs and items that wait for the deep layers.",
         )?;
         registry.register(Box::new(queue.clone()))?;
+        let ahead = IntGaugeVec::new(
+            Opts::new(
+                "headwater_consumers_ahead_items",
+                "Items of an announced champion that scores once their vectors are there.",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(ahead.clone()))?;
         let memory = IntGaugeVec::new(
             Opts::new(
                 "headwater_consumers_deep_memory_bytes",
@@ -91,6 +101,7 @@ impl DeepMetrics {
             )?,
             seconds,
             queue,
+            ahead,
             dropped: counter(
                 "headwater_consumers_deep_dropped_total",
                 "Runs and items that were not taken in because too many waited.",

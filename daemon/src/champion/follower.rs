@@ -11,7 +11,7 @@ use headwater_consumers::log::{
 use headwater_model::bahe::BaheModel;
 use parking_lot::RwLock;
 
-use super::{ChampionError, Named, Registry, Standing, copies, hex};
+use super::{Announced, Cause, ChampionError, Named, Registry, Standing, copies, hex};
 
 /// How long one look at the topic waits.
 const LOOK: Duration = Duration::from_millis(200);
@@ -21,6 +21,9 @@ const LIMIT: PollLimit = PollLimit {
     bytes: 8 << 20,
     wait: LOOK,
 };
+
+/// Beside the copy of a model: it has scored here.
+const SCORED: &str = "scored";
 
 /// Between two tries of a disk.
 const AGAIN_EVERY: Duration = Duration::from_secs(10);
@@ -45,12 +48,15 @@ pub(crate) struct Scoring {
     pub(crate) model: Option<Arc<BaheModel>>,
     /// A model that scores some users, and which share of them.
     pub(crate) canary: Option<(Arc<BaheModel>, f64)>,
+    /// The champion that was announced, and scores once vectors of texts are there for it.
+    pub(crate) ahead: Option<Arc<BaheModel>>,
 }
 
 impl Scoring {
-    fn ids(&self) -> [Option<[u8; 16]>; 2] {
-        let canary = self.canary.as_ref().map(|(model, _)| model.id());
-        [self.model.as_ref().map(|model| model.id()), canary]
+    fn ids(&self) -> [Option<[u8; 16]>; 3] {
+        let canary = self.canary.as_ref().map(|(model, _)| model);
+        let all = [self.model.as_ref(), canary, self.ahead.as_ref()];
+        all.map(|model| model.map(|model| model.id()))
     }
 }
 
@@ -67,8 +73,27 @@ impl Held {
         (loaded.scoring.model.clone(), loaded.trouble.clone())
     }
 
-    fn set(&self, scoring: Scoring) {
+    /// The announced champion that does not score yet.
+    pub(crate) fn ahead(&self) -> Option<Arc<BaheModel>> {
+        self.0.read().scoring.ahead.clone()
+    }
+
+    /// Has a model score that waited for its vectors, unless another was announced meanwhile.
+    pub(crate) fn take_over(&self, id: [u8; 16]) {
+        let loaded = &mut *self.0.write();
+        if let Some(model) = loaded.scoring.ahead.take_if(|model| model.id() == id) {
+            loaded.scoring.model = Some(model);
+            loaded.number += 1;
+        }
+    }
+
+    fn set(&self, mut scoring: Scoring) {
         let mut loaded = self.0.write();
+        let id = |model: &Option<Arc<BaheModel>>| model.as_ref().map(|model| model.id());
+        // It may have come to score while it was being loaded anew.
+        if scoring.ahead.is_some() && id(&scoring.ahead) == id(&loaded.scoring.model) {
+            scoring.model = scoring.ahead.take();
+        }
         if loaded.scoring.ids() != scoring.ids() {
             loaded.number += 1;
             loaded.scoring = scoring;
@@ -88,6 +113,10 @@ pub(crate) struct Follower {
     reader: Box<dyn Reader>,
     registry: Registry,
     batch: RecordBatch,
+    /// Whether the topic was never read to its end: nobody has scored yet, for whom the champion could wait.
+    at_start: bool,
+    /// Who is noted as one that has scored.
+    marked: Option<[u8; 16]>,
     /// When a disk is asked again that had no room for the announced model.
     again: Option<Instant>,
 }
@@ -102,8 +131,11 @@ impl Follower {
     pub(crate) fn new(config: &Config, log: &dyn Log, held: Arc<Held>) -> Result<Self, LogError> {
         let mut reader = log.reader()?;
         reader.assign(TopicPartition::new(Topic::Models, 0), Start::Beginning)?;
+        let at_start = held.0.read().number == 0;
         Ok(Self {
             config: config.clone(),
+            at_start,
+            marked: None,
             held,
             reader,
             registry: Registry::default(),
@@ -122,7 +154,10 @@ impl Follower {
         if is_news || self.again.is_some_and(|again| again <= Instant::now()) {
             self.load();
         }
-        Ok(!self.batch.ends().is_empty())
+        self.mark();
+        let is_at_end = !self.batch.ends().is_empty();
+        self.at_start &= !is_at_end;
+        Ok(is_at_end)
     }
 
     fn load(&mut self) {
@@ -133,15 +168,23 @@ impl Follower {
         self.again = is_passing.then(|| Instant::now() + AGAIN_EVERY);
         match loaded {
             Ok(scoring) => {
-                let champion = scoring.model.as_ref();
-                let champion = champion.map_or_else(|| "baseline".to_owned(), |of| name(of));
                 let canary = scoring.canary.as_ref().map(|(model, _)| name(model));
-                tracing::info!(
-                    champion,
-                    canary,
-                    "scores are made by the announced champion"
-                );
                 self.held.set(scoring);
+                let (scores, _) = self.held.status();
+                let scores = scores.map_or_else(|| "baseline".to_owned(), |model| name(&model));
+                match self.held.ahead() {
+                    None => tracing::info!(
+                        champion = scores,
+                        canary,
+                        "scores are made by the announced champion"
+                    ),
+                    Some(ahead) => tracing::info!(
+                        champion = name(&ahead),
+                        scores,
+                        canary,
+                        "the announced champion scores once vectors of texts are there for it"
+                    ),
+                }
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -163,7 +206,13 @@ impl Follower {
         let mut kept: Vec<&Named> = Vec::new();
         if let Some(announced) = &standing.announced {
             if let Some(champion) = &announced.champion {
-                scoring.model = Some(Arc::new(self.copy(champion)?));
+                let model = self.copy(champion)?;
+                if model.encoder().is_some() && self.is_new(announced) {
+                    scoring.ahead = Some(Arc::new(model));
+                    scoring.model = self.before(announced);
+                } else {
+                    scoring.model = Some(Arc::new(model));
+                }
             }
             // Rows that the former has scored can still be asked about; those of others cannot.
             kept.extend(announced.champion.iter().chain(&announced.former));
@@ -182,18 +231,64 @@ impl Follower {
             }
             kept.push(canary);
         }
+        let at_work = self.held.status().0.map(|model| hex(model.id()));
         if scoring.model.is_some() || scoring.canary.is_some() {
             for entry in fs::read_dir(copies(&self.config))
                 .into_iter()
                 .flatten()
                 .flatten()
             {
-                if !kept.iter().any(|of| entry.file_name() == *of.id) {
+                let is_kept = |of: &str| entry.file_name() == *of;
+                if !kept.iter().any(|of| is_kept(&of.id))
+                    && !at_work.as_deref().is_some_and(is_kept)
+                {
                     drop(fs::remove_dir_all(entry.path()));
                 }
             }
         }
         Ok(scoring)
+    }
+
+    /// Whether the champion has never scored here. Going back waits for nothing: those who scored before have their vectors.
+    fn is_new(&self, announced: &Announced) -> bool {
+        let is_back = matches!(
+            announced.cause,
+            Some(Cause::RolledBack | Cause::Disappointed)
+        );
+        let mark = |of: &Named| copies(&self.config).join(&of.id).join(SCORED);
+        !is_back && (announced.champion.as_ref()).is_some_and(|of| !mark(of).exists())
+    }
+
+    /// Who scores until a champion can: who does now; after a start, the former.
+    fn before(&self, announced: &Announced) -> Option<Arc<BaheModel>> {
+        if !self.at_start {
+            return self.held.status().0;
+        }
+        match self.copy(announced.former.as_ref()?) {
+            Ok(model) => Some(Arc::new(model)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "the former champion cannot be loaded; the baseline scores until the champion can"
+                );
+                None
+            }
+        }
+    }
+
+    /// Notes that a model has scored here, beside its copy.
+    fn mark(&mut self) {
+        let scores = self.held.status().0.map(|model| model.id());
+        if scores == self.marked {
+            return;
+        }
+        self.marked = scores;
+        if let Some(id) = scores
+            && let Err(error) = fs::write(copies(&self.config).join(hex(id)).join(SCORED), "")
+        {
+            tracing::debug!(%error, "it is not noted that a model has scored: after a restart it waits for its vectors again");
+        }
     }
 
     /// Opens the copy of a model, made if there is none that is whole.

@@ -8,6 +8,7 @@ use headwater_consumers::log::{Log, LogError};
 use super::Inner;
 use super::back_off::BackOff;
 use super::error::{StartError, StopError};
+use super::trained::Layers;
 use crate::champion::{Follower, Held};
 use crate::status::ModelStatus;
 use crate::supervisor::{Stopping, TaskKind};
@@ -42,12 +43,16 @@ pub(super) fn status(inner: &Inner) -> Option<ModelStatus> {
             trouble,
             ..inner.status_of(&model)
         }),
-        None => trouble.map(|trouble| ModelStatus {
-            name: "baseline".to_owned(),
-            encoder_is_current: true,
-            waiting: 0,
-            trouble: Some(trouble),
-        }),
+        None => {
+            let ahead = inner.layers.as_ref().and_then(Layers::ahead);
+            (trouble.is_some() || ahead.is_some()).then(|| ModelStatus {
+                name: "baseline".to_owned(),
+                has_encoder: true,
+                waiting: 0,
+                ahead,
+                trouble,
+            })
+        }
     }
 }
 

@@ -9,12 +9,14 @@ use headwater_config::{Config, Topic};
 use headwater_consumers::embed::Embed;
 use headwater_consumers::embeddings::VectorFollower;
 use headwater_consumers::encode::{Backlog, Encode, group_suffix};
-use headwater_consumers::log::{Log, Outgoing, PollLimit, TopicPartition};
+use headwater_consumers::log::{Log, LogError, Outgoing, PollLimit, TopicPartition};
 use headwater_consumers::partitioner::partition_of;
 use headwater_consumers::stage::Stage;
 use headwater_consumers::{Error, Metrics, Reaction};
 use headwater_model::language::TextEncoder;
-use headwater_state::{StoreError, TextHash, Timestamp, VECTORS, VectorTable};
+use headwater_state::{
+    EncoderId, StoreError, TextHash, Timestamp, VECTORS, VectorKey, VectorTable, use_bytes,
+};
 
 use super::Inner;
 use super::back_off::BackOff;
@@ -33,6 +35,9 @@ const LIMIT: PollLimit = PollLimit {
 
 /// Vectors of a former encoder that are deleted in one go.
 const DELETED_MAX: usize = 2_000;
+
+/// Between two notes that an encoder is in use which is not the current one.
+const NOTE_EVERY: Duration = Duration::from_hours(1);
 
 /// Between two looks at how many texts wait: a question to the brokers a partition.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -122,6 +127,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, config: &Config) -> std::io::Result<()> 
         log: Arc::clone(&inner.log),
         table: Arc::clone(&texts.table),
         metrics: inner.fast.clone(),
+        inner: Arc::clone(inner),
     };
     supervisor.spawn(TaskKind::Texts, "headwater-vectors", move |stopping| {
         following.run(stopping)
@@ -149,13 +155,23 @@ struct Following {
     log: Arc<dyn Log>,
     table: Arc<VectorTable>,
     metrics: Metrics,
+    /// Of it, who scores.
+    inner: Arc<Inner>,
 }
 
 impl Following {
     fn run(&self, stopping: &Stopping) -> Result<(), StopError> {
         let mut pauses = BackOff::new();
         let mut follower: Option<VectorFollower> = None;
+        let mut noted: Option<(EncoderId, Instant)> = None;
         while !stopping.is_set() {
+            if let Err(error) = self.note(&mut noted) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "it is not noted that an encoder is in use which is not the current one: its vectors may be deleted"
+                );
+            }
             match self.advance(&mut follower) {
                 Ok(()) => pauses.reset(),
                 Err(error) if error.reaction() == Reaction::Retry => {
@@ -181,6 +197,30 @@ impl Following {
             )?),
         };
         follower.advance(LIMIT).map(|_| ())
+    }
+
+    /// Notes for whoever deletes vectors that our champion sees those of an encoder that is not the current one.
+    fn note(&self, noted: &mut Option<(EncoderId, Instant)>) -> Result<(), LogError> {
+        let trained = self.inner.trained.clone();
+        let model = trained.or_else(|| self.inner.champion.status().0);
+        let used = model.and_then(|model| model.encoder()).map(EncoderId);
+        let current = self.table.current().map(|current| current.id);
+        let Some(used) = used.filter(|used| current.is_some_and(|current| current != *used)) else {
+            *noted = None;
+            return Ok(());
+        };
+        if noted.is_some_and(|(of, at)| of == used && at.elapsed() < NOTE_EVERY) {
+            return Ok(());
+        }
+        *noted = Some((used, Instant::now()));
+        let mut producer = self.log.producer()?;
+        producer.send(Outgoing {
+            to: TopicPartition::new(Topic::Embeddings, 0),
+            key: Some(&VectorKey::Used(used).bytes()),
+            value: Some(&use_bytes()),
+            headers: &[],
+        })?;
+        producer.flush()
     }
 }
 

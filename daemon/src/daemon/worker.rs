@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
 use headwater_consumers::log::{CommitError, Log, LogError, TopicPartition};
-use headwater_consumers::step::{Pipeline, SharedItems};
+use headwater_consumers::step::Pipeline;
 use headwater_consumers::worker::Worker;
 use headwater_consumers::{Error, Metrics, Reaction, words};
 use headwater_state::{Partition, Stores};
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::back_off::BackOff;
 use super::error::StopError;
+use crate::champion::Scoring;
 use crate::inspect::{self, UserView};
 use crate::status::{Board, Restoring, Stage, WorkerStatus};
 use crate::supervisor::Stopping;
@@ -64,8 +65,7 @@ pub(crate) struct Working {
     pub(crate) found: Found,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) stores: Arc<dyn Stores>,
-    pub(crate) items: SharedItems,
-    /// What all threads have: of it, vectors and the trained model.
+    /// What all threads have: of it, items, vectors and the trained model.
     pub(crate) inner: Arc<super::Inner>,
     pub(crate) metrics: Metrics,
     pub(crate) board: Arc<Board>,
@@ -197,8 +197,11 @@ impl Working {
         }
         let assembler = pipeline.assembler();
         if let Some(model) = &self.inner.trained {
-            let model = Some(Arc::clone(model));
-            (self.inner).score_in(assembler, (0, model), &self.metrics)?;
+            let scoring = Scoring {
+                model: Some(Arc::clone(model)),
+                ..Scoring::default()
+            };
+            (self.inner).score_in(assembler, (0, &scoring), &self.metrics)?;
         }
         Worker::new(
             &self.config,
@@ -206,7 +209,7 @@ impl Working {
             Arc::clone(&self.stores),
             member,
             pipeline,
-            Arc::clone(&self.items),
+            Arc::clone(&self.inner.items),
             Box::new(SystemWorld),
         )
     }
@@ -216,9 +219,8 @@ impl Working {
         let Some((now, scoring)) = self.inner.champion.other_than(*number) else {
             return Ok(());
         };
+        (self.inner).score_in(worker.assembler(), (now, &scoring), &self.metrics)?;
         (worker.assembler()).score_some_with(scoring.canary, &self.metrics)?;
-        let of = (now, scoring.model);
-        (self.inner).score_in(worker.assembler(), of, &self.metrics)?;
         *number = now;
         Ok(())
     }

@@ -58,10 +58,15 @@ fn values_are_read_back_and_damage_is_found() {
         assert!(read_vector(&spoilt).is_err(), "bit {bit}");
     }
     assert!(read_vector(&vector_bytes(&[f32::NAN])).is_err());
-    for key in [VectorKey::Current, VectorKey::Vector(ENCODER.id, text(3))] {
+    for key in [
+        VectorKey::Current,
+        VectorKey::Used(ENCODER.id),
+        VectorKey::Vector(ENCODER.id, text(3)),
+    ] {
         assert_eq!(VectorKey::read(&key.bytes()), Ok(key));
     }
-    for key in [&b""[..], b"x", b"e1", b"v123"] {
+    assert!(read_use(&use_bytes()).is_ok() && read_use(b"").is_err());
+    for key in [&b""[..], b"x", b"e1", b"u", b"u12", b"v123"] {
         assert_eq!(VectorKey::read(key), Err(Damage::Key));
     }
     assert_eq!(CurrentEncoder::read(&ENCODER.bytes()), Ok(ENCODER));
@@ -76,11 +81,7 @@ fn a_table_goes_on_where_it_was() {
     let open = || VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
     let table = open();
     put(&table, (1, 5), text(1), Some(&vector(1)));
-    assert_eq!(
-        table.look(ENCODER, &text(1)).unwrap(),
-        Looked::Miss,
-        "no encoder"
-    );
+    assert_eq!(table.current(), None);
     announce(&table, 8, ENCODER);
     assert_eq!(
         table.look(ENCODER, &text(1)).unwrap(),
@@ -106,38 +107,55 @@ fn a_table_goes_on_where_it_was() {
     assert!(!table.has(ENCODER.id, &text(2)).unwrap());
 }
 
-/// Goal: vectors of another encoder are never given for those of the current one. Method: announce another, and the first again.
+/// Goal: a text's vector is that of the encoder that is asked for, whichever was announced, and none where that has none; how wide an encoder's vectors are is known of any that has some.
+/// Method: two encoders with vectors of one text, of different widths, announced in turn; a third that has none, and then one.
 #[test]
 fn encoders_do_not_mix() {
     let stores = MemoryStores::default();
-    let table = VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
-    announce(&table, 0, ENCODER);
-    put(&table, (0, 2), text(1), Some(&vector(1)));
-    assert!(matches!(
-        table.look(ENCODER, &text(1)).unwrap(),
-        Looked::Hit(_)
-    ));
-    let other = CurrentEncoder {
-        id: EncoderId([8; 16]),
-        width: 4,
+    let open = || VectorTable::open(stores.open(VECTORS).unwrap(), 1 << 20).unwrap();
+    let table = open();
+    let of = |byte: u8, width: u16| CurrentEncoder {
+        id: EncoderId([byte; 16]),
+        width,
     };
-    announce(&table, 2, other);
-    assert_eq!(table.look(ENCODER, &text(1)).unwrap(), Looked::Miss);
-    put(&table, (0, 4), text(3), Some(&vector(3)));
-    assert_eq!(
-        table.look(ENCODER, &text(3)).unwrap(),
-        Looked::Miss,
-        "of the former encoder"
-    );
-    announce(&table, 4, ENCODER);
-    assert!(matches!(
-        table.look(ENCODER, &text(1)).unwrap(),
-        Looked::Hit(_)
-    ));
-    assert!(matches!(
-        table.look(ENCODER, &text(3)).unwrap(),
-        Looked::Hit(_)
-    ));
+    let (other, third) = (of(8, 3), of(9, 2));
+    let mut next = 2;
+    let mut take = |encoder: CurrentEncoder, number: u8, vector: Option<&[f32]>| {
+        let key = VectorKey::Vector(encoder.id, text(number)).bytes();
+        let value = vector.map(vector_bytes);
+        next += 1;
+        let record = VectorRecord {
+            next: (0, next),
+            taken: Timestamp(0),
+            key: &key,
+            value: value.as_deref(),
+        };
+        table.apply([record]).unwrap();
+    };
+    let hit = |numbers: &[f32]| Looked::Hit(numbers.into());
+    take(ENCODER, 1, Some(&vector(1)));
+    take(other, 1, Some(&[7.0; 3]));
+    assert_eq!(table.encoder(third.id).unwrap(), None);
+    for announced in [ENCODER, other, ENCODER] {
+        announce(&table, 0, announced);
+        assert_eq!(table.current(), Some(announced));
+        assert_eq!(table.look(ENCODER, &text(1)).unwrap(), hit(&vector(1)));
+        assert_eq!(table.look(other, &text(1)).unwrap(), hit(&[7.0; 3]));
+        assert_eq!(table.look(third, &text(1)).unwrap(), Looked::Miss);
+        for encoder in [ENCODER, other] {
+            assert_eq!(table.encoder(encoder.id).unwrap(), Some(encoder));
+        }
+    }
+    // As somebody says who knows another.
+    assert_eq!(table.look(of(8, 4), &text(1)).unwrap(), Looked::Miss);
+    assert_eq!(open().look(of(8, 4), &text(1)).unwrap(), Looked::Miss);
+    take(third, 1, Some(&[1.0, 2.0]));
+    assert_eq!(table.encoder(third.id).unwrap(), Some(third));
+    assert_eq!(open().encoder(third.id).unwrap(), Some(third));
+    assert_eq!(table.look(third, &text(1)).unwrap(), hit(&[1.0, 2.0]));
+    take(other, 1, None);
+    assert_eq!(table.look(other, &text(1)).unwrap(), Looked::Miss);
+    assert_eq!(table.look(ENCODER, &text(1)).unwrap(), hit(&vector(1)));
 }
 
 /// Goal: memory is bounded, and nothing is lost by it. Method: more vectors than fit, looked up in a circle.
@@ -220,6 +238,21 @@ fn unused_encoders_are_told() {
         // In use until the twentieth hour, though its newest vector is of the third.
         assert!(table.unused_since(at(15)).is_empty());
         assert_eq!(table.unused_since(at(21)), [ENCODER.id]);
+    }
+    // A model that was trained on its vectors scores on.
+    let table = open();
+    let key = VectorKey::Used(ENCODER.id).bytes();
+    let used = VectorRecord {
+        next: (0, 25),
+        taken: at(25),
+        key: &key,
+        value: Some(&use_bytes()),
+    };
+    used.check().unwrap();
+    table.apply([used]).unwrap();
+    for table in [table, open()] {
+        assert!(table.unused_since(at(24)).is_empty());
+        assert_eq!(table.unused_since(at(26)), [ENCODER.id]);
     }
     let table = open();
     let all = |_: &TextHash| true;

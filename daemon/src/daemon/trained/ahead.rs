@@ -1,0 +1,240 @@
+//! A champion that was announced and looks at texts: who scored before goes on until vectors are there for it.
+//!
+//! Vectors of all items that are known are made, and for as long as `texts.made_ahead` says, those of the users who come; beside those of the model that scores, and for a share of the time
+//! (`texts.background`). Where it was trained on another encoder's vectors than rows see now, it waits for that encoder to have been through the texts. Going back waits for nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_consumers::Error;
+use headwater_model::bahe::BaheModel;
+use headwater_state::{EncoderId, StoreError, TextHash};
+
+use super::super::Inner;
+use super::super::pool::Pool;
+use super::thread::{TAKEN_MAX, Turn};
+use crate::status::AheadStatus;
+
+/// Runs that are made at once: whoever asks for vectors of the model that scores does not wait long.
+const RUNS_MAX: usize = 8;
+/// Items that are looked at, or made, at once.
+const ITEMS_MAX: usize = 64;
+/// Between two looks at items that lack vectors of their texts.
+const AGAIN_EVERY: Duration = Duration::from_secs(2);
+/// Of so many items, one may lack its vector.
+const MISSING_ONE_IN: usize = 100;
+/// Between two words on how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// A walk over all items that are known.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Hashes of their texts, those that are left from the last one on.
+    left: Vec<TextHash>,
+    /// Those whose texts have no vector of the model's encoder yet.
+    lacking: Vec<TextHash>,
+    items: usize,
+}
+
+impl Walk {
+    /// Over the items as they are now, once they are read to their end.
+    pub(super) fn begin(inner: &Inner) -> Option<Self> {
+        if !inner.board.items().0 {
+            return None;
+        }
+        let items = inner.items.read();
+        let texts = items.ids().filter_map(|id| items.item(id)?.text);
+        let mut left: Vec<TextHash> = texts.collect();
+        drop(items);
+        left.sort_unstable();
+        left.dedup();
+        Some(Self {
+            items: left.len(),
+            left,
+            lacking: Vec::new(),
+        })
+    }
+
+    /// Makes the next vectors that are not there; gives whether there was any item left.
+    pub(super) fn step(&mut self, turn: &mut Turn, pool: &Pool) -> Result<bool, Error> {
+        let texts = self.next();
+        let vectors = turn.vectors();
+        let mut missing = Vec::new();
+        for text in &texts {
+            let has = vectors.items.has(vectors.layers().id, text);
+            if !has.map_err(failed)? {
+                missing.push(*text);
+            }
+        }
+        if !missing.is_empty() {
+            let lacking = pool.run(|| turn.make_items(&missing))?;
+            self.lacking.extend(lacking);
+        }
+        Ok(!texts.is_empty())
+    }
+
+    fn next(&mut self) -> Vec<TextHash> {
+        let from = self.left.len().saturating_sub(ITEMS_MAX);
+        self.left.split_off(from)
+    }
+
+    fn made(&self) -> usize {
+        self.items - self.left.len() - self.lacking.len()
+    }
+}
+
+fn failed(source: StoreError) -> Error {
+    Error::Vectors {
+        source: source.into(),
+    }
+}
+
+/// What the thread has of a champion that does not score yet.
+pub(super) struct Ahead {
+    model: Arc<BaheModel>,
+    /// None where it has no layers of its own, or its vectors are not open yet.
+    pub(super) turn: Option<Turn>,
+    walk: Option<Walk>,
+    began: Instant,
+    /// Time that went into it.
+    spent: Duration,
+    again: Instant,
+    told: Instant,
+}
+
+impl Ahead {
+    pub(super) fn new(model: Arc<BaheModel>) -> Self {
+        let now = Instant::now();
+        Self {
+            model,
+            turn: None,
+            walk: None,
+            began: now,
+            spent: Duration::ZERO,
+            again: now,
+            told: now,
+        }
+    }
+
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.model.id()
+    }
+
+    pub(super) fn is_of(&self, model: &BaheModel) -> bool {
+        self.model.id() == model.id()
+    }
+
+    /// How long it is to rest, so that it has its share of the time and no more.
+    pub(super) fn rests(&self, share: f64) -> Duration {
+        let due = self.spent.div_f64(share);
+        due.saturating_sub(self.began.elapsed())
+    }
+
+    /// Makes some vectors. Gives whether there was anything to do.
+    pub(super) fn work(&mut self, inner: &Inner, pool: &Pool) -> Result<bool, Error> {
+        let began = Instant::now();
+        let is_busy = self.step(inner, pool)?;
+        self.spent += began.elapsed();
+        self.tell(inner);
+        Ok(is_busy)
+    }
+
+    fn step(&mut self, inner: &Inner, pool: &Pool) -> Result<bool, Error> {
+        if self.walk.is_none() {
+            self.walk = Walk::begin(inner);
+        }
+        let Some(walk) = &mut self.walk else {
+            return Ok(false);
+        };
+        if walk.left.is_empty() && !walk.lacking.is_empty() && self.again <= Instant::now() {
+            self.again = Instant::now() + AGAIN_EVERY;
+            walk.left = std::mem::take(&mut walk.lacking);
+        }
+        if let Some(turn) = &mut self.turn {
+            let asked = turn.work(pool, RUNS_MAX, Duration::ZERO)?;
+            return Ok(walk.step(turn, pool)? || asked);
+        }
+        if self.model.deep().is_some() {
+            return Ok(false);
+        }
+        let (Some(texts), Some(encoder)) = (&inner.texts, self.model.encoder()) else {
+            return Ok(false);
+        };
+        let next = walk.next();
+        for text in &next {
+            if !(texts.table.has(EncoderId(encoder), text)).map_err(failed)? {
+                walk.lacking.push(*text);
+            }
+        }
+        Ok(!next.is_empty())
+    }
+
+    /// Whether it can score: few items lack what rows have now, and what users have asked for is made.
+    pub(super) fn is_ready(&self, inner: &Inner) -> Result<bool, Error> {
+        let Some(texts) = &inner.texts else {
+            return Ok(true);
+        };
+        let serves = inner.champion.status().0.and_then(|model| model.encoder());
+        let serves = serves.map(EncoderId);
+        let serves = serves.or_else(|| Some(texts.table.current()?.id));
+        let is_same = serves.map(|encoder| encoder.0) == self.model.encoder();
+        if self.model.deep().is_none() && is_same {
+            return Ok(true);
+        }
+        let Some(walk) = self.walk.as_ref().filter(|walk| walk.left.is_empty()) else {
+            return Ok(false);
+        };
+        if !is_same && let Some(serves) = serves {
+            let mut missing = 0;
+            for text in &walk.lacking {
+                missing += usize::from(texts.table.has(serves, text).map_err(failed)?);
+            }
+            if missing * MISSING_ONE_IN > walk.items {
+                return Ok(false);
+            }
+        }
+        if self.model.deep().is_none() {
+            return Ok(true);
+        }
+        let has_waited = self.began.elapsed() >= inner.config.texts.made_ahead.duration();
+        Ok(has_waited && (self.turn.as_ref()).is_some_and(|turn| turn.waiting() <= TAKEN_MAX))
+    }
+
+    /// How far it is.
+    pub(super) fn status(&self) -> AheadStatus {
+        let (items, made) = (self.walk.as_ref()).map_or((0, 0), |walk| (walk.items, walk.made()));
+        AheadStatus {
+            name: format!("{}-{}", BaheModel::NAME, self.model.version()),
+            items,
+            made,
+            waiting: self.turn.as_ref().map_or(0, Turn::waiting),
+        }
+    }
+
+    fn tell(&mut self, inner: &Inner) {
+        let status = self.status();
+        let gauge = &inner.fast.deep.ahead;
+        let set = |state: &str, count: usize| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[state]).set(count);
+        };
+        set("made", status.made);
+        set("missing", status.items - status.made);
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let AheadStatus {
+                name,
+                items,
+                made,
+                waiting,
+            } = status;
+            tracing::info!(
+                champion = name,
+                items,
+                made,
+                waiting,
+                "vectors of the announced champion are being made"
+            );
+        }
+    }
+}

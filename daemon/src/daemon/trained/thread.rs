@@ -1,0 +1,290 @@
+//! The thread of the deep layers: of whichever model scores first of all, and beside it of one that is made ready to.
+//!
+//! When another model comes to score, the thread goes on with its layers: what they made before is found, the rest is made as rows want it, and of items that nobody asks for in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_consumers::Error;
+use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
+use headwater_state::{EncoderId, TextHash, Timestamp};
+
+use super::super::Inner;
+use super::super::error::StopError;
+use super::super::pool::Pool;
+use super::ahead::{Ahead, Walk};
+use super::layers::{AHEAD_SHARE, AtWork, Layers};
+use crate::supervisor::{Stopping, TaskKind};
+use crate::world::unix_ms;
+
+/// Runs, and items, that are taken at once.
+pub(super) const TAKEN_MAX: usize = 64;
+/// How long the thread waits for work before it looks whether it is to stop.
+const WAIT: Duration = Duration::from_millis(200);
+/// Between two looks at what lacked vectors of texts.
+const AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// Between two notes that our layers are in use.
+const NOTE_EVERY: Duration = Duration::from_hours(1);
+/// Vectors of former layers that are deleted between two batches of work.
+const DELETED_MAX: usize = 500;
+/// What lacks vectors of texts, at most: the oldest are left out, and asked for again by the next row that wants them.
+const LATER_MAX: usize = 512;
+
+/// Starts the thread, where there may be any layers.
+///
+/// # Errors
+/// If the system gives none.
+pub(in super::super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
+    if inner.layers.is_none() {
+        return Ok(());
+    }
+    let ours = Arc::clone(inner);
+    let pool = Pool::new("headwater-deep", 0)?;
+    (inner.supervisor).spawn(TaskKind::Texts, "headwater-deep", move |stopping| {
+        run(&ours, &pool, stopping).map_err(StopError::Deep)
+    })
+}
+
+/// Layers of former models, whose vectors go when nobody has used them for long.
+#[derive(Default)]
+struct Former {
+    in_use: Vec<EncoderId>,
+    noted: Option<Instant>,
+    unused: Vec<EncoderId>,
+}
+
+impl Former {
+    /// Notes which layers are in use, and deletes some vectors of the others.
+    fn turn(&mut self, turns: [Option<&Turn>; 2], keep_ms: i64) -> Result<(), Error> {
+        let failed = |source| Error::Vectors { source };
+        let turns = || turns.into_iter().flatten();
+        let Some(vectors) = turns().next().map(Turn::vectors) else {
+            return Ok(());
+        };
+        let in_use: Vec<EncoderId> = turns().map(|turn| turn.vectors().layers().id).collect();
+        let is_due = self.noted.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY);
+        if is_due || self.in_use != in_use {
+            self.noted = Some(Instant::now());
+            let now = Timestamp(unix_ms());
+            let unused = (vectors.users).in_use(&in_use, now, now.minus(keep_ms));
+            self.unused = unused.map_err(failed)?;
+            self.in_use = in_use;
+        }
+        if let Some(layers) = self.unused.last() {
+            let deleted = vectors.users.delete(*layers, DELETED_MAX);
+            if deleted.map_err(|error| failed(error.into()))? < DELETED_MAX {
+                tracing::info!(%layers, "vectors of a former model's layers deleted");
+                self.unused.pop();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the thread has of a model with layers.
+pub(super) struct Turn {
+    vectors: Arc<DeepVectors>,
+    asked: Arc<Asked>,
+    deepen: Deepen,
+    later: Wanted,
+    looked: Instant,
+    was_ready: bool,
+}
+
+impl Turn {
+    fn of(inner: &Inner, at_work: AtWork, memory: u64) -> Option<Self> {
+        let AtWork {
+            model,
+            vectors,
+            asked,
+        } = at_work;
+        let texts = Arc::clone(&inner.texts.as_ref()?.table);
+        let metrics = inner.fast.deep.clone();
+        Some(Self {
+            deepen: Deepen::new(model, texts, Arc::clone(&vectors), memory, metrics),
+            vectors,
+            asked,
+            later: Wanted::default(),
+            looked: Instant::now(),
+            was_ready: true,
+        })
+    }
+
+    fn is_of(&self, at_work: &AtWork) -> bool {
+        Arc::ptr_eq(&self.asked, &at_work.asked)
+    }
+
+    pub(super) fn vectors(&self) -> &DeepVectors {
+        &self.vectors
+    }
+
+    /// Runs and items that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Makes vectors of items; gives those whose texts have none yet.
+    pub(super) fn make_items(&mut self, texts: &[TextHash]) -> Result<Vec<TextHash>, Error> {
+        self.deepen.items(texts)
+    }
+
+    /// Makes so many runs and items that were asked for, for which it waits so long; gives whether there were any.
+    pub(super) fn work(
+        &mut self,
+        pool: &Pool,
+        count: usize,
+        wait: Duration,
+    ) -> Result<bool, Error> {
+        let Self {
+            asked,
+            deepen,
+            later,
+            ..
+        } = self;
+        let wanted = asked.take(count, wait);
+        let is_busy = !wanted.is_empty();
+        if is_busy {
+            let left = pool.run(|| deepen.work(wanted))?;
+            later.runs.extend(left.runs);
+            later.items.extend(left.items);
+            let too_many = |length: usize| length.saturating_sub(LATER_MAX);
+            let (runs, items) = (too_many(later.runs.len()), too_many(later.items.len()));
+            later.runs.drain(..runs);
+            later.items.drain(..items);
+            asked.later(later.runs.len() + later.items.len(), runs + items);
+        }
+        if self.looked.elapsed() >= AGAIN_EVERY {
+            self.looked = Instant::now();
+            asked.later(0, 0);
+            asked.again(std::mem::take(later));
+        }
+        Ok(is_busy)
+    }
+
+    /// Says so when vectors of texts are not there for the model that scores.
+    fn warn(&mut self) {
+        let is_ready = self.deepen.has_its_encoder();
+        if !is_ready && self.was_ready {
+            tracing::warn!(
+                "there are no vectors of texts of the encoder that the model was trained on: the baseline scores"
+            );
+        }
+        self.was_ready = is_ready;
+    }
+}
+
+/// Who the thread works for.
+#[derive(Default)]
+struct Work {
+    at_work: Option<Turn>,
+    /// Over the items of the model at work; none: it is done.
+    walk: Option<Walk>,
+    walked: bool,
+    ahead: Option<Ahead>,
+    former: Former,
+}
+
+impl Work {
+    /// Goes by who scores now, and who is made ready. Who was made ready and scores now keeps what it has in memory.
+    fn follow(&mut self, inner: &Inner) {
+        let chosen = inner.layers.as_ref().map(Layers::chosen);
+        let chosen = chosen.unwrap_or_default();
+        let memory = inner.config.texts.deep_memory.get() / 2;
+        let is_other = match (&self.at_work, &chosen.at_work) {
+            (Some(turn), Some(at_work)) => !turn.is_of(at_work),
+            (None, None) => false,
+            _ => true,
+        };
+        if is_other {
+            let made = self.ahead.as_mut().and_then(|ahead| ahead.turn.take());
+            self.at_work = chosen.at_work.and_then(|at_work| match made {
+                Some(mut turn) if turn.is_of(&at_work) => {
+                    turn.deepen.set_memory(memory);
+                    Some(turn)
+                }
+                _ => Turn::of(inner, at_work, memory),
+            });
+            (self.walk, self.walked) = (None, false);
+        }
+        let model = inner.champion.ahead();
+        let is_same = match (&self.ahead, &model) {
+            (Some(ahead), Some(model)) => ahead.is_of(model),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.ahead = model.map(Ahead::new);
+            inner.fast.deep.ahead.reset();
+        }
+        if let (Some(ahead), Some(of)) = (&mut self.ahead, chosen.ahead)
+            && ahead.is_of(&of.model)
+            && !ahead.turn.as_ref().is_some_and(|turn| turn.is_of(&of))
+        {
+            ahead.turn = Turn::of(inner, of, memory / AHEAD_SHARE);
+        }
+    }
+
+    /// Makes some vectors.
+    fn turn(&mut self, inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {
+        let ahead = self.ahead.as_ref().and_then(|ahead| ahead.turn.as_ref());
+        let keep_ms = inner.config.texts.keep_former.millis();
+        (self.former).turn([self.at_work.as_ref(), ahead], keep_ms)?;
+        let mut wait = WAIT;
+        if let Some(ahead) = &mut self.ahead {
+            let share = inner.config.texts.background.get();
+            let mut rests = ahead.rests(share);
+            if rests.is_zero() {
+                let is_busy = ahead.work(inner, pool)?;
+                if ahead.is_ready(inner)? {
+                    take_over(inner, ahead);
+                }
+                rests = if is_busy { ahead.rests(share) } else { WAIT };
+            }
+            wait = wait.min(rests);
+        }
+        let Some(turn) = &mut self.at_work else {
+            stopping.pause(wait);
+            return Ok(());
+        };
+        if !self.walked && self.walk.is_none() && turn.deepen.has_its_encoder() {
+            self.walk = Walk::begin(inner);
+        }
+        if self.walk.is_some() {
+            wait = Duration::ZERO;
+        }
+        let is_busy = turn.work(pool, TAKEN_MAX, wait)?;
+        turn.warn();
+        inner.fast.deep.queue.set(turn.waiting() as i64);
+        // Whoever asks comes first.
+        if let Some(walk) = self.walk.as_mut().filter(|_| !is_busy)
+            && !walk.step(turn, pool)?
+        {
+            (self.walk, self.walked) = (None, true);
+        }
+        Ok(())
+    }
+}
+
+fn take_over(inner: &Inner, ahead: &Ahead) {
+    let status = ahead.status();
+    tracing::info!(
+        champion = status.name,
+        items = status.items,
+        made = status.made,
+        "vectors of texts are there for the announced champion: it scores"
+    );
+    inner.champion.take_over(ahead.id());
+}
+
+fn run(inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {
+    let mut work = Work::default();
+    while !stopping.is_set() {
+        work.follow(inner);
+        let status = work.ahead.as_ref().map(Ahead::status);
+        if let Some(layers) = &inner.layers {
+            layers.tell(status);
+        }
+        work.turn(inner, pool, stopping)?;
+    }
+    Ok(())
+}
