@@ -47,6 +47,7 @@ use model::Scorers;
 
 pub use deep::Source;
 pub use look::MissingText;
+pub use model::WithVectors;
 pub(crate) use served::Served;
 
 /// What a row is made of.

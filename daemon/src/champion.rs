@@ -4,7 +4,7 @@
 //! restart. A champion is announced only behind its last byte, and loaded only when all of it is there and has the hashes that it must have: half of one is
 //! none, and the one before goes on.
 //!
-//! A model that looks at texts can be champion, and is tried by nobody: rows that others scored have no vectors of its layers.
+//! A model that looks at texts can be champion, and is tried only beside one with the same layers and projections of their vectors: rows that others scored have none of these.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ pub enum ChampionError {
     },
     /// It looks at texts, and is to be tried.
     #[error(
-        "the model looks at texts, and rows that others score have no vectors of its own to judge it by: `headwater champion promote` makes it champion untried"
+        "the model looks at texts, and the champion does not, or by other layers, so that its rows have no vectors to judge this one by: `headwater champion promote` makes it champion untried"
     )]
     Texts,
     /// It is to be tried beside itself.

@@ -45,6 +45,7 @@ mod recordings;
 mod rows;
 mod run;
 mod split;
+mod towers;
 mod trial;
 mod vectors;
 
@@ -110,7 +111,7 @@ pub enum Source {
         /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
         events: PathBuf,
     },
-    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from.
+    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from; beside a champion that looks at texts, what its rows hold of them as well.
     Log(Arc<dyn Log>),
 }
 
@@ -182,6 +183,9 @@ pub struct TrainSummary {
     pub rows: [usize; 3],
     /// Labelled items without a row in the feature log, and logged requests whose rows are of another schema: left out.
     pub left_out: [u64; 2],
+    /// Labelled rows that do not hold what the champion sees of texts: left out.
+    #[serde(skip_serializing_if = "is_none")]
+    pub without_vectors: u64,
     /// Labelled items that are left for later: another task's labels of their rows, of a longer window, may still come.
     pub waiting: u64,
     /// Texts asked for: of behaviors and of items.
@@ -219,6 +223,11 @@ pub struct TrainSummary {
     /// How it stands beside the champion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl TrainBahe {
@@ -267,7 +276,8 @@ impl TrainBahe {
     ) -> Described {
         Described {
             layers: match depth {
-                Depth::None => (Layers::None, None),
+                // Whose towers they are says more.
+                Depth::None | Depth::Logged => (Layers::None, None),
                 Depth::Mean { .. } => (Layers::Mean, None),
                 Depth::Deep { config, .. } => (Layers::Deep, Some(config.blocks.clone())),
             },

@@ -16,6 +16,7 @@ mod pass;
 mod run;
 mod scorer;
 pub mod segment;
+mod towers;
 mod trainer;
 
 #[cfg(test)]
@@ -25,11 +26,12 @@ pub use crate::gap::{GAPS, gap_of};
 pub use adam::{Adam, AdamSettings};
 pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
-pub use head::{Head, HeadConfig, HeadInput, cross_entropy};
+pub use head::{Head, HeadConfig, HeadInput, SeenTexts, cross_entropy};
 pub use model::{
     BaheModel, Described, FORMAT, Layers, MANIFEST, Manifest, VALUES, first_difference,
 };
 pub use pass::Pass;
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
+pub use towers::is_of_towers;
 pub use trainer::{Depth, Objective, Place, Position, StepReport, TrainSettings, Trainer};

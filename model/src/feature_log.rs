@@ -66,6 +66,9 @@ pub struct LoggedVectors<'a> {
     /// The deep layers that made the vectors: [`crate::bahe::BaheModel::deep_id`] in hexadecimal.
     #[serde(borrow)]
     pub layers: Cow<'a, str>,
+    /// What the head saw these vectors by: [`crate::bahe::BaheModel::towers`] in hexadecimal. Empty in rows of builds that did not say.
+    #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
+    pub towers: Cow<'a, str>,
     /// The sequences, in the model's order.
     #[serde(borrow)]
     pub sequences: Vec<LoggedSequence<'a>>,

@@ -9,6 +9,7 @@ mod demo;
 mod disk;
 mod examples;
 mod fleet;
+mod lineage;
 mod log;
 mod models;
 mod recordings;

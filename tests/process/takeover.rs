@@ -19,15 +19,17 @@ use crate::train::train;
 use crate::trained::trained;
 
 /// What a daemon over one log is asked, and what it answers.
-struct Beside {
-    log: Arc<dyn Log>,
-    address: String,
+pub(crate) struct Beside {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) address: String,
     asked: usize,
+    /// When it is asked.
+    pub(crate) time: i64,
 }
 
 impl Beside {
     /// A log with all items and behaviors of recordings.
-    fn log(config: &Config, recordings: &[String; 2]) -> Arc<dyn Log> {
+    pub(crate) fn log(config: &Config, recordings: &[String; 2]) -> Arc<dyn Log> {
         let log = shared_log(config);
         for item in fs::read_to_string(&recordings[0]).unwrap().lines() {
             let id: Value = serde_json::from_str(item).unwrap();
@@ -46,25 +48,30 @@ impl Beside {
     }
 
     /// A daemon that has counted all of it.
-    fn of(daemon: &Handle, log: &Arc<dyn Log>) -> Self {
+    pub(crate) fn of(daemon: &Handle, log: &Arc<dyn Log>) -> Self {
         until("it to be ready", || daemon.ready().ready.then_some(()));
-        let address = daemon.address().unwrap().to_string();
+        let beside = Self::new(daemon, log);
         until("all behaviors to be counted", || {
-            let (_, metrics) = get(&address, "/metrics")?;
+            let (_, metrics) = get(&beside.address, "/metrics")?;
             let folded = "headwater_state_behaviors_folded_total{scenario=\"home\"} 1440";
             metrics.lines().any(|line| line == folded).then_some(())
         });
+        beside
+    }
+
+    pub(crate) fn new(daemon: &Handle, log: &Arc<dyn Log>) -> Self {
         Self {
             log: Arc::clone(log),
-            address,
+            address: daemon.address().unwrap().to_string(),
             asked: 0,
+            time: 1_700_000_900_000,
         }
     }
 
-    fn ask(&mut self) -> Value {
+    pub(crate) fn ask(&mut self) -> Value {
         self.asked += 1;
         let id = format!("r{}", records(&*self.log, Topic::ScoreRequests).len());
-        let record = json!({"request_id": id, "user_id": "u7", "scenario": "home", "time": 1_700_000_900_000_i64, "candidates": ["ia", "ib"]});
+        let record = json!({"request_id": id, "user_id": "u7", "scenario": "home", "time": self.time, "candidates": ["ia", "ib"]});
         send(
             &*self.log,
             Topic::ScoreRequests,
@@ -96,7 +103,7 @@ impl Beside {
         serde_json::from_str(&status).unwrap()
     }
 
-    fn model(&self) -> Value {
+    pub(crate) fn model(&self) -> Value {
         self.status()["model"].clone()
     }
 
@@ -106,7 +113,7 @@ impl Beside {
     }
 
     /// The first answer by a model; all before it are by `before`.
-    fn first_of(&mut self, name: &Value, before: &Value) -> Value {
+    pub(crate) fn first_of(&mut self, name: &Value, before: &Value) -> Value {
         until("it to score", || {
             let answer = self.ask();
             assert!(
@@ -118,7 +125,7 @@ impl Beside {
     }
 }
 
-fn made_ahead(config: &mut Config, span: &str) {
+pub(crate) fn made_ahead(config: &mut Config, span: &str) {
     config.texts.made_ahead = span.parse().unwrap();
 }
 

@@ -12,7 +12,7 @@ use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
 use headwater_model::dinmp::{Asked, Interest, ItemKeys, Seen};
 use headwater_model::{Baseline, FeatureBatch, LoggedSequence, LoggedVectors, Scores};
 use headwater_state::{
-    CurrentEncoder, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
+    CurrentEncoder, EncoderId, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
 };
 
 use super::Row;
@@ -46,6 +46,8 @@ struct Took {
 pub(super) struct Trained {
     model: Arc<BaheModel>,
     name: String,
+    /// What its head sees texts by, in hexadecimal.
+    towers: String,
     sequences: Vec<SequenceId>,
     /// What stands for a sequence without behaviors.
     empty: Vec<Vec<f32>>,
@@ -87,6 +89,9 @@ impl Trained {
         };
         Ok(Self {
             name: format!("{}-{}", BaheModel::NAME, model.version()),
+            towers: model
+                .towers()
+                .map_or_else(String::new, |towers| EncoderId(towers).to_string()),
             sequences: names.iter().map(|name| SequenceId::of(name)).collect(),
             took: vec![Took::default(); if deep.is_some() { names.len() } else { 0 }],
             seen: model.interest().map_or_else(Seen::default, Interest::seen),
@@ -392,6 +397,7 @@ impl Trained {
         });
         Some(LoggedVectors {
             layers: vectors.layers().id.to_string().into(),
+            towers: self.towers.as_str().into(),
             sequences: sequences.collect(),
             users: self.row.users().into(),
         })

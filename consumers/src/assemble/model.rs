@@ -25,6 +25,9 @@ pub(super) struct Scorers {
     is_canary: bool,
 }
 
+/// A model, and what it reads vectors from, if it looks at texts.
+pub type WithVectors = (Arc<BaheModel>, Option<(Arc<DeepVectors>, Source)>);
+
 /// A model that scores some users.
 #[derive(Debug)]
 struct Canary {
@@ -91,19 +94,19 @@ impl Assembler {
         Ok(())
     }
 
-    /// Has a model that looks at no texts score a share of the users, whoever scores the others; none: nobody.
+    /// Has a model score a share of the users, whoever scores the others; none: nobody. With what it reads vectors from, if it looks at texts.
     ///
     /// # Errors
     /// What the tensor library says.
     pub fn score_some_with(
         &mut self,
-        canary: Option<(Arc<BaheModel>, f64)>,
+        canary: Option<(WithVectors, f64)>,
         metrics: &Metrics,
     ) -> Result<(), Error> {
         self.scorers.canary = match canary {
-            Some((model, share)) => Some(Canary {
+            Some(((model, deep), share)) => Some(Canary {
                 salt: model.id(),
-                trained: Trained::new(model, None, metrics.deep.clone())?,
+                trained: Trained::new(model, deep, metrics.deep.clone())?,
                 share,
             }),
             None => None,

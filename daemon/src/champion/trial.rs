@@ -8,7 +8,7 @@ use std::path::Path;
 use headwater_config::{Config, Topic};
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::{Log, LogError, Producer};
-use headwater_model::bahe::{BaheModel, Layers};
+use headwater_model::bahe::BaheModel;
 use serde::{Deserialize, Serialize};
 
 use super::{Announced, ChampionError, FORMAT, Named, Registry, announce, forget, read, send};
@@ -353,7 +353,7 @@ pub fn shown(config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> 
 /// (`train.every`) judges it.
 ///
 /// # Errors
-/// A model that this configuration's rows are not for, that is damaged, or that looks at texts; nothing is on trial then.
+/// A model that this configuration's rows are not for, that is damaged, or that looks at texts by other layers than the champion; nothing is on trial then.
 pub fn put_on_trial(
     config: &Config,
     log: &dyn Log,
@@ -361,12 +361,19 @@ pub fn put_on_trial(
     after: Option<i64>,
 ) -> Result<Trial, ChampionError> {
     let model = crate::trained::open_folder(config, folder)?;
-    if model.manifest().layers != Layers::None {
-        return Err(ChampionError::Texts);
-    }
     let registry = Registry::read(config, log)?;
     let of = super::hex(model.id());
     let champion = Standing::of(&registry)?.champion().cloned();
+    if let Some(towers) = model.towers() {
+        let champion = champion.as_ref().map(|champion| {
+            let (manifest, values) = registry.bytes_of(champion)?;
+            let towers = BaheModel::towers_in(manifest, &values);
+            towers.map_err(|error| ChampionError::Trained(error.into()))
+        });
+        if champion.transpose()?.flatten() != Some(towers) {
+            return Err(ChampionError::Texts);
+        }
+    }
     if champion.is_some_and(|champion| champion.id == of) {
         return Err(ChampionError::IsChampion);
     }

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Show who is champion, who was it before, and who is on trial beside it.
     Show,
-    /// Make the model of a folder champion. It must be of this configuration's rows, and look at no texts.
+    /// Make the model of a folder champion. It must be of this configuration's rows. One that looks at texts scores once vectors are there for it (`texts.made_ahead`).
     Promote {
         /// The folder that `headwater train` wrote.
         #[arg(value_name = "FOLDER")]

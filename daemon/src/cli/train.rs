@@ -52,7 +52,7 @@ struct Bahe {
     /// Recorded behaviors and score requests.
     #[arg(long, value_name = "FILE", required_unless_present = "log")]
     events: Option<PathBuf>,
-    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none.
+    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none; beside a champion that looks at texts, what its rows hold of them is learned from, and its layers are the new model's.
     #[arg(long, conflicts_with_all = ["items", "events"])]
     log: bool,
     /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`); without it,
@@ -373,6 +373,12 @@ pub(super) fn tell(summary: &TrainSummary, print: fn(&str)) {
     if without_row + other_schema > 0 {
         print(&format!(
             "left out: {without_row} labelled items without a row in the feature log, {other_schema} requests that were scored under other tasks or settings"
+        ));
+    }
+    if summary.without_vectors > 0 {
+        print(&format!(
+            "left out: {} labelled rows that do not hold what the champion sees of texts",
+            summary.without_vectors
         ));
     }
     if summary.waiting > 0 {

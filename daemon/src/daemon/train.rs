@@ -250,7 +250,11 @@ fn tell(told: &Result<TrainSummary, TrainError>) -> &'static str {
                 (false, false) => "kept",
             }
         }
-        Err(error @ (TrainError::TooFew { .. } | TrainError::NoRows { .. })) => {
+        Err(
+            error @ (TrainError::TooFew { .. }
+            | TrainError::TooFewVectors { .. }
+            | TrainError::NoRows { .. }),
+        ) => {
             tracing::debug!(error = error as &dyn std::error::Error, "not trained");
             "too_few"
         }

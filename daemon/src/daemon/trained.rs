@@ -79,7 +79,11 @@ impl Inner {
         (change, scoring): (u64, &Scoring),
         metrics: &Metrics,
     ) -> Result<(), Error> {
-        let Scoring { model, ahead, .. } = scoring;
+        let Scoring {
+            model,
+            ahead,
+            canary,
+        } = scoring;
         let chosen = match &self.layers {
             Some(layers) => layers
                 .of(change, [model.as_ref(), ahead.as_ref()])
@@ -88,6 +92,20 @@ impl Inner {
         };
         let ahead = (chosen.ahead).map(|of| (of.model, of.vectors, of.asked));
         assembler.make_ahead(ahead, metrics)?;
+        // One that looks at texts has the champion's layers: else its rows could judge nobody.
+        let shared = |model: &BaheModel| {
+            let of = chosen.at_work.as_ref()?;
+            let is_same = model.deep().is_some() && of.model.deep_id() == model.deep_id();
+            is_same.then(|| {
+                (
+                    Arc::clone(&of.vectors),
+                    Source::Asked(Arc::clone(&of.asked)),
+                )
+            })
+        };
+        let canary = canary.as_ref();
+        let canary = canary.map(|(model, share)| ((Arc::clone(model), shared(model)), *share));
+        assembler.score_some_with(canary, metrics)?;
         let Some(model) = model else {
             assembler.score_by_baseline();
             return Ok(());

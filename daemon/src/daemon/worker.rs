@@ -220,7 +220,6 @@ impl Working {
             return Ok(());
         };
         (self.inner).score_in(worker.assembler(), (now, &scoring), &self.metrics)?;
-        (worker.assembler()).score_some_with(scoring.canary, &self.metrics)?;
         *number = now;
         Ok(())
     }

@@ -84,6 +84,14 @@ pub enum TrainError {
         /// How many there must be.
         wanted: usize,
     },
+    /// There are not enough rows so far that hold what a model beside this champion learns from.
+    #[error("{found} labelled rows hold what the champion sees of texts, and {wanted} are wanted")]
+    TooFewVectors {
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        wanted: usize,
+    },
     /// The rows that judge would be learned from.
     #[error(
         "--promote with --regime prequential: what would be promoted has learned from the rows that judge it; --on-trial shows it on later ones"
@@ -122,6 +130,7 @@ impl TrainError {
             | Self::TextsOfLog
             | Self::NobodyFollows
             | Self::TooFew { .. }
+            | Self::TooFewVectors { .. }
             | Self::NoRows { .. }
             | Self::Model(_)
             | Self::Shares { .. }

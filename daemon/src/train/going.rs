@@ -6,7 +6,7 @@
 
 use headwater_config::Config;
 use headwater_model::FeatureSchema;
-use headwater_model::bahe::{Described, Trainer};
+use headwater_model::bahe::{BaheModel, Described, Trainer};
 
 use super::artifact::Artifact;
 use super::labelled::Reached;
@@ -29,6 +29,8 @@ pub(crate) struct Going {
     schema: FeatureSchema,
     reached: Reached,
     before: Before,
+    /// What the champion saw texts by; none: it looked at none.
+    towers: Option<[u8; 16]>,
     /// Requests of a piece.
     piece: usize,
     /// Rows that it began with, and that came since.
@@ -41,13 +43,14 @@ impl Going {
         (trainer, course): (Trainer, Course),
         described: Described,
         recorded: &Recorded,
-        reached: Reached,
+        (reached, towers): (Reached, Option<[u8; 16]>),
     ) -> Self {
         Self {
             trainer,
             course,
             schema: recorded.schema.clone(),
             reached,
+            towers,
             before: Before {
                 moments: recorded.moments.clone(),
                 newest: recorded.newest(),
@@ -84,6 +87,11 @@ impl TrainBahe {
         let artifact = Artifact::open(&self.out)?;
         let _alone = artifact.alone()?;
         let champion = crate::champion::current(config, &**log, &self.out)?;
+        if champion.as_ref().and_then(BaheModel::towers) != held.towers {
+            // What it has learned to read is not logged any more.
+            *going = None;
+            return Ok(TrainSummary::default());
+        }
         let [rows_min, rows_max] = self.log_rows;
         let rows = [rows_min.div_ceil(ON_WITH), rows_max];
         let (recorded, left_out, reached) = logged::read_on(
@@ -96,6 +104,7 @@ impl TrainBahe {
             rows: recorded.split_sizes(),
             left_out: [left_out.without_row, left_out.other_schema],
             waiting: left_out.waiting,
+            without_vectors: left_out.without_vectors,
             newest: recorded.newest(),
             ..TrainSummary::default()
         };

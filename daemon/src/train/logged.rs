@@ -29,6 +29,8 @@ pub(super) struct LeftOut {
     pub(super) other_schema: u64,
     /// Labelled items of which other tasks' labels may still come.
     pub(super) waiting: u64,
+    /// Labelled rows that do not hold what the champion sees of texts.
+    pub(super) without_vectors: u64,
 }
 
 /// Rows, what could not be learned from, and how far what was logged is used up by them.
@@ -41,6 +43,7 @@ struct Reader<'a> {
     users: BTreeMap<String, u32>,
     rows: Vec<(String, Met)>,
     seen: Seen,
+    without_vectors: u64,
 }
 
 /// Reads both topics to their ends as of now: whole, or from where a reading before says that nothing is missed.
@@ -81,6 +84,7 @@ pub(super) fn read(
     let from = from.map(|from| &*from[1]);
     let of = (config, champion, reads);
     let read = Reader::read(of, (&mut labelled, from), split, None)?;
+    are_enough(&read, rows_min)?;
     let first = [&first_labels, labelled.first_rows()];
     let artifact = Artifact::open(folder)?;
     Reading::of((config, log), labelled.later_than(), first, rows_max)?.keep(&artifact);
@@ -113,7 +117,18 @@ pub(super) fn read_on(
         piece: Some(Piece::Requests(piece)),
     };
     let of = (&mut labelled, Some(&*reached.from[1]));
-    Reader::read((config, champion, reads), of, split, Some(before))
+    let read = Reader::read((config, champion, reads), of, split, Some(before))?;
+    are_enough(&read, rows_min)?;
+    Ok(read)
+}
+
+/// Whether there are enough rows where those are left out that do not hold what the champion sees of texts.
+fn are_enough((recorded, left_out, _): &Read, wanted: usize) -> Result<(), TrainError> {
+    let found = recorded.corpus.len();
+    if left_out.without_vectors > 0 && found < wanted {
+        return Err(TrainError::TooFewVectors { found, wanted });
+    }
+    Ok(())
 }
 
 impl<'a> Reader<'a> {
@@ -130,6 +145,7 @@ impl<'a> Reader<'a> {
             users: BTreeMap::new(),
             rows: Vec::new(),
             seen: Seen::reading(reads),
+            without_vectors: 0,
         };
         labelled.each(from, &mut |assembler, matched| {
             reader.take(assembler, matched)
@@ -138,6 +154,7 @@ impl<'a> Reader<'a> {
             without_row: labelled.len() as u64,
             other_schema: labelled.other_schema,
             waiting: labelled.waiting,
+            without_vectors: reader.without_vectors,
         };
         let schema = labelled.assembler().schema().clone();
         let recorded = reader.finish(split, (schema, before));
@@ -166,6 +183,14 @@ impl<'a> Reader<'a> {
             candidates.filter_map(|(place, (of, labels))| Some((place, of, labels.as_ref()?)));
         let scores = base.chunks(tasks).zip(champion.chunks(tasks));
         for ((place, candidate, labels), (base, champion)) in with_labels.zip(scores) {
+            let mut projections = Vec::new();
+            if let Some(champion) = self.champion.filter(|of| of.towers().is_some()) {
+                let Some((users, item)) = champion.saw(logged, place) else {
+                    self.without_vectors += 1;
+                    continue;
+                };
+                projections = [users, item].concat();
+            }
             let numbers = logged.shared.iter().chain(&*candidate.values);
             let label = |label: &Option<(f32, f32)>| label.unwrap_or_default();
             let met = Met {
@@ -184,6 +209,7 @@ impl<'a> Reader<'a> {
                 weights: labels.iter().map(|of| label(of).1).collect(),
                 request: 0,
                 champion: champion.into(),
+                projections,
             };
             self.rows.push((matched.row.to_owned(), met));
         }

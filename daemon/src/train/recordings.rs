@@ -227,6 +227,7 @@ impl Reader<'_> {
                 weights,
                 request: self.requests - 1,
                 champion: Vec::new(),
+                projections: Vec::new(),
             });
         }
         Ok(())

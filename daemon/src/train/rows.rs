@@ -64,6 +64,8 @@ pub(super) struct Met {
     pub(super) request: usize,
     /// The champion's log-odds by task, where there is one to be judged against.
     pub(super) champion: Vec<f32>,
+    /// What the champion's head saw of texts; empty: nothing.
+    pub(super) projections: Vec<f32>,
 }
 
 /// All rows, with what they speak of.
@@ -147,6 +149,7 @@ impl Recorded {
             columns
                 .features
                 .extend(numbers.map(|(value, [mean, spread])| (value - mean) / spread));
+            columns.projections.extend(row.projections);
             columns.base.extend(row.base);
             columns.labels.extend(row.labels);
             columns.weights.extend(row.weights);
@@ -301,7 +304,8 @@ impl Recorded {
             }
             hash.update(format!("{:?} {:?}", seen.keys(), seen.marks()));
         }
-        for numbers in [&rows.features, &rows.base, &rows.labels, &rows.weights] {
+        let numbers = [&rows.features, &rows.base, &rows.labels, &rows.weights];
+        for numbers in numbers.into_iter().chain([&rows.projections]) {
             numbers
                 .iter()
                 .for_each(|number| hash.update(number.to_le_bytes()));

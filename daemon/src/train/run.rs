@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::log::Log;
-use headwater_model::bahe::{BaheModel, HeadConfig, Objective};
+use headwater_model::bahe::{BaheModel, Depth, HeadConfig, Objective};
 use headwater_model::dinmp::Learning;
 use headwater_model::gradient::TASKS_MAX;
 use headwater_model::language::LanguageError;
@@ -17,10 +17,14 @@ use super::onward::Course;
 use super::predict::Said;
 use super::rows::{Recorded, told_apart};
 use super::split::{Piece, Split};
+use super::towers::Towers;
 use super::vectors::TextVectors;
 use super::{
     PIECE, Regime, Source, Texts, TrainBahe, TrainError, TrainSummary, Winner, logged, trial,
 };
+
+/// Numbers that are left of a vector.
+const PROJECTED: usize = 64;
 
 impl TrainBahe {
     /// Runs it.
@@ -93,6 +97,7 @@ impl TrainBahe {
             Some(log) => crate::champion::current(config, &**log, &self.out)?,
             None => None,
         };
+        let towers = Towers::of(champion.as_ref(), &self.out.join("champion"))?;
         let from_log = log.map(|log| (&**log, champion.as_ref()));
         let (mut recorded, reached) =
             self.read(config, vectors.as_ref(), from_log, &mut summary)?;
@@ -137,24 +142,17 @@ impl TrainBahe {
                 Ok::<_, LanguageError>(learning.reading(self.reads))
             })
             .transpose()?;
-        let head = HeadConfig {
-            width,
-            sequences: config.sequences.len(),
-            features: recorded.corpus.features,
-            tasks: recorded.corpus.tasks.len(),
-            projected: 64,
-            inner: match self.parts.experts {
-                0 => [128, 64],
-                _ => [128, 32],
-            },
-            interest: interest.as_ref().map_or(0, Learning::outputs),
-            matches: interest.as_ref().map_or(0, Learning::matches),
-            scenarios: told_apart(config).len(),
-            experts: self.parts.experts,
-            cross: self.parts.cross,
+        let widths = towers.as_ref().map(Towers::widths);
+        let widths = widths.unwrap_or([width, config.sequences.len(), PROJECTED]);
+        let head = self.head(config, &recorded, interest.as_ref(), widths);
+        let depth = match &towers {
+            Some(towers) => (Depth::Logged, towers.values.clone()),
+            None => self.depth(config, encoder)?,
         };
-        let depth = self.depth(config, encoder)?;
         let mut described = self.described(config, &recorded, encoder, (&head, &depth.0));
+        if let Some(towers) = &towers {
+            towers.describe(&mut described);
+        }
         described.reached = reached.as_ref().map(|reached| reached.from.clone());
         let mut trainer = self.trainer(&head, depth, interest, &place)?;
         let of = self.identity(&recorded, encoder, &place);
@@ -209,11 +207,39 @@ impl TrainBahe {
         let going = match before {
             Some((reached, values)) => {
                 trainer.restore(&values)?;
-                Some(Going::of((trainer, course), described, &recorded, reached))
+                let towers = champion.as_ref().and_then(BaheModel::towers);
+                let of = (reached, towers);
+                Some(Going::of((trainer, course), described, &recorded, of))
             }
             None => None,
         };
         Ok((summary, going))
+    }
+
+    /// What the head looks like: with so wide vectors, so many sequences, and so many numbers of a projection.
+    fn head(
+        &self,
+        config: &Config,
+        recorded: &Recorded,
+        interest: Option<&Learning>,
+        [width, sequences, projected]: [usize; 3],
+    ) -> HeadConfig {
+        HeadConfig {
+            width,
+            sequences,
+            features: recorded.corpus.features,
+            tasks: recorded.corpus.tasks.len(),
+            projected,
+            inner: match self.parts.experts {
+                0 => [128, 64],
+                _ => [128, 32],
+            },
+            interest: interest.map_or(0, Learning::outputs),
+            matches: interest.map_or(0, Learning::matches),
+            scenarios: told_apart(config).len(),
+            experts: self.parts.experts,
+            cross: self.parts.cross,
+        }
     }
 
     /// The rows, and how far what was logged is used up by them.
@@ -235,6 +261,7 @@ impl TrainBahe {
             )?;
             summary.left_out = [left_out.without_row, left_out.other_schema];
             summary.waiting = left_out.waiting;
+            summary.without_vectors = left_out.without_vectors;
             summary.newest = recorded.newest();
             return Ok((recorded, Some(reached)));
         }

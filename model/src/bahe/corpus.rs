@@ -55,6 +55,8 @@ pub struct Rows {
     pub asked: Vec<Asked>,
     /// The row's hour ([`crate::table::hour_of`]), by which rows of ids grow old; empty: all are of one.
     pub hours: Vec<u32>,
+    /// What a head saw of texts when the row was logged, its projections of the user's vectors and of the item's; empty: nothing, or the vectors are made here.
+    pub projections: Vec<f32>,
     /// The row's other numbers.
     pub features: Vec<f32>,
     /// The baseline's log-odds.

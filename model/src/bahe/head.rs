@@ -134,11 +134,20 @@ struct Cross {
     out: Tensor,
 }
 
+/// What the head sees of texts: of users, and of items.
+#[derive(Clone, Copy, Debug)]
+pub enum SeenTexts<'a> {
+    /// Vectors of users, (rows, sequences, width), and of items, (rows, width).
+    Vectors(&'a Tensor, &'a Tensor),
+    /// Its own projections of them, as rows were logged: (rows, sequences, projected) and (rows, projected).
+    Projections(&'a Tensor, &'a Tensor),
+}
+
 /// What the head is asked about, a row each.
 #[derive(Debug)]
 pub struct HeadInput<'a> {
-    /// Vectors of users, (rows, sequences, width), and of items, (rows, width).
-    pub vectors: Option<(&'a Tensor, &'a Tensor)>,
+    /// None: it looks at no texts.
+    pub texts: Option<SeenTexts<'a>>,
     /// (rows, features)
     pub features: &'a Tensor,
     /// (rows, interest)
@@ -285,6 +294,11 @@ impl Head {
         Ok(head)
     }
 
+    /// What it looks like.
+    pub(super) fn config(&self) -> &HeadConfig {
+        &self.config
+    }
+
     /// Log-odds, (rows, tasks).
     ///
     /// # Errors
@@ -294,9 +308,16 @@ impl Head {
             let rows = input.features.dim(0)?;
             let flat = |linear: &Linear, x: &Tensor| linear.forward(&x.unsqueeze(0)?)?.squeeze(0);
             let mut parts = Vec::new();
-            if let (Some((user, item)), Some((users, items))) = (&self.projections, input.vectors) {
-                let items = flat(item, items)?;
-                let users = user.forward(users)?;
+            let seen = match (&self.projections, input.texts) {
+                (Some((user, item)), Some(SeenTexts::Vectors(users, items))) => {
+                    Some((user.forward(users)?, flat(item, items)?))
+                }
+                (_, Some(SeenTexts::Projections(users, items))) => {
+                    Some((users.clone(), items.clone()))
+                }
+                (None, Some(SeenTexts::Vectors(..))) | (_, None) => None,
+            };
+            if let Some((users, items)) = seen {
                 let products = users.broadcast_mul(&items.unsqueeze(1)?)?;
                 let wide = (rows, self.config.sequences * self.config.projected);
                 parts.extend([users.reshape(wide)?, items, products.reshape(wide)?]);
@@ -397,6 +418,11 @@ fn cross_entropies(log_odds: &Tensor, labels: &Tensor) -> candle_core::Result<Te
     let positive = log_odds.relu()?;
     let behind = (log_odds.abs()?.neg()?.exp()? + 1.0)?.log()?;
     (positive - (log_odds * labels)?)? + behind
+}
+
+/// Whether the parameter of this name is a projection of vectors.
+pub(super) fn is_projection(name: &str) -> bool {
+    name.starts_with("head.user.") || name.starts_with("head.item.")
 }
 
 /// Whether the parameter of this name has a part for each task which no other task looks at, so that tasks do not share it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -16,9 +16,10 @@ use crate::feature::{Columns, FeatureSchema, KeyVectorSpec, Projection};
 use crate::feature_log::LoggedRequest;
 use crate::language::{DecoderConfig, LanguageError, from_safetensors, to_safetensors};
 
-use super::deep::{Deep, DeepConfig, mean_of_texts};
+use super::deep::Deep;
 use super::head::HeadConfig;
 use super::scorer::Scorer;
+use super::towers::{deep_id, deep_of, towers_of};
 use super::trainer::Objective;
 
 /// The version of models that this build writes and reads: raised with each change of the network, whose values are others then.
@@ -320,6 +321,7 @@ pub struct BaheModel {
     id: [u8; 16],
     deep: Option<Deep>,
     deep_id: [u8; 16],
+    towers: Option<[u8; 16]>,
     interest: Option<Interest>,
     scorer: Scorer,
 }
@@ -397,6 +399,19 @@ impl BaheModel {
         places.map(drop)
     }
 
+    /// [`BaheModel::towers`] of the model of this manifest and these values.
+    ///
+    /// # Errors
+    /// As [`BaheModel::open`], of all that says what it sees texts by.
+    pub fn towers_in(manifest: &[u8], values: &[u8]) -> Result<Option<[u8; 16]>, LanguageError> {
+        let manifest = Manifest::read(Path::new(MANIFEST), manifest)?;
+        if manifest.layers == Layers::None {
+            return Ok(None);
+        }
+        let tensors = from_safetensors(values)?;
+        towers_of(deep_id(&manifest, &tensors)?, &tensors).map(Some)
+    }
+
     /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.
     ///
     /// # Errors
@@ -418,10 +433,15 @@ impl BaheModel {
     ) -> Result<Self, LanguageError> {
         let places = manifest.places_in(schema, path)?;
         let scorer = Scorer::of(&manifest.head, places, &manifest.features, tensors, path)?;
+        let deep = deep_of(&manifest, tensors, path)?;
+        let deep_id = deep_id(&manifest, tensors)?;
         Ok(Self {
             id: half(&Sha256::digest(manifest.bytes())),
-            deep: deep_of(&manifest, tensors, path)?,
-            deep_id: deep_id(&manifest, tensors)?,
+            towers: (deep.as_ref())
+                .map(|_| towers_of(deep_id, tensors))
+                .transpose()?,
+            deep,
+            deep_id,
             interest: match &manifest.key_vectors {
                 Some(spec) => Some(Interest::of((spec, manifest.reads), tensors, path)?),
                 None => None,
@@ -470,6 +490,11 @@ impl BaheModel {
         self.deep_id
     }
 
+    /// Hash of all that the head's view of texts follows from, but texts and times: the layers, and its projections of their vectors. What one model saw, another with the same towers would have seen. None: it looks at no texts.
+    pub fn towers(&self) -> Option<[u8; 16]> {
+        self.towers
+    }
+
     /// Which of the head's scenarios one of this name is; 0: none of them.
     pub fn scenario(&self, name: &str) -> usize {
         let scenarios = &self.manifest.scenarios;
@@ -477,8 +502,7 @@ impl BaheModel {
         found.map_or(0, |place| place + 1)
     }
 
-    /// What the head saw of texts when it scored a candidate: projections of the user's vectors, and the candidate's; nothing where it looks at none. None where it did not score the candidate: another model did, or its vector
-    /// was not there.
+    /// What the head saw of texts when it scored a candidate: projections of the user's vectors, and the candidate's; nothing where it looks at none. None where it would not know: a model with other towers scored the candidate, or the baseline did.
     pub fn saw<'a>(
         &self,
         logged: &'a LoggedRequest<'_>,
@@ -490,7 +514,12 @@ impl BaheModel {
         }
         let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
         let item = &*logged.candidates[candidate].vector;
-        let is_ours = logged.model == KIND && logged.version == self.version();
+        let towers = logged.vectors.as_ref().map_or("", |of| &of.towers);
+        let is_ours = if towers.is_empty() {
+            logged.model == KIND && logged.version == self.version()
+        } else {
+            self.towers.is_some_and(|ours| hex(&ours) == towers)
+        };
         let is_whole =
             [users.len(), item.len()] == [head.sequences * head.projected, head.projected];
         (is_ours && is_whole).then_some((users, item))
@@ -532,63 +561,10 @@ pub fn first_difference<'a>(trained: &[String], ours: impl Iterator<Item = &'a s
     })
 }
 
-fn deep_of(
-    manifest: &Manifest,
-    tensors: &BTreeMap<String, Tensor>,
-    path: &Path,
-) -> Result<Option<Deep>, LanguageError> {
-    let sequences = manifest.sequences.len();
-    match (manifest.layers, &manifest.blocks) {
-        (Layers::Mean, _) => {
-            let (width, limit) = (manifest.head.width, manifest.limit);
-            mean_of_texts(width, sequences, limit, &Device::Cpu).map(Some)
-        }
-        (Layers::Deep, Some(blocks)) => {
-            let config = DeepConfig {
-                blocks: blocks.clone(),
-                sequences,
-                limit: manifest.limit,
-            };
-            Deep::of(&config, tensors, path, &Device::Cpu, None).map(Some)
-        }
-        (Layers::None | Layers::Deep, _) => Ok(None),
-    }
-}
-
-fn deep_id(
-    manifest: &Manifest,
-    tensors: &BTreeMap<String, Tensor>,
-) -> Result<[u8; 16], LanguageError> {
-    let mut hash = Sha256::new();
-    let of = (
-        &manifest.layers,
-        &manifest.encoder,
-        &manifest.blocks,
-        manifest.limit,
-        manifest.sequences.len(),
-    );
-    hash.update(serde_json::to_vec(&of).expect("invariant: texts and numbers are JSON"));
-    for (name, tensor) in tensors.iter().filter(|(name, _)| is_of_layers(name)) {
-        hash.update(name.as_bytes());
-        let values = tensor.flatten_all().and_then(|all| all.to_vec1::<f32>());
-        let values = values.map_err(crate::language::error::computing("reading values"))?;
-        for value in values {
-            hash.update(value.to_le_bytes());
-        }
-    }
-    Ok(half(&hash.finalize()))
-}
-
-fn half(hash: &[u8]) -> [u8; 16] {
+pub(super) fn half(hash: &[u8]) -> [u8; 16] {
     *hash.first_chunk().expect("invariant: a hash is longer")
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether a tensor of this name is one of the layers above texts.
-fn is_of_layers(name: &str) -> bool {
-    let others = ["head.", "dinmp.", "table."];
-    !others.iter().any(|other| name.starts_with(other))
 }

@@ -16,7 +16,8 @@ use crate::language::error::computing;
 use super::adam::{Adam, AdamSettings};
 use super::corpus::Corpus;
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::{DIRECT, Head, HeadConfig, LINES};
+use super::head::{DIRECT, Head, HeadConfig, LINES, is_projection};
+use super::towers::is_of_layers;
 
 mod forward;
 mod objective;
@@ -41,6 +42,8 @@ pub enum Depth {
         /// Whether they stay as they are, and the head alone learns.
         frozen: bool,
     },
+    /// Those of a model that scored the rows, as its head saw them: layers and projections stay what they are, and the rest of a head learns.
+    Logged,
 }
 
 /// How it learns.
@@ -103,6 +106,8 @@ pub struct Trainer {
     adam: Adam,
     /// Where it weighs what users did.
     interest: Option<Learning>,
+    /// What it does not look at, and is a part of the model.
+    carried: BTreeMap<String, Tensor>,
     settings: TrainSettings,
 }
 
@@ -172,15 +177,26 @@ impl Trainer {
                 let (width, sequences) = (head.width, head.sequences);
                 Some(mean_of_texts(width, sequences, *limit, device)?)
             }
-            Depth::None => None,
+            Depth::None | Depth::Logged => None,
+        };
+        let carried = values.iter().filter(|(name, _)| is_of_layers(name));
+        let carried = match &depth {
+            Depth::Logged => carried
+                .map(|(name, of)| (name.clone(), of.clone()))
+                .collect(),
+            Depth::None | Depth::Mean { .. } | Depth::Deep { .. } => BTreeMap::new(),
         };
         let head = Head::of(head, values, path, device, Some(&mut variables))?;
         let deep_factor = match &depth {
             Depth::Deep { frozen: true, .. } => 0.0,
             _ => settings.deep_factor,
         };
+        let is_logged = depth == Depth::Logged;
         let adam = Adam::new(settings.adam, &variables, |name| {
-            if name == LINES {
+            if is_logged && is_projection(name) {
+                // Rows hold what came of them.
+                0.0
+            } else if name == LINES {
                 // Calibration lays it.
                 0.0
             } else if is_of_interest(name) {
@@ -199,6 +215,7 @@ impl Trainer {
             variables,
             adam,
             interest,
+            carried,
             settings,
         })
     }
@@ -219,6 +236,7 @@ impl Trainer {
         });
         let values = values.collect::<Result<BTreeMap<_, _>, _>>();
         let mut values = values.map_err(computing("copying values"))?;
+        values.extend(self.carried.clone());
         if let Some(interest) = &self.interest {
             values.extend(interest.tensors()?);
         }
@@ -469,7 +487,7 @@ impl Trainer {
     /// Behaviors of a run at most, where runs are looked at.
     fn limit(&self) -> Option<usize> {
         match &self.depth {
-            Depth::None => None,
+            Depth::None | Depth::Logged => None,
             Depth::Mean { limit } => Some(*limit),
             Depth::Deep { config, .. } => Some(config.limit),
         }

@@ -12,6 +12,7 @@ use headwater_state::{EncoderId, StoreError, TextHash};
 
 use super::super::Inner;
 use super::super::pool::Pool;
+use super::layers::Layers;
 use super::thread::{TAKEN_MAX, Turn};
 use crate::status::AheadStatus;
 
@@ -178,7 +179,11 @@ impl Ahead {
         let serves = serves.map(EncoderId);
         let serves = serves.or_else(|| Some(texts.table.current()?.id));
         let is_same = serves.map(|encoder| encoder.0) == self.model.encoder();
-        if self.model.deep().is_none() && is_same {
+        let chosen = inner.layers.as_ref().map(Layers::chosen);
+        let at_work = chosen.and_then(|chosen| chosen.at_work);
+        let has_layers = self.model.deep().is_none()
+            || at_work.is_some_and(|of| of.model.deep_id() == self.model.deep_id());
+        if has_layers && is_same {
             return Ok(true);
         }
         let Some(walk) = self.walk.as_ref().filter(|walk| walk.left.is_empty()) else {

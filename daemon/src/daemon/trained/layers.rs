@@ -79,17 +79,19 @@ impl Layers {
                 return Ok(None);
             };
             let held = [&chosen.at_work, &chosen.ahead].into_iter().flatten();
-            let mut held = held.filter(|held| held.model.id() == model.id());
+            let mut held = held.filter(|held| held.model.deep_id() == model.deep_id());
             if let Some(held) = held.next() {
                 held.vectors.set_memory(memory);
                 return Ok(Some(held.clone()));
             }
             self.open(model, memory).map(Some)
         };
-        let found = Chosen {
-            at_work: find(scores, self.memory)?,
-            ahead: find(ahead, self.memory / AHEAD_SHARE)?,
-        };
+        let at_work = find(scores, self.memory)?;
+        // With the same layers there is nothing to be made ready.
+        let layers = at_work.as_ref().map(|held| held.model.deep_id());
+        let ahead = ahead.filter(|model| Some(model.deep_id()) != layers);
+        let ahead = find(ahead, self.memory / AHEAD_SHARE)?;
+        let found = Chosen { at_work, ahead };
         (*newest, *chosen) = (change, found.clone());
         Ok(found)
     }

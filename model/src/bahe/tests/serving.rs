@@ -182,7 +182,7 @@ fn both(
     let rows = batch.len();
     let features = Tensor::from_vec(features, (rows, ()), &Device::Cpu).unwrap();
     let input = HeadInput {
-        vectors: has_vectors.then_some((&users, &items)),
+        texts: has_vectors.then_some(SeenTexts::Vectors(&users, &items)),
         features: &features,
         interest: None,
         base: &Tensor::from_vec(odds, (rows, 2), &Device::Cpu).unwrap(),
@@ -488,4 +488,110 @@ fn a_folder_is_whole_or_refused() {
     }
     std::fs::remove_file(path.join(VALUES)).unwrap();
     assert!(refused().contains("model.safetensors: cannot be read"));
+}
+
+/// Goal: from what a head saw of texts another learns that sees them by the same: before learning both say the same; layers and projections stay to the bit, all else moves; and what it says as it learns it says as it answers. Method: a
+/// request's projections as rows log them, by a model of random values; some steps; the model of what came of it. A head of other projections has other towers.
+#[test]
+fn what_was_seen_of_texts_teaches_another_head() {
+    let schema = schema();
+    let made = made_of(&schema, Layers::Deep, [2, 2, 3]);
+    let batch = batch(&schema, 4);
+    let model = BaheModel::of(made.described.clone(), &schema, &made.values).unwrap();
+    let mut seen = RowVectors::default();
+    model.scorer().begin(batch.len(), &mut seen);
+    let [users, items] = vectors_of(batch.len());
+    let vectors = |of: &Tensor| of.to_vec2::<f32>().unwrap();
+    for (sequence, vector) in vectors(&users).iter().enumerate() {
+        model.scorer().set_user(sequence, vector, &mut seen);
+    }
+    for (candidate, vector) in vectors(&items).iter().enumerate() {
+        model.scorer().set_item(candidate, vector, &mut seen);
+    }
+    let mut base = Scores::default();
+    Baseline::default().score(&batch, &mut base);
+    let mut rows = Rows::default();
+    for (candidate, row) in batch.rows().enumerate() {
+        let numbers = row.shared.iter().chain(row.own);
+        let centred = numbers.zip(&made.described.features);
+        let centred = centred.map(|(value, [mean, spread])| (squashed(*value) - mean) / spread);
+        rows.features.extend(centred);
+        let odds = base.candidate(candidate).iter();
+        rows.base.extend(odds.map(|one| base_log_odds(*one)));
+        rows.projections.extend(seen.users());
+        rows.projections.extend(seen.item(candidate).unwrap());
+        rows.user.push(0);
+        rows.counts.extend([0, 0]);
+        rows.item.push(0);
+        rows.scenario.push(1);
+        rows.labels.extend([(candidate % 2) as f32, 1.0]);
+        rows.weights.extend([1.0, 1.0]);
+    }
+    let corpus = Corpus {
+        vectors: tensor(3, &[1, 1]),
+        histories: vec![History::default(); 2],
+        sequences: 2,
+        scenarios: 2,
+        features: made.described.features.len(),
+        tasks: vec!["click".to_owned(), "buy".to_owned()],
+        seen: crate::dinmp::Seen::default(),
+        rows,
+    };
+    let settings = TrainSettings {
+        adam: AdamSettings {
+            rate: 1e-2,
+            beta: [0.9, 0.99],
+            epsilon: 1e-8,
+            decay: 0.01,
+        },
+        deep_factor: 1.0,
+        positions: 100,
+        rows_max: 2,
+        accumulate: 1,
+        longest: 1.0,
+        seed: 1,
+        objective: Objective::Labels,
+        falling: None,
+    };
+    let (head, here) = (&made.described.head, Path::new("here"));
+    let given = (None, settings);
+    let depth = Depth::Logged;
+    let trainer = Trainer::new(depth, head, &made.values, here, given, &Place::cpu());
+    let mut trainer = trainer.unwrap();
+    let says_the_same = |model: &BaheModel, trainer: &Trainer| {
+        let said = trainer.score(&corpus, 0..batch.len(), &mut |_| {}).unwrap();
+        for (candidate, (row, said)) in batch.rows().zip(said.chunks(2)).enumerate() {
+            let mut scores = base.candidate(candidate).to_vec();
+            let seen = (seen.users(), seen.item(candidate).unwrap(), &[][..]);
+            let to = (&Baseline::default(), &mut scores[..]);
+            model.scorer().score_row((row, 1), seen, to);
+            for (score, said) in scores.iter().zip(said) {
+                let odds = base_log_odds(*score);
+                assert!((odds - said).abs() < 1e-4, "{candidate}: {odds} {said}");
+            }
+        }
+    };
+    says_the_same(&model, &trainer);
+    let from = Position::default();
+    let each = &mut |_: &Trainer, _| true;
+    trainer.pass(&corpus, 0..batch.len(), from, each).unwrap();
+    let values = trainer.values().unwrap();
+    assert_eq!(
+        values.keys().collect::<Vec<_>>(),
+        made.values.keys().collect::<Vec<_>>()
+    );
+    for (name, value) in &values {
+        let bits = |of: &Tensor| of.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let is_same = bits(value) == bits(&made.values[name]);
+        let stays = is_of_towers(name) || name == "head.lines";
+        assert_eq!(is_same, stays, "{name}");
+    }
+    let learned = BaheModel::of(made.described.clone(), &schema, &values).unwrap();
+    says_the_same(&learned, &trainer);
+    assert_eq!(learned.towers(), model.towers());
+    let mut other = made.values.clone();
+    other.insert("head.item.bias".to_owned(), tensor(77, &[PROJECTED]));
+    let other = BaheModel::of(made.described, &schema, &other).unwrap();
+    assert_ne!(other.towers(), model.towers());
+    assert_eq!(other.deep_id(), model.deep_id());
 }

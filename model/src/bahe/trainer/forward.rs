@@ -12,9 +12,9 @@ use crate::numbers::Numbers;
 
 use super::super::corpus::{Corpus, column};
 use super::super::deep::Deep;
-use super::super::head::HeadInput;
+use super::super::head::{HeadConfig, HeadInput, SeenTexts};
 use super::super::pass::Pass;
-use super::{Trainer, is_of_interest};
+use super::{Depth, Trainer, is_of_interest};
 
 /// Share of the rows that are passed off as of another scenario while they are learned from: so that there is something to read where a scenario is new.
 const SCENARIO_DROPOUT: f64 = 0.05;
@@ -60,8 +60,13 @@ impl Trainer {
             None => None,
         };
         let scenarios = self.scenarios(corpus, batch, learned_from)?;
+        let logged = self.projections(corpus, batch)?;
+        let made = vectors.as_ref();
+        let made = made.map(|of| SeenTexts::Vectors(&of.users, &of.items));
+        let logged = logged.as_ref();
+        let logged = logged.map(|(users, items)| SeenTexts::Projections(users, items));
         let input = HeadInput {
-            vectors: vectors.as_ref().map(|of| (&of.users, &of.items)),
+            texts: made.or(logged),
             features: &features,
             interest: way.as_ref().map(|way| &way.outputs),
             base: &base,
@@ -75,6 +80,31 @@ impl Trainer {
             passes,
             way,
         })
+    }
+
+    /// What a head saw of texts when the rows were logged: of users, and of items.
+    fn projections(
+        &self,
+        corpus: &Corpus,
+        batch: &[usize],
+    ) -> Result<Option<(Tensor, Tensor)>, LanguageError> {
+        if self.depth != Depth::Logged {
+            return Ok(None);
+        }
+        let HeadConfig {
+            sequences,
+            projected,
+            ..
+        } = *self.head.config();
+        let wide = (sequences + 1) * projected;
+        let both = self.column(batch, &corpus.rows.projections, wide)?;
+        let apart = || {
+            let users = both.narrow(1, 0, sequences * projected)?.contiguous()?;
+            let users = users.reshape((batch.len(), sequences, projected))?;
+            let items = both.narrow(1, sequences * projected, projected)?;
+            Ok(Some((users, items.contiguous()?)))
+        };
+        apart().map_err(computing("laying rows out"))
     }
 
     /// Scenarios of a batch's rows, where the head tells them apart; of those that are learned from a few are passed off as another one.

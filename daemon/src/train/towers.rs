@@ -1,0 +1,72 @@
+//! What a champion sees texts by, and its rows hold: a model that learns from rows of a log beside it sees texts by the same, so that what is logged is all that it needs.
+//!
+//! Layers and projections are the champion's, and stay what they are; the rest of a head learns anew, from what they made of users and items. Other towers come with a model of recordings (`headwater train bahe --texts deep`), which
+//! somebody promotes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use headwater_model::Tensor;
+use headwater_model::bahe::{BaheModel, Described, HeadConfig, Manifest, VALUES, is_of_towers};
+use headwater_model::language::from_safetensors;
+
+use super::TrainError;
+use super::artifact::ArtifactError;
+
+/// A champion's towers.
+#[derive(Debug)]
+pub(super) struct Towers {
+    manifest: Manifest,
+    /// Layers and projections.
+    pub(super) values: BTreeMap<String, Tensor>,
+}
+
+impl Towers {
+    /// Those of a champion whose copy lies in a folder; none: it looks at no texts.
+    pub(super) fn of(
+        champion: Option<&BaheModel>,
+        folder: &Path,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(champion) = champion.filter(|champion| champion.towers().is_some()) else {
+            return Ok(None);
+        };
+        let path = folder.join(VALUES);
+        let bytes = std::fs::read(&path).map_err(|source| ArtifactError::Io { path, source })?;
+        let mut values = from_safetensors(&bytes)?;
+        values.retain(|name, _| is_of_towers(name));
+        Ok(Some(Self {
+            manifest: champion.manifest().clone(),
+            values,
+        }))
+    }
+
+    /// What a head of its vectors is: width, sequences, and numbers of a projection.
+    pub(super) fn widths(&self) -> [usize; 3] {
+        let HeadConfig {
+            width,
+            sequences,
+            projected,
+            ..
+        } = self.manifest.head;
+        [width, sequences, projected]
+    }
+
+    /// Has a model say that these are its towers.
+    pub(super) fn describe(&self, described: &mut Described) {
+        let Manifest {
+            layers,
+            blocks,
+            encoder,
+            cut,
+            limit,
+            sequences,
+            texts_described,
+            ..
+        } = self.manifest.clone();
+        described.layers = (layers, blocks);
+        described.encoder = (encoder, cut);
+        described.limit = limit;
+        described.sequences = sequences;
+        described.texts = texts_described;
+    }
+}

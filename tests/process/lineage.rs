@@ -1,0 +1,212 @@
+//! Models that learn beside a champion that looks at texts: from what its rows hold of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use headwater::champion::{promote, put_on_trial, retire};
+use headwater::train::{Source, TrainBahe, TrainError, TrainSummary};
+use headwater_config::{Config, Topic};
+use headwater_consumers::log::Log;
+use headwater_model::bahe::{BaheModel, MANIFEST, VALUES};
+use serde_json::{Value, json};
+
+use crate::fleet::start;
+use crate::log::{keys, records, send};
+use crate::program::{get, until};
+use crate::takeover::{Beside, made_ahead};
+use crate::train::train;
+use crate::trained::trained;
+
+const WEEK_MS: i64 = 7 * 86_400_000;
+
+/// What was recorded, once more so many weeks later: asked, shown and answered. Time goes on behind it, so that all labels are final.
+fn once_more(log: &dyn Log, events: &str, weeks: i64) -> usize {
+    let (mut requests, mut last) = (0, 0);
+    for line in events.lines() {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        let record = &mut event["record"];
+        last = record["time"].as_i64().unwrap() + weeks * WEEK_MS;
+        record["time"] = json!(last);
+        for id in ["request_id", "event_id"] {
+            if let Some(before) = record[id].as_str() {
+                record[id] = json!(format!("{before}-again{weeks}"));
+            }
+        }
+        let is_asked = event["topic"] == "score-requests";
+        let topic = if is_asked {
+            Topic::ScoreRequests
+        } else {
+            Topic::Behaviors
+        };
+        let record = &event["record"];
+        let user = record["user_id"].as_str().unwrap();
+        send(log, topic, user, record.to_string().as_bytes());
+        requests += usize::from(is_asked);
+    }
+    for user in 0..40 {
+        let user = format!("u{user}");
+        let record =
+            json!({"user_id": user, "kind": "view", "scenario": "home", "time": last + WEEK_MS});
+        send(log, Topic::Behaviors, &user, record.to_string().as_bytes());
+    }
+    requests
+}
+
+/// Goal: beside a champion that looks at texts, rows of the log teach another head of the same layers, which is a model that looks at texts, can be tried, scores some users and then all with the vectors that are there, and
+/// says in the stream what it said in training; one of other layers is not tried; without such a champion, texts are no part of what is learned. Method: a model of recordings becomes champion of a daemon; what was recorded happens once more and
+/// is scored, labelled and learned from; the trial's record is made that of a canary of all users.
+#[test]
+fn a_head_learns_from_what_the_champion_saw_of_texts() {
+    let trained = trained("deep");
+    let place = &trained.place;
+    let deep = PathBuf::from(&trained.model);
+    let mut config = place.config();
+    made_ahead(&mut config, "0s");
+    config.labels.shown_within = "1m".parse().unwrap();
+    let log = Beside::log(&config, &trained.recordings);
+    let daemon = start(&config, &log);
+    let mut beside = Beside::of(&daemon, &log);
+    let announced = promote(&config, &*log, &deep).unwrap();
+    let champion = json!(announced.champion.unwrap().name);
+    beside.first_of(&champion, &json!("baseline-1"));
+    daemon.stop(true).unwrap();
+
+    let events = fs::read_to_string(&trained.recordings[1]).unwrap();
+    let before = records(&*log, Topic::FeatureLog).len();
+    let requests = once_more(&*log, &events, 1);
+    let daemon = start(&config, &log);
+    until("all to be scored", || {
+        (records(&*log, Topic::FeatureLog).len() >= before + requests).then_some(())
+    });
+    until("all to be labelled", || {
+        let labels = records(&*log, Topic::Labels);
+        let items = labels
+            .iter()
+            .map(|of| of["items"].as_array().map_or(0, Vec::len));
+        (items.sum::<usize>() >= 2 * requests).then_some(())
+    });
+    let rows = records(&*log, Topic::FeatureLog);
+    let again = rows.iter().filter(|row| {
+        let id = row["request_id"].as_str().unwrap();
+        id.ends_with("-again1")
+    });
+    assert!(again.clone().all(|row| row["model"] == "bahe"));
+    assert_eq!(again.count(), requests);
+
+    let learn = |name: &str, rows_min: usize| -> Result<(PathBuf, TrainSummary), TrainError> {
+        let folder = deep.with_file_name(name);
+        let source = Source::Log(log.clone());
+        let training = TrainBahe {
+            log_rows: [rows_min, 10_000],
+            passes: 3,
+            ..TrainBahe::as_configured(&config, source, folder.clone())
+        };
+        Ok((folder, training.run(&config)?))
+    };
+    let (live, summary) = learn("live", 100).unwrap();
+    assert_eq!(
+        summary.rows.iter().sum::<usize>(),
+        2 * requests,
+        "{summary:?}"
+    );
+    assert_eq!(summary.without_vectors, 0);
+    let judged = summary.judged.unwrap();
+    assert_eq!(json!(judged.champion), champion);
+    let towers = |folder: &PathBuf| {
+        let [manifest, values] =
+            [MANIFEST, VALUES].map(|name| fs::read(folder.join(name)).unwrap());
+        BaheModel::towers_in(&manifest, &values).unwrap()
+    };
+    assert!(towers(&deep).is_some());
+    assert_eq!(towers(&live), towers(&deep));
+
+    // One of the same layers can be tried, and only such.
+    let other = PathBuf::from(format!("{}-other", trained.model));
+    let more = [
+        "--texts", "deep", "--passes", "3", "--layers", "1", "--seed", "5",
+    ];
+    let ran = train(place, &trained.recordings, &other, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let refused = put_on_trial(&config, &*log, &other, None).unwrap_err();
+    assert!(refused.to_string().contains("by other layers"), "{refused}");
+    put_on_trial(&config, &*log, &live, None).unwrap();
+
+    // As if it had proved itself: it scores some, here all.
+    let mut beside = Beside::new(&daemon, &log);
+    beside.time += 2 * WEEK_MS;
+    let name = canary_of_all(&config, &*log);
+    assert_ne!(name, champion);
+    let by_canary = beside.first_of(&name, &champion);
+    assert_eq!(by_canary["degraded"], Value::Null);
+    let runs = |beside: &Beside| {
+        let (_, metrics) = get(&beside.address, "/metrics").unwrap();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("headwater_consumers_deep_runs_total{outcome=\"anew\"}"));
+        line.map(str::to_owned)
+    };
+    let made = runs(&beside);
+    promote(&config, &*log, &live).unwrap();
+    until("it to be champion", || {
+        (beside.model()["name"] == name).then_some(())
+    });
+    let answer = beside.first_of(&name, &champion);
+    assert_eq!(
+        (&answer["items"], &answer["degraded"]),
+        (&by_canary["items"], &Value::Null)
+    );
+    assert_eq!(runs(&beside), made, "nothing was made again for it");
+    // Rows of either teach, and judge, whoever has the same layers.
+    let (next, summary) = learn("next", 100).unwrap();
+    assert_eq!(summary.without_vectors, 0);
+    assert_eq!(towers(&next), towers(&deep));
+    assert_eq!(json!(summary.judged.unwrap().champion), name);
+    let few = learn("few", 2 * requests + 100);
+    assert!(matches!(few, Err(TrainError::TooFew { .. })), "{few:?}");
+
+    // So does whoever trains beside the stream: from all rows, and on from what comes.
+    daemon.stop(true).unwrap();
+    let mut trains = config.clone();
+    trains.train.every = "1s".parse().unwrap();
+    (trains.train.rows_min, trains.train.passes) = (100, 2);
+    trains.train.trial = "1h".parse().unwrap();
+    let daemon = start(&trains, &log);
+    let of = trains.state.path.join("trained");
+    let is_there = |folder: &PathBuf| folder.join(MANIFEST).exists().then_some(());
+    until("it to have learned from all rows", || is_there(&of));
+    assert_eq!(towers(&of), towers(&deep));
+    once_more(&*log, &events, 3);
+    let following = of.join("following");
+    until("it to have learned from new ones", || is_there(&following));
+    assert_eq!(towers(&following), towers(&deep));
+
+    // Without texts rows teach numbers; beside a champion of other layers, nothing yet.
+    retire(&config, &*log).unwrap();
+    let (bare, _) = learn("bare", 100).unwrap();
+    assert_eq!(towers(&bare), None);
+    promote(&config, &*log, &other).unwrap();
+    let none = learn("none", 100);
+    assert!(
+        matches!(none, Err(TrainError::TooFewVectors { found: 0, .. })),
+        "{none:?}"
+    );
+    daemon.stop(true).unwrap();
+}
+
+/// Makes the one trial's record that of a canary of all users; gives the model's name.
+fn canary_of_all(config: &Config, log: &dyn Log) -> Value {
+    let all = keys(log, Topic::Models)
+        .into_iter()
+        .zip(records(log, Topic::Models));
+    let mut all = all.map(|(key, value)| (String::from_utf8(key).unwrap(), value));
+    let (key, mut trial) = all.rfind(|(_, value)| value["looks"].is_array()).unwrap();
+    let from = [Topic::Labels, Topic::FeatureLog].map(|topic| {
+        let partitions = log.describe(topic).unwrap().unwrap().partitions;
+        vec![0; partitions as usize]
+    });
+    trial["canary"] =
+        json!({"share": 1.0, "since": headwater::now_ms(), "from": from, "looks": []});
+    assert!(config.train.every.is_zero(), "nobody judges it");
+    send(log, Topic::Models, &key, trial.to_string().as_bytes());
+    trial["model"]["name"].clone()
+}
