@@ -127,7 +127,7 @@ pub fn find(
     request: &str,
     selection: &Selection,
 ) -> Result<Explanation, ExplainError> {
-    let reader = row::Reader::new(config)?;
+    let reader = row::Reader::new(config, log)?;
     let mut answers = newest(config, log, Topic::Scores, request, None)?;
     // What a standing request was answered first is not what its readers see now.
     answers.extend(newest(config, log, Topic::StandingScores, request, None)?);
@@ -169,8 +169,11 @@ pub fn replay(
     model: Option<&Path>,
 ) -> Result<Vec<Replay>, ExplainError> {
     let reader = match model {
-        Some(folder) => row::Reader::with(config, crate::trained::open_folder(config, folder)?)?,
-        None => row::Reader::new(config)?,
+        Some(folder) => {
+            let model = crate::trained::open_folder(config, folder)?;
+            row::Reader::with((config, log), model)?
+        }
+        None => row::Reader::new(config, log)?,
     };
     let mut answers = newest(config, log, Topic::Scores, request, None)?;
     answers.extend(newest(config, log, Topic::StandingScores, request, None)?);

@@ -371,6 +371,22 @@ fn under_another_schema(place: &Place, fixed: &[&str], out: &str) {
         (&read["rows"], &read["left_out"]),
         (&json!([672, 96, 192]), &json!([0, 0]))
     );
+    // What was scored is explained, and computed again to the bit, as what it was.
+    let explain = ["explain", "r3-7", "--format", "json"];
+    let [now, then] = [&added[..], &[]].map(|more| {
+        let ran = place.run(&[&explain[..], more].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.json()["logged"][0]["rows"].clone()
+    });
+    for (row, before) in [0, 1].map(|at| (&now["rows"][at], &then["rows"][at])) {
+        assert_eq!(row["scores"], before["scores"]);
+        let scores = row["scores"].as_array().unwrap();
+        assert_eq!(scores.len(), 1, "{row}");
+        assert!(scores.iter().all(|score| score["same"] == true), "{row}");
+    }
+    assert_eq!(now["schema"], then["schema"]);
+    let ran = place.run(&[&["replay-score", "r3-7"], &added[..]].concat());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
     // Where labels of the one task take longer than all rows last, those of the other wait, and are told of.
     let longer = ["--set", "tasks.view.window=10h"];
     let ran = place.run(&[fixed, &of_log, &added, &longer].concat());

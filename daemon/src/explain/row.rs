@@ -3,11 +3,16 @@
 //! Before it, `explain` found the record; after it, people and programs read. Every score is computed again from its row, and the view
 //! says whether it came out the same to the bit (`MODEL-1`).
 
+use std::cell::OnceCell;
+
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
+use headwater_consumers::log::Log;
 use headwater_model::bahe::{BaheModel, base_log_odds};
-use headwater_model::{FeatureLogError, FeatureRow, LoggedRequest};
+use headwater_model::{Explanation, FeatureLogError, FeatureRow, LoggedRequest};
 use serde::{Deserialize, Serialize};
+
+use crate::schemas::Schemas;
 
 /// Rows of a request that were logged together.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -117,9 +122,12 @@ pub struct Selection {
 }
 
 /// Takes rows apart by a configuration's schema, and computes scores again with its model.
-#[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct Reader<'a> {
+    config: &'a Config,
+    log: &'a dyn Log,
     assembler: Assembler,
+    /// How rows of other schemas are read, once there was one; none: what was told of them cannot be read.
+    schemas: OnceCell<Option<Schemas>>,
     /// The configured one, and the champions that this instance has copies of: what others scored is not computed again.
     models: Vec<BaheModel>,
     /// Whether the one model is taken for whoever scored.
@@ -150,9 +158,26 @@ impl Replayed {
     }
 }
 
-impl Reader {
-    pub(crate) fn new(config: &Config) -> Result<Self, headwater_model::FeatureSchemaError> {
+/// A logged request as one of the configuration's schema.
+struct Taken<'a> {
+    logged: LoggedRequest<'a>,
+    /// Hash of the schema that it was logged under.
+    schema: u64,
+    /// The tasks that it was scored for: their places in the configuration's schema.
+    tasks: Vec<usize>,
+    /// What was said of these, by candidate.
+    scores: Vec<Vec<f32>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(
+        config: &'a Config,
+        log: &'a dyn Log,
+    ) -> Result<Self, headwater_model::FeatureSchemaError> {
         Ok(Self {
+            config,
+            log,
+            schemas: OnceCell::new(),
             assembler: Assembler::new(config)?,
             models: match crate::trained::open(config) {
                 Ok(Some(model)) => vec![model],
@@ -169,31 +194,78 @@ impl Reader {
 
     /// One that takes this model for whoever scored.
     pub(crate) fn with(
-        config: &Config,
+        (config, log): (&'a Config, &'a dyn Log),
         model: BaheModel,
     ) -> Result<Self, headwater_model::FeatureSchemaError> {
         Ok(Self {
+            config,
+            log,
+            schemas: OnceCell::new(),
             assembler: Assembler::new(config)?,
             models: vec![model],
             is_given: true,
         })
     }
 
+    /// Reads a record of the feature log; one from before a task or a likeness was added by what each number means.
+    fn take<'r>(&self, record: &'r [u8]) -> Result<Taken<'r>, FeatureLogError> {
+        let mut logged = LoggedRequest::read(record)?;
+        let ours = self.assembler.schema();
+        let schema = logged.schema;
+        let all = || (0..ours.tasks().len()).map(Some).collect();
+        let other = (schema != ours.hash()).then(|| self.schemas()).flatten();
+        let translation = other.and_then(|schemas| schemas.of(schema));
+        let places: Vec<Option<usize>> = translation.map_or_else(all, |of| of.places().to_vec());
+        let candidates = logged.candidates.iter();
+        let scores = candidates.map(|candidate| {
+            let told = places.iter().zip(&*candidate.scores);
+            told.filter_map(|(place, score)| place.map(|_| *score))
+                .collect()
+        });
+        let scores = scores.collect();
+        if let Some(translation) = translation {
+            translation.apply(&mut logged)?;
+        }
+        Ok(Taken {
+            logged,
+            schema,
+            tasks: places.into_iter().flatten().collect(),
+            scores,
+        })
+    }
+
+    fn schemas(&self) -> Option<&Schemas> {
+        let read = || {
+            let schemas = Schemas::read(self.config, self.log, self.assembler.schema());
+            let told = schemas.inspect_err(|error| {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "what was told of other schemas cannot be read");
+            });
+            told.ok()
+        };
+        self.schemas.get_or_init(read).as_ref()
+    }
+
+    /// What the baseline says of the tasks that a row was scored for, which are all that there were then.
+    fn explained(&self, row: FeatureRow<'_>, tasks: &[usize]) -> Vec<Explanation> {
+        let explain = |task: &usize| self.assembler.baseline().explain_among(row, *task, tasks);
+        tasks.iter().map(explain).collect()
+    }
+
     /// Computes all scores of a record of the feature log again; gives who made them, too.
     pub(crate) fn replay(&self, record: &[u8]) -> Result<(String, Vec<Replayed>), FeatureLogError> {
-        let logged = LoggedRequest::read(record)?;
+        let taken = self.take(record)?;
+        let logged = &taken.logged;
         let schema = self.assembler.schema();
-        let tasks = schema.tasks();
         let mut replayed = Vec::new();
         for (place, row) in logged.rows(schema)?.enumerate() {
-            let probability = |task| self.assembler.baseline().explain(row, task).probability;
-            let base: Vec<f32> = (0..tasks.len()).map(probability).collect();
-            let again = self.again(&logged, row, place, &base);
-            let candidate = &logged.candidates[place];
-            for (number, (task, score)) in tasks.iter().zip(&*candidate.scores).enumerate() {
+            let explained = self.explained(row, &taken.tasks);
+            let again = self.again(&taken, row, place, &explained);
+            let scores = taken.tasks.iter().zip(&taken.scores[place]);
+            for (number, (task, score)) in scores.enumerate() {
                 replayed.push(Replayed {
-                    item_id: candidate.item_id.to_string(),
-                    task: task.name.clone(),
+                    item_id: logged.candidates[place].item_id.to_string(),
+                    task: schema.tasks()[*task].name.clone(),
                     published: None,
                     logged: *score,
                     again: again.as_ref().map(|again| again[number]),
@@ -209,10 +281,11 @@ impl Reader {
         record: &[u8],
         selection: &Selection,
     ) -> Result<RowsView, FeatureLogError> {
-        let logged = LoggedRequest::read(record)?;
+        let taken = self.take(record)?;
+        let logged = &taken.logged;
         let schema = self.assembler.schema();
         let rows: Vec<_> = logged.rows(schema)?.collect();
-        let chosen = choose(&logged, selection);
+        let chosen = choose(&taken, selection);
         let sequences = logged.vectors.iter().flat_map(|vectors| &vectors.sequences);
         let sequences = sequences.map(|of| SequenceView {
             name: of.name.to_string(),
@@ -222,7 +295,7 @@ impl Reader {
         });
         Ok(RowsView {
             model: format!("{}-{}", logged.model, logged.version),
-            schema: format!("{:016x}", logged.schema),
+            schema: format!("{:016x}", taken.schema),
             user: logged.user.to_string(),
             scenario: logged.scenario.to_string(),
             time: logged.time,
@@ -239,29 +312,20 @@ impl Reader {
                         item_id: candidate.item_id.to_string(),
                         features: features(schema.own(), &candidate.values),
                         vector: (logged.vectors.as_ref()).map(|_| !candidate.vector.is_empty()),
-                        scores: self.scores(&logged, rows[place], place),
+                        scores: self.scores(&taken, rows[place], place),
                     }
                 })
                 .collect(),
         })
     }
 
-    fn scores(
-        &self,
-        logged: &LoggedRequest<'_>,
-        row: FeatureRow<'_>,
-        place: usize,
-    ) -> Vec<ScoreView> {
-        let candidate = &logged.candidates[place];
-        let tasks = self.assembler.schema().tasks();
-        let explained: Vec<_> = (0..tasks.len())
-            .map(|task| self.assembler.baseline().explain(row, task))
-            .collect();
-        let base: Vec<f32> = explained.iter().map(|of| of.probability).collect();
-        let again = self.again(logged, row, place, &base);
-        let tasks = tasks.iter().zip(&*candidate.scores).enumerate();
+    fn scores(&self, taken: &Taken<'_>, row: FeatureRow<'_>, place: usize) -> Vec<ScoreView> {
+        let explained = self.explained(row, &taken.tasks);
+        let again = self.again(taken, row, place, &explained);
+        let tasks = taken.tasks.iter().zip(&taken.scores[place]).enumerate();
         tasks
-            .map(|(place, (task, &score))| {
+            .map(|(place, (&task, &score))| {
+                let task = &self.assembler.schema().tasks()[task];
                 let of = &explained[place];
                 let again = again.as_ref().map(|again| again[place]);
                 ScoreView {
@@ -288,19 +352,25 @@ impl Reader {
             .collect()
     }
 
-    /// The scores of a row, computed again; `base` are the baseline's. None where another model than ours made them.
+    /// The scores of a row, of the tasks that it was scored for, computed again from what the baseline says of them. None where another model than ours made them.
     fn again(
         &self,
-        logged: &LoggedRequest<'_>,
+        taken: &Taken<'_>,
         row: FeatureRow<'_>,
         place: usize,
-        base: &[f32],
+        explained: &[Explanation],
     ) -> Option<Vec<f32>> {
+        let logged = &taken.logged;
         let candidate = &logged.candidates[place];
-        let mut scores = base.to_vec();
+        let base = explained.iter().map(|of| of.probability);
         if logged.model != BaheModel::NAME {
-            return Some(scores);
+            return Some(base.collect());
         }
+        let mut scores = vec![0.0; self.assembler.schema().tasks().len()];
+        for (task, base) in taken.tasks.iter().zip(base) {
+            scores[*task] = base;
+        }
+        let of_tasks = |scores: &[f32]| taken.tasks.iter().map(|task| scores[*task]).collect();
         let mut models = self.models.iter();
         let model = models.find(|model| self.is_given || model.version() == logged.version)?;
         let head = model.scorer().config();
@@ -309,7 +379,7 @@ impl Reader {
         let wide = if head.width == 0 { 0 } else { head.projected };
         if item.is_empty() && wide > 0 {
             // It had no vector, and has the baseline's.
-            return Some(scores);
+            return Some(of_tasks(&scores));
         }
         if users.len() != head.sequences * wide || item.len() != wide {
             return None;
@@ -324,7 +394,7 @@ impl Reader {
         let scenario = model.scenario(&logged.scenario);
         let to = (self.assembler.baseline(), &mut scores[..]);
         model.scorer().score_row((row, scenario), seen, to);
-        Some(scores)
+        Some(of_tasks(&scores))
     }
 }
 
@@ -340,16 +410,11 @@ fn features(names: &[headwater_model::Feature], values: &[f32]) -> Vec<FeatureVi
 }
 
 /// Places of the candidates to show.
-fn choose(logged: &LoggedRequest<'_>, selection: &Selection) -> Vec<usize> {
+fn choose(taken: &Taken<'_>, selection: &Selection) -> Vec<usize> {
+    let logged = &taken.logged;
     let mut places: Vec<usize> = (0..logged.candidates.len()).collect();
     if selection.items.is_empty() {
-        let score = |place: &usize| {
-            logged.candidates[*place]
-                .scores
-                .first()
-                .copied()
-                .unwrap_or(0.0)
-        };
+        let score = |place: &usize| taken.scores[*place].first().copied().unwrap_or(0.0);
         places.sort_by(|one, other| score(other).total_cmp(&score(one)));
         places.truncate(selection.best);
     } else {

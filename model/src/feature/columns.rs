@@ -122,6 +122,8 @@ type From = (Option<usize>, f32);
 pub struct Translation {
     schema: u64,
     tasks: usize,
+    /// Of each task of the other schema, its place in this one.
+    places: Vec<Option<usize>>,
     /// Widths of both parts in the other schema.
     widths: [usize; 2],
     shared: Vec<From>,
@@ -156,13 +158,20 @@ impl Translation {
             });
             ours.collect()
         };
+        let place = |name: &String| to.tasks().iter().position(|task| task.name == *name);
         Ok(Self {
             schema: to.hash(),
             tasks: to.tasks().len(),
+            places: from.tasks.iter().map(place).collect(),
             widths: [from.shared.len(), from.own.len()],
             shared: part(&from.shared, to.shared())?,
             own: part(&from.own, to.own())?,
         })
+    }
+
+    /// Of each task that such rows were scored for, in their order, its place in this schema; none: it is gone.
+    pub fn places(&self) -> &[Option<usize>] {
+        &self.places
     }
 
     /// Turns a logged request into one of this schema. What it was scored by is not carried over: scores are 0.
