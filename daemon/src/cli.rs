@@ -85,9 +85,31 @@ enum Command {
     Train(train::Arguments),
 }
 
+/// Puts what every command goes by behind the command, in its order: of what stands before it and behind it, clap would keep the last alone.
+fn gathered(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut all, mut global) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next_if(|argument| argument != "--") {
+        let text = argument.to_string_lossy();
+        let is = |name: &str| text.strip_prefix(name).map(|rest| rest.starts_with('='));
+        match is("--set").or_else(|| is("--config")) {
+            // The value stands beside it, or is the next.
+            Some(true) => global.push(argument),
+            Some(false) if text == "--set" || text == "--config" => {
+                global.push(argument);
+                global.extend(arguments.next());
+            }
+            Some(false) | None => all.push(argument),
+        }
+    }
+    all.extend(global);
+    all.extend(arguments);
+    all
+}
+
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let line = match CommandLine::try_parse() {
+    let line = match CommandLine::try_parse_from(gathered(std::env::args_os())) {
         Ok(line) => line,
         Err(error) => {
             // Help and version come this way too.

@@ -2,7 +2,11 @@
 
 use clap::CommandFactory as _;
 
-use super::CommandLine;
+use std::ffi::OsString;
+
+use clap::Parser as _;
+
+use super::{CommandLine, gathered};
 
 /// What is wrong with a command as a page writes it, if anything.
 fn fault(typed: &str) -> Option<String> {
@@ -104,4 +108,48 @@ fn commands_of_the_pages_exist() {
         commands("x `headwater run` y\n```text\nheadwater  x\nheadwater dlq list   which\n```\n"),
         ["headwater run", "headwater dlq list"]
     );
+}
+
+/// Goal: keys are set and files laid over in the order in which they are said, before the command and behind it; what stands behind `--` is left alone. Method: both forms of both options, on both sides of a command within a command.
+#[test]
+fn what_every_command_goes_by_is_gathered() {
+    let said = [
+        "headwater",
+        "--config",
+        "a.toml",
+        "--set",
+        "state.path=x",
+        "models",
+        "--set=texts.cut=1",
+        "fetch",
+        "tiny",
+        "--config=b.toml",
+        "--set",
+        "texts.cut=2",
+    ];
+    let line = CommandLine::try_parse_from(gathered(said.into_iter().map(OsString::from)));
+    let global = line.unwrap().global;
+    let files: Vec<_> = global
+        .config
+        .iter()
+        .map(|file| file.to_str().unwrap())
+        .collect();
+    assert_eq!(files, ["a.toml", "b.toml"]);
+    let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(
+        global.set,
+        [
+            set("state.path", "x"),
+            set("texts.cut", "1"),
+            set("texts.cut", "2")
+        ]
+    );
+    let left = ["headwater", "run", "--", "--set", "a"].map(OsString::from);
+    assert_eq!(gathered(left.clone().into_iter()), left);
+    let cut = gathered(
+        ["headwater", "--set", "run", "--set"]
+            .map(OsString::from)
+            .into_iter(),
+    );
+    assert!(CommandLine::try_parse_from(cut).is_err());
 }
