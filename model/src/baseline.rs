@@ -274,6 +274,11 @@ impl Scores {
         self.candidate(candidate)[task]
     }
 
+    /// Whether all of them are finite numbers.
+    pub fn are_finite(&self) -> bool {
+        self.probabilities.iter().all(|value| value.is_finite())
+    }
+
     /// The number of candidates.
     pub fn len(&self) -> usize {
         self.probabilities

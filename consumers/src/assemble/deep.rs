@@ -378,6 +378,13 @@ impl Trained {
         let seen = (&self.row, &*of);
         let of = (batch, self.model.scenario(row.scenario_name));
         self.model.scorer().score(of, seen, (baseline, scores));
+        if !scores.are_finite() || !self.row.is_finite() {
+            // Numbers beyond all that was learned: nobody could read them back.
+            baseline.score(batch, scores);
+            self.scored = false;
+            self.lack("numbers");
+            self.metrics.refused.inc();
+        }
     }
 
     /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.

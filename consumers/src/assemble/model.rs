@@ -183,6 +183,12 @@ impl Assembler {
 
 #[cfg(test)]
 mod tests {
+    use headwater_config::Config;
+    use headwater_model::bahe::{Described, Head, HeadConfig, Layers, Objective};
+    use headwater_model::dinmp::Reads;
+    use headwater_model::{Device, Scores, Tensor};
+    use headwater_state::{ScenarioId, Timestamp};
+
     use super::*;
 
     /// Goal: a canary scores the share that it is to, always the same users, and another model's are others. Method: 20,000 users, two salts.
@@ -204,5 +210,80 @@ mod tests {
         assert!(count(&both).abs_diff(200) < 60, "{}", count(&both));
         assert_eq!(one, of(0.1, &[1; 16]));
         assert_eq!(count(&of(0.0, &[1; 16])), 0);
+    }
+
+    /// A model that looks at no texts, one number of which is this large.
+    fn model(assembler: &Assembler, large: f32) -> Arc<BaheModel> {
+        let schema = assembler.schema();
+        let head = HeadConfig {
+            width: 0,
+            sequences: 0,
+            features: schema.shared().len() + schema.own().len(),
+            tasks: schema.tasks().len(),
+            projected: 4,
+            inner: [6, 5],
+            interest: 0,
+            matches: 0,
+            scenarios: 0,
+            experts: 0,
+            cross: 0,
+        };
+        let mut values = Head::random(&head, 1).unwrap();
+        // Sums without bounds, and one of them less another.
+        let full = |value: f32, shape: &[usize]| Tensor::full(value, shape, &Device::Cpu).unwrap();
+        values.insert("head.hidden.0.bias".to_owned(), full(large, &[6]));
+        values.insert("head.hidden.1.weight".to_owned(), full(-large, &[5, 6]));
+        let out = [1.0_f32, -0.5, 1.0, -0.5, 1.0].repeat(head.tasks);
+        let out = Tensor::from_vec(out, (head.tasks, 5), &Device::Cpu).unwrap();
+        values.insert("head.out.weight".to_owned(), out);
+        let described = Described {
+            layers: (Layers::None, None),
+            encoder: (None, 1),
+            limit: 2,
+            sequences: Vec::new(),
+            scenarios: Vec::new(),
+            features: vec![[0.0, 1.0]; head.features],
+            key_vectors: None,
+            reads: Reads::default(),
+            head,
+            objective: Objective::Labels,
+            texts: Vec::new(),
+            rows: [1, 0, 0],
+            reached: None,
+        };
+        Arc::new(BaheModel::of(described, schema, &values).unwrap())
+    }
+
+    /// Goal: what is no finite number never goes out: the baseline scores, and the row says so. Method: a model whose sums overflow, one that is sound, and the baseline alone.
+    #[test]
+    fn what_is_no_number_is_not_a_score() {
+        let config = Config::from_toml("key_vectors.logged = false").unwrap();
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let mut assembler = Assembler::new(&config).unwrap();
+        let items = ItemTable::default();
+        let row = Row {
+            user_id: "u",
+            user: None,
+            pseudonym: None,
+            scenario_name: "home",
+            scenario: ScenarioId::of("home"),
+            time: Timestamp(1_700_000_000_000),
+            candidates: &["a", "b"],
+        };
+        let mut scores = [Scores::default(), Scores::default(), Scores::default()];
+        assembler.score(&row, &items, &mut scores[0]);
+        for (at, large) in [(1, 1e30), (2, 0.5)] {
+            let model = model(&assembler, large);
+            assembler.score_with(model, None, &metrics).unwrap();
+            assembler.score(&row, &items, &mut scores[at]);
+            let is_sound = large < 1.0;
+            assert!(scores[at].are_finite());
+            assert_eq!(assembler.scored_by().starts_with("bahe"), is_sound);
+            let lacks: &[&str] = if is_sound { &[] } else { &["numbers"] };
+            assert_eq!(assembler.lacks(), lacks);
+            let is_same = scores[at].candidate(0) == scores[0].candidate(0);
+            assert_eq!(is_same, !is_sound);
+        }
+        assert_eq!(metrics.deep.refused.get(), 1);
     }
 }

@@ -25,6 +25,8 @@ pub struct DeepMetrics {
     pub dropped: IntCounter,
     /// Bytes in memory by part: runs, users, items.
     pub memory: IntGaugeVec,
+    /// Rows for which a trained model gave what is no number.
+    pub refused: IntCounter,
     /// Items left out of the key-vectors of rows, which a record of the feature log could not hold.
     pub left_out: IntCounter,
 }
@@ -78,7 +80,12 @@ impl DeepMetrics {
             "headwater_consumers_key_vectors_left_out_total",
             "Items left out of the key-vectors of rows, which a record of the feature log could not hold.",
         )?;
+        let refused = counter(
+            "headwater_consumers_scores_refused_total",
+            "Requests for which a trained model gave what is no finite number: they have the baseline's scores.",
+        )?;
         Ok(Self {
+            refused,
             left_out,
             users: counters(
                 "headwater_consumers_user_vector_lookups_total",

@@ -59,6 +59,12 @@ impl RowVectors {
         self.known[candidate].then(|| &self.items[from..from + self.projected])
     }
 
+    /// Whether all of it is finite numbers.
+    pub fn is_finite(&self) -> bool {
+        let mut all = self.users.iter().chain(&self.items);
+        all.all(|value| value.is_finite())
+    }
+
     /// Candidates that have a vector.
     pub fn known(&self) -> usize {
         self.known.iter().filter(|known| **known).count()
