@@ -3,6 +3,7 @@
 //! Before it, the stage that [encodes](crate::encode); after it, rows are assembled with the vectors that are there. A record that is none is counted and
 //! logged with its offset, and passed over: what its text's vector was before stays.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_config::{Config, Topic};
@@ -17,6 +18,8 @@ pub struct VectorFollower {
     reader: Box<dyn Reader>,
     table: Arc<VectorTable>,
     partitions: i32,
+    /// Ends, as they were at first, of partitions that are not read so far yet.
+    behind: BTreeMap<TopicPartition, i64>,
     metrics: Metrics,
     batch: RecordBatch,
 }
@@ -46,6 +49,7 @@ impl VectorFollower {
             return Err(LogError::NoTopic { name }.into());
         };
         let positions = table.positions();
+        let mut behind = BTreeMap::new();
         for partition in 0..facts.partitions {
             let at = TopicPartition::new(Topic::Embeddings, partition);
             let extent = log.extent(at)?;
@@ -56,14 +60,24 @@ impl VectorFollower {
                 _ => Start::Beginning,
             };
             reader.assign(at, start)?;
+            let is_there = matches!(start, Start::At(position) if position >= extent.next);
+            if extent.first < extent.next && !is_there {
+                behind.insert(at, extent.next);
+            }
         }
         Ok(Self {
             reader,
             table,
             partitions: facts.partitions,
+            behind,
             metrics,
             batch: RecordBatch::default(),
         })
+    }
+
+    /// Whether the table holds all that was there when following began.
+    pub fn is_caught_up(&self) -> bool {
+        self.behind.is_empty()
     }
 
     /// Takes in what is there; gives the number of records.
@@ -103,6 +117,11 @@ impl VectorFollower {
             self.table
                 .apply(records)
                 .map_err(|source| Error::Vectors { source })?;
+        }
+        for (at, position) in self.batch.ends() {
+            if self.behind.get(at).is_some_and(|end| position >= end) {
+                self.behind.remove(at);
+            }
         }
         let bytes = self.table.memory();
         self.metrics.texts.memory.set(bytes as i64);

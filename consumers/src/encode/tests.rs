@@ -272,6 +272,16 @@ fn instances_share_the_work() {
         follower.advance(limit).unwrap();
         follower.advance(limit).unwrap();
     }
+    // Who comes now does not know of it before all of the topic is read.
+    let late = table();
+    let of = Arc::clone(&late);
+    let mut follower = VectorFollower::new(&config, &*log, of, metrics()).unwrap();
+    assert!(!follower.is_caught_up());
+    let mut met = 0;
+    while !follower.is_caught_up() {
+        met += follower.advance(limit).unwrap();
+    }
+    assert_eq!((met > 0, late.current()), (true, Some(ENCODER)));
     let looked = one.look(ENCODER, &text_hash("text 7")).unwrap();
     assert_eq!(looked, Looked::Hit(vector_of("text 7").into()));
 }

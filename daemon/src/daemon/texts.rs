@@ -3,6 +3,7 @@
 //! Neither keeps a score waiting: without them rows have less of texts, and say by their features that it is so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
@@ -46,6 +47,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Texts {
     pub(super) table: Arc<VectorTable>,
+    /// Whether the table holds all that the topic did at the start: until then nobody knows whether there is a current encoder.
+    is_read: Arc<AtomicBool>,
     /// Where this instance encodes.
     encoder: Option<Arc<TextEncoder>>,
 }
@@ -109,6 +112,7 @@ pub(super) fn open(
     };
     Ok(Some(Texts {
         table: Arc::new(table),
+        is_read: Arc::default(),
         encoder,
     }))
 }
@@ -127,6 +131,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, config: &Config) -> std::io::Result<()> 
         log: Arc::clone(&inner.log),
         table: Arc::clone(&texts.table),
         metrics: inner.fast.clone(),
+        is_read: Arc::clone(&texts.is_read),
         inner: Arc::clone(inner),
     };
     supervisor.spawn(TaskKind::Texts, "headwater-vectors", move |stopping| {
@@ -139,6 +144,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, config: &Config) -> std::io::Result<()> 
             counts: (inner.found.partitions, inner.found.dead_letters),
             log: Arc::clone(&inner.log),
             table: Arc::clone(&texts.table),
+            is_read: Arc::clone(&texts.is_read),
             encoder: Arc::clone(encoder),
             pool: Pool::new("headwater-encode", 0)?,
             metrics: inner.fast.clone(),
@@ -155,6 +161,7 @@ struct Following {
     log: Arc<dyn Log>,
     table: Arc<VectorTable>,
     metrics: Metrics,
+    is_read: Arc<AtomicBool>,
     /// Of it, who scores.
     inner: Arc<Inner>,
 }
@@ -196,7 +203,11 @@ impl Following {
                 self.metrics.clone(),
             )?),
         };
-        follower.advance(LIMIT).map(|_| ())
+        follower.advance(LIMIT)?;
+        if follower.is_caught_up() {
+            self.is_read.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Notes for whoever deletes vectors that our champion sees those of an encoder that is not the current one.
@@ -231,6 +242,7 @@ struct Encoding {
     counts: (i32, i32),
     log: Arc<dyn Log>,
     table: Arc<VectorTable>,
+    is_read: Arc<AtomicBool>,
     encoder: Arc<TextEncoder>,
     pool: Pool,
     metrics: Metrics,
@@ -358,6 +370,9 @@ impl Encoding {
         let is_through = quiet && waiting == 0;
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         self.metrics.texts.queue.set(waiting);
+        if !self.is_read.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let (ours, current) = (self.encoder.encoder(), self.table.current());
         // Once a process: two that are told to use different encoders must not take turns.
         if *announced || current == Some(ours) || (current.is_some() && !is_through) {
