@@ -6,27 +6,28 @@
 //!
 //! A model that looks at texts can be champion, and is tried only beside one with the same layers and projections of their vectors: rows that others scored have none of these.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headwater_config::{Config, Topic};
-use headwater_consumers::log::{Log, LogError, Outgoing, Producer, Record, TopicPartition};
+use headwater_consumers::log::{Log, LogError, Outgoing, Producer, TopicPartition};
 use headwater_model::bahe::{BaheModel, MANIFEST, VALUES};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::scan::{self, Stretch};
 use crate::trained::TrainedError;
 use crate::world::unix_ms;
 
 mod follower;
+mod registry;
 mod trial;
 
-pub(crate) use follower::{Follower, Held, Scoring};
+pub(crate) use follower::{Follower, Held, Scoring, mark};
 pub(crate) use trial::{Bench, note, take_over};
 pub use trial::{
     Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, shown, standing,
 };
+
+use registry::{Registry, scored_key};
 
 /// The form of announcements that this build writes and reads.
 const FORMAT: u32 = 1;
@@ -183,108 +184,6 @@ fn named(model: &BaheModel, parts: u32) -> Named {
     }
 }
 
-/// What the topic holds.
-#[derive(Debug, Default)]
-struct Registry {
-    champion: Option<Vec<u8>>,
-    /// Trials by their keys.
-    trials: BTreeMap<String, Vec<u8>>,
-    /// Bytes by their keys.
-    parts: BTreeMap<String, Vec<u8>>,
-}
-
-impl Registry {
-    /// Reads the topic to its end as of now.
-    fn read(config: &Config, log: &dyn Log) -> Result<Self, LogError> {
-        let whole = scan::whole(log, Topic::Models, &config.topic_name(Topic::Models))?;
-        Self::of(log, &whole)
-    }
-
-    /// Reads these stretches of it.
-    fn of(log: &dyn Log, stretches: &[Stretch]) -> Result<Self, LogError> {
-        let mut registry = Self::default();
-        scan::read(log, stretches, &mut |record| {
-            registry.take(record);
-        })?;
-        Ok(registry)
-    }
-
-    /// Takes a record; gives whether it may be news of who scores.
-    fn take(&mut self, record: &Record<'_>) -> bool {
-        let key = record.key.unwrap_or_default();
-        if key == CHAMPION {
-            self.champion = record.value.map(<[u8]>::to_vec);
-            return true;
-        }
-        let Ok(key) = std::str::from_utf8(key) else {
-            return false;
-        };
-        let is_trial = Seat::of_key(key).is_some();
-        let held = if is_trial {
-            &mut self.trials
-        } else if key.starts_with(ARTIFACT) {
-            &mut self.parts
-        } else {
-            return false;
-        };
-        match record.value {
-            Some(value) => drop(held.insert(key.to_owned(), value.to_vec())),
-            None => drop(held.remove(key)),
-        }
-        is_trial
-    }
-
-    fn announced(&self) -> Result<Option<Announced>, ChampionError> {
-        self.champion.as_deref().map(read).transpose()
-    }
-
-    /// Writes a model's bytes into a folder, and opens it: what is not the announced model, byte by byte, is none.
-    fn copy(
-        &self,
-        config: &Config,
-        model: &Named,
-        folder: &Path,
-    ) -> Result<BaheModel, ChampionError> {
-        let (manifest, values) = self.bytes_of(model)?;
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ChampionError::File { path, source }
-        };
-        drop(std::fs::remove_dir_all(folder));
-        std::fs::create_dir_all(folder).map_err(failed(folder))?;
-        for (name, bytes) in [(MANIFEST, manifest), (VALUES, &values)] {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(failed(&path))?;
-        }
-        let opened = crate::trained::open_folder(config, folder)?;
-        let found = hex(opened.id());
-        if found != model.id {
-            return Err(ChampionError::Other {
-                name: model.name.clone(),
-                found,
-            });
-        }
-        Ok(opened)
-    }
-
-    /// Manifest and values of a model.
-    fn bytes_of(&self, model: &Named) -> Result<(&[u8], Vec<u8>), ChampionError> {
-        let part = |part: u32| {
-            let key = format!("{ARTIFACT}{}/{part}", model.id);
-            self.parts.get(&key).ok_or_else(|| ChampionError::Parts {
-                name: model.name.clone(),
-                part,
-                parts: model.parts,
-            })
-        };
-        let mut values = Vec::new();
-        for number in 1..model.parts {
-            values.extend_from_slice(part(number)?);
-        }
-        Ok((part(0)?, values))
-    }
-}
-
 /// A record of this build's form.
 fn read<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, ChampionError> {
     #[derive(Deserialize)]
@@ -344,7 +243,12 @@ fn forget(
     let trials = standing.challengers.iter().chain(&standing.watch);
     let tried = trials.flat_map(|trial| [&trial.model, &trial.champion]);
     let kept = announced.into_iter().flatten().chain(tried).flatten();
-    let kept: Vec<String> = kept.map(|of| format!("{ARTIFACT}{}/", of.id)).collect();
+    let kept: Vec<String> = kept.map(|of| of.id.clone()).collect();
+    let scored = |key: &str| kept.iter().any(|of| *key == scored_key(of));
+    for key in before.scored.keys().filter(|key| !scored(key)) {
+        send(producer, key.as_bytes(), None)?;
+    }
+    let kept: Vec<String> = kept.iter().map(|of| format!("{ARTIFACT}{of}/")).collect();
     for key in before.parts.keys() {
         if !kept.iter().any(|kept| key.starts_with(kept)) {
             send(producer, key.as_bytes(), None)?;
@@ -374,14 +278,21 @@ pub fn promote(config: &Config, log: &dyn Log, folder: &Path) -> Result<Announce
         return Ok(held.clone());
     }
     let pinned = held.as_ref().is_some_and(|held| held.pinned);
-    let (before, former) = held.map_or((None, None), |held| (held.champion, held.former));
+    // Of the same model, whose bytes were damaged, the former stays.
+    let former = match held {
+        Some(held)
+            if held
+                .champion
+                .as_ref()
+                .is_some_and(|of| of.id == champion.id) =>
+        {
+            held.former
+        }
+        Some(held) => registry.former_of(&held),
+        None => None,
+    };
     let mut producer = log.producer()?;
     let champion = send_parts(config, &mut *producer, folder)?;
-    // Of the same model, whose bytes were damaged, the former stays.
-    let former = match before {
-        Some(before) if before.id == champion.id => former,
-        before => before,
-    };
     let of = [Some(champion), former];
     let announced = announce(&mut *producer, of, Cause::Promoted, pinned)?;
     forget((config, log), &mut *producer, &registry)?;
@@ -404,7 +315,8 @@ pub fn roll_back(config: &Config, log: &dyn Log) -> Result<Announced, ChampionEr
 /// # Errors
 /// The log's.
 pub fn retire(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError> {
-    let held = match Registry::read(config, log)?.announced() {
+    let registry = Registry::read(config, log)?;
+    let held = match registry.announced() {
         Err(ChampionError::Form(_)) => None,
         read => read?,
     };
@@ -413,7 +325,7 @@ pub fn retire(config: &Config, log: &dyn Log) -> Result<Announced, ChampionError
         // Who asks again must not lose the former.
         Some(held) if held.champion.is_none() => Ok(held),
         held => {
-            let of = [None, held.and_then(|held| held.champion)];
+            let of = [None, held.and_then(|held| registry.former_of(&held))];
             announce(&mut *log.producer()?, of, Cause::Retired, pinned)
         }
     }
@@ -478,6 +390,17 @@ fn send(producer: &mut dyn Producer, key: &[u8], value: Option<&[u8]>) -> Result
         value,
         headers: &[],
     })
+}
+
+/// Tells that a model scores here: who comes after it goes back to it, and not to one that was announced and never came to score.
+///
+/// # Errors
+/// The log's.
+pub(crate) fn tell_scored(log: &dyn Log, model: &BaheModel) -> Result<(), LogError> {
+    let mut producer = log.producer()?;
+    let key = scored_key(&hex(model.id()));
+    send(&mut *producer, key.as_bytes(), Some(b"{}"))?;
+    producer.flush()
 }
 
 /// The champion that instances of this configuration score with, read from the topic into a folder; none: the baseline.

@@ -180,6 +180,24 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     until("it to have learned from new ones", || is_there(&following));
     assert_eq!(towers(&following), towers(&deep));
 
+    // Who waits is judged by nothing that it did not score.
+    daemon.stop(true).unwrap();
+    let mut waits = trains.clone();
+    made_ahead(&mut waits, "1h");
+    waits.train.passes = 1;
+    let daemon = start(&waits, &log);
+    let beside_it = Beside::new(&daemon, &log);
+    let waiting = promote(&config, &*log, &other).unwrap();
+    let requests = once_more(&*log, &events, 5);
+    assert!(requests > 400);
+    until("it to wait", || {
+        (beside_it.model()["ahead"]["items"].as_u64() > Some(0)).then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let standing = headwater::champion::standing(&config, &*log).unwrap();
+    assert_eq!(standing.announced, Some(waiting));
+    assert!(standing.watch.is_none(), "{standing:?}");
+
     // Without texts rows teach numbers; beside a champion of other layers, nothing yet.
     retire(&config, &*log).unwrap();
     let (bare, _) = learn("bare", 100).unwrap();

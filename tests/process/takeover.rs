@@ -13,8 +13,8 @@ use headwater_state::VectorKey;
 use serde_json::{Value, json};
 
 use crate::fleet::{shared_log, start};
-use crate::log::{keys, records, send};
-use crate::program::{get, until};
+use crate::log::{keys, open, records, send};
+use crate::program::{Daemon, get, until};
 use crate::train::train;
 use crate::trained::trained;
 
@@ -27,23 +27,28 @@ pub(crate) struct Beside {
     pub(crate) time: i64,
 }
 
+/// Puts all items and behaviors of recordings into a log.
+fn fill(log: &dyn Log, recordings: &[String; 2]) {
+    for item in fs::read_to_string(&recordings[0]).unwrap().lines() {
+        let id: Value = serde_json::from_str(item).unwrap();
+        let id = id["item_id"].as_str().unwrap();
+        send(log, Topic::Items, id, item.as_bytes());
+    }
+    for line in fs::read_to_string(&recordings[1]).unwrap().lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        if event["topic"] == "behaviors" {
+            let (record, user) = (&event["record"], &event["record"]["user_id"]);
+            let (value, user) = (record.to_string(), user.as_str().unwrap());
+            send(log, Topic::Behaviors, user, value.as_bytes());
+        }
+    }
+}
+
 impl Beside {
     /// A log with all items and behaviors of recordings.
     pub(crate) fn log(config: &Config, recordings: &[String; 2]) -> Arc<dyn Log> {
         let log = shared_log(config);
-        for item in fs::read_to_string(&recordings[0]).unwrap().lines() {
-            let id: Value = serde_json::from_str(item).unwrap();
-            let id = id["item_id"].as_str().unwrap();
-            send(&*log, Topic::Items, id, item.as_bytes());
-        }
-        for line in fs::read_to_string(&recordings[1]).unwrap().lines() {
-            let event: Value = serde_json::from_str(line).unwrap();
-            if event["topic"] == "behaviors" {
-                let (record, user) = (&event["record"], &event["record"]["user_id"]);
-                let (value, user) = (record.to_string(), user.as_str().unwrap());
-                send(&*log, Topic::Behaviors, user, value.as_bytes());
-            }
-        }
+        fill(&*log, recordings);
         log
     }
 
@@ -277,4 +282,185 @@ fn another_encoder_comes_with_a_model_of_its_own() {
     });
     encoding.stop(true).unwrap();
     daemon.stop(true).unwrap();
+}
+
+/// Goal: who was announced and never came to score is nobody's former: promoted over, who scores stays who is gone back to, over a restart too; gone back to all the same, it waits as at first. Nobody comes to score where no encoder has
+/// made anything. Method: three models over one log, of which the second and the third wait long; then a fleet without an encoder.
+#[test]
+fn who_never_scored_is_nobodys_former() {
+    let trained = trained("deep");
+    let place = &trained.place;
+    let first = PathBuf::from(&trained.model);
+    let others = ["3", "4"].map(|seed| {
+        let folder = PathBuf::from(format!("{}-{seed}", trained.model));
+        let more = [
+            "--texts", "deep", "--passes", "2", "--layers", "1", "--seed", seed,
+        ];
+        let ran = train(place, &trained.recordings, &folder, &more);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        folder
+    });
+    let mut config = place.config();
+    made_ahead(&mut config, "0s");
+    let log = Beside::log(&config, &trained.recordings);
+    let name = |named: &Option<headwater::champion::Named>| json!(named.as_ref().unwrap().name);
+
+    // Nothing was ever made of a text.
+    config.texts.encode = false;
+    let daemon = start(&config, &log);
+    let mut beside = Beside::of(&daemon, &log);
+    promote(&config, &*log, &others[0]).unwrap();
+    until("it to be made ready", || {
+        (beside.model()["ahead"]["items"].as_u64() > Some(0)).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(beside.ask()["model"], "baseline-1");
+    assert_eq!(beside.model()["name"], "baseline");
+    let one = promote(&config, &*log, &first).unwrap();
+    assert_eq!(one.former, None, "who is former never scored");
+    daemon.stop(true).unwrap();
+
+    config.texts.encode = true;
+    let daemon = start(&config, &log);
+    let mut beside = Beside::new(&daemon, &log);
+    let scores = name(&one.champion);
+    beside.first_of(&scores, &json!("baseline-1"));
+    daemon.stop(true).unwrap();
+    made_ahead(&mut config, "1h");
+    for life in 0..2 {
+        let daemon = start(&config, &log);
+        let mut beside = Beside::new(&daemon, &log);
+        for folder in others.iter().filter(|_| life == 0) {
+            let two = promote(&config, &*log, folder).unwrap();
+            assert_eq!(name(&two.former), scores);
+        }
+        until("the last to wait", || {
+            let model = beside.model();
+            (model["ahead"]["items"].as_u64() > Some(0)).then_some(())
+        });
+        assert_eq!(beside.model()["name"], scores);
+        assert_eq!(beside.ask()["model"], scores);
+        daemon.stop(true).unwrap();
+    }
+    let daemon = start(&config, &log);
+    let mut beside = Beside::new(&daemon, &log);
+    let back = roll_back(&config, &*log).unwrap();
+    assert_eq!(name(&back.champion), scores);
+    until("nobody to wait", || {
+        beside.model()["ahead"].is_null().then_some(())
+    });
+    assert_eq!(beside.ask()["model"], scores);
+    let again = roll_back(&config, &*log).unwrap();
+    until("the other to wait again", || {
+        (beside.model()["ahead"]["name"] == name(&again.champion)).then_some(())
+    });
+    assert_eq!(beside.ask()["model"], scores);
+    let none = retire(&config, &*log).unwrap();
+    assert_eq!(name(&none.former), scores);
+    daemon.stop(true).unwrap();
+
+    // Who scores in the fleet is who an instance begins with, be it new, and be the topic so long that it is read in parts.
+    roll_back(&config, &*log).unwrap();
+    for junk in 0..1_200 {
+        send(&*log, Topic::Models, &format!("schema/{junk}"), b"{}");
+    }
+    made_ahead(&mut config, "0s");
+    let daemon = start(&config, &log);
+    let mut beside = Beside::new(&daemon, &log);
+    let last = name(&promote(&config, &*log, &others[0]).unwrap().champion);
+    beside.first_of(&last, &scores);
+    daemon.stop(true).unwrap();
+    made_ahead(&mut config, "1h");
+    config.texts.encode = false;
+    for path in ["", "new"] {
+        config.state.path.push(path);
+        let daemon = start(&config, &log);
+        let model = Beside::new(&daemon, &log).model();
+        assert_eq!((&model["name"], &model["ahead"]), (&last, &Value::Null));
+        daemon.stop(true).unwrap();
+    }
+}
+
+/// Goal: a champion that looks at texts takes over once and whole, however often the process dies meanwhile: every answer is one model's, of the former's with all vectors, and none of these comes behind the first of its own. Method: a daemon
+/// on the embedded log that is killed with kill -9 after more and more time, with a request for each life; then to the end.
+#[test]
+fn kills_in_the_switch_mix_nothing() {
+    let trained = trained("deep");
+    let place = &trained.place;
+    let mean = PathBuf::from(format!("{}-mean", trained.model));
+    let more = ["--texts", "mean", "--passes", "6", "--layers", "1"];
+    let ran = train(place, &trained.recordings, &mean, &more);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let log = || open(&place.config());
+    fill(&log(), &trained.recordings);
+    let promoted = |folder: &str| {
+        let ran = place.run(&["champion", "promote", folder, "--format", "json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.json()["champion"]["name"].clone()
+    };
+    let mut asked = 0;
+    let mut ask = || {
+        let record = json!({"request_id": format!("r{asked}"), "user_id": "u7", "scenario": "home", "time": 1_700_000_900_000_i64, "candidates": ["ia", "ib"]});
+        let record = record.to_string();
+        send(&log(), Topic::ScoreRequests, "u7", record.as_bytes());
+        asked += 1;
+    };
+    let settings = ["--set", "texts.made_ahead=700ms"];
+    let scores = |daemon: &Daemon, name: &Value| {
+        until("it to score", || {
+            let model = daemon.json("/status")["model"].clone();
+            (model["name"] == *name && model["waiting"] == 0).then_some(())
+        });
+    };
+    // Its candidates' texts are met for the first time.
+    ask();
+    let first = promoted(&trained.model);
+    let daemon = place.start(&settings);
+    scores(&daemon, &first);
+    let folded = "headwater_state_behaviors_folded_total";
+    until("behaviors to be counted", || {
+        (daemon.metric(folded) >= 1_440).then_some(())
+    });
+    daemon.stop();
+    ask();
+    let second = promoted(mean.to_str().unwrap());
+    for life in 0..12 {
+        ask();
+        let daemon = place.start(&settings);
+        std::thread::sleep(Duration::from_millis(100 * life));
+        daemon.kill();
+    }
+    let all = "headwater_consumers_requests_total";
+    // The last finds what the one before it made.
+    for _ in 0..2 {
+        ask();
+        let daemon = place.start(&settings);
+        until("an answer", || (daemon.metric(all) >= 1).then_some(()));
+        scores(&daemon, &second);
+        daemon.stop();
+    }
+    let mut answers = records(&log(), Topic::Scores);
+    let number = |answer: &Value| {
+        let id = answer["request_id"].as_str().unwrap();
+        id[1..].parse::<u32>().unwrap()
+    };
+    answers.sort_by_key(number);
+    assert_eq!(answers.len(), asked);
+    let answers = &answers[1..];
+    let [of_first, of_second] = [&answers[0], &answers[asked - 2]];
+    assert_eq!([&of_first["model"], &of_second["model"]], [&first, &second]);
+    assert_ne!(of_first["items"], of_second["items"]);
+    let turned = answers.partition_point(|answer| answer["model"] == first);
+    for (place, answer) in answers.iter().enumerate() {
+        let wanted = if place < turned { of_first } else { of_second };
+        assert_eq!(answer["model"], wanted["model"], "{answer}");
+        // A vector of a user that was not on disk yet is made again, and said to be missing until then.
+        if answer["degraded"].is_null() {
+            assert_eq!(answer["items"], wanted["items"], "{answer}");
+        } else {
+            let missing = (&answer["degraded"], place >= turned);
+            assert_eq!(missing, (&json!(["user_vectors"]), true), "{answer}");
+        }
+    }
+    assert_eq!(of_second["degraded"], Value::Null);
 }

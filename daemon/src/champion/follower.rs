@@ -106,6 +106,13 @@ impl Held {
     }
 }
 
+/// Notes that a model has scored here, beside its copy.
+pub(crate) fn mark(config: &Config, id: [u8; 16]) {
+    if let Err(error) = fs::write(copies(config).join(hex(id)).join(SCORED), "") {
+        tracing::warn!(%error, "it is not noted that a model has scored: after a restart it waits for its vectors again");
+    }
+}
+
 /// Reads the topic from its beginning, and on.
 pub(crate) struct Follower {
     config: Config,
@@ -113,7 +120,11 @@ pub(crate) struct Follower {
     reader: Box<dyn Reader>,
     registry: Registry,
     batch: RecordBatch,
-    /// Whether the topic was never read to its end: nobody has scored yet, for whom the champion could wait.
+    /// Whether what was read may change who scores, and was not looked at yet.
+    is_news: bool,
+    /// Whether this reader has come to the topic's end.
+    was_at_end: bool,
+    /// Whether nobody has scored yet in this process.
     at_start: bool,
     /// Who is noted as one that has scored.
     marked: Option<[u8; 16]>,
@@ -135,6 +146,8 @@ impl Follower {
         Ok(Self {
             config: config.clone(),
             at_start,
+            is_news: false,
+            was_at_end: false,
             marked: None,
             held,
             reader,
@@ -147,17 +160,28 @@ impl Follower {
     /// Takes in what came since; gives whether the topic's end was reached. An announced model that cannot be loaded is told of, and the one that is loaded goes on.
     pub(crate) fn turn(&mut self) -> Result<bool, LogError> {
         self.reader.poll(LIMIT, &mut self.batch)?;
-        let mut is_news = false;
         for record in self.batch.iter() {
-            is_news |= self.registry.take(&record);
+            self.is_news |= self.registry.take(&record);
         }
-        if is_news || self.again.is_some_and(|again| again <= Instant::now()) {
+        let is_at_end = !self.batch.ends().is_empty();
+        self.was_at_end |= is_at_end;
+        if !self.was_at_end {
+            // What was announced before is nobody's champion any more, on whose copies it would follow.
+            return Ok(false);
+        }
+        if self.is_news || self.again.is_some_and(|again| again <= Instant::now()) {
+            self.is_news = false;
             self.load();
         }
         self.mark();
-        let is_at_end = !self.batch.ends().is_empty();
         self.at_start &= !is_at_end;
         Ok(is_at_end)
+    }
+
+    /// Who scores here, if nobody has told yet that it does.
+    pub(crate) fn untold(&self) -> Option<Arc<BaheModel>> {
+        let (scores, _) = self.held.status();
+        scores.filter(|model| !self.registry.is_told(model))
     }
 
     fn load(&mut self) {
@@ -249,14 +273,16 @@ impl Follower {
         Ok(scoring)
     }
 
-    /// Whether the champion has never scored here. Going back waits for nothing: those who scored before have their vectors.
+    /// Whether the champion is to wait for its vectors: it has never scored here, and nowhere else either where an instance starts (it begins with the champion of the others) or the fleet goes back (its vectors are there).
     fn is_new(&self, announced: &Announced) -> bool {
         let is_back = matches!(
             announced.cause,
             Some(Cause::RolledBack | Cause::Disappointed)
         );
         let mark = |of: &Named| copies(&self.config).join(&of.id).join(SCORED);
-        !is_back && (announced.champion.as_ref()).is_some_and(|of| !mark(of).exists())
+        (announced.champion.as_ref()).is_some_and(|of| {
+            !(mark(of).exists() || (is_back || self.at_start) && self.registry.has_scored(of))
+        })
     }
 
     /// Who scores until a champion can: who does now; after a start, the former.
@@ -277,17 +303,15 @@ impl Follower {
         }
     }
 
-    /// Notes that a model has scored here, beside its copy.
+    /// Notes who scores.
     fn mark(&mut self) {
         let scores = self.held.status().0.map(|model| model.id());
         if scores == self.marked {
             return;
         }
         self.marked = scores;
-        if let Some(id) = scores
-            && let Err(error) = fs::write(copies(&self.config).join(hex(id)).join(SCORED), "")
-        {
-            tracing::debug!(%error, "it is not noted that a model has scored: after a restart it waits for its vectors again");
+        if let Some(id) = scores {
+            mark(&self.config, id);
         }
     }
 

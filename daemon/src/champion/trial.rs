@@ -216,6 +216,9 @@ pub struct Standing {
     /// Why the champion cannot be loaded under the configuration of whoever asks; told where it is asked for ([`shown`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Whether the champion has not come to score anywhere yet, and the former goes on until vectors of texts are there for it; told where it is asked for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 impl Standing {
@@ -339,12 +342,13 @@ pub fn shown(config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> 
     let registry = Registry::read(config, log)?;
     let mut standing = Standing::of(&registry)?;
     let assembler = Assembler::new(config).map_err(TrainedError::Schema)?;
-    if let Some(champion) = standing.champion() {
-        let found = registry.bytes_of(champion).and_then(|(manifest, _)| {
+    if let Some(champion) = standing.champion().cloned() {
+        let found = registry.bytes_of(&champion).and_then(|(manifest, _)| {
             let is_for = BaheModel::is_for(manifest, assembler.schema());
             is_for.map_err(|error| ChampionError::Trained(error.into()))
         });
         standing.trouble = found.err().map(|error| headwater_consumers::words(&error));
+        standing.waits = !registry.has_scored(&champion);
     }
     Ok(standing)
 }
@@ -506,7 +510,8 @@ fn settle(
     }
     let watched = standing.announced.as_ref().filter(|announced| {
         let is_new = matches!(announced.cause, Some(Cause::Promoted | Cause::ProvedItself));
-        is_new && unix_ms() < announced.time.saturating_add(watch_ms)
+        let since = registry.scores_since(announced);
+        is_new && since.is_some_and(|since| unix_ms() < since.saturating_add(watch_ms))
     });
     let watched = watched.map(|announced| announced.former.clone());
     let held = standing.watch.take();
@@ -561,7 +566,12 @@ pub(crate) fn take_over(
         Seat::Former => Cause::Disappointed,
     };
     let mut producer = log.producer()?;
-    let of = [trial.model.clone(), trial.champion.clone()];
+    let announced = standing.announced.as_ref();
+    let before = match seat {
+        Seat::Challenger => announced.and_then(|announced| registry.former_of(announced)),
+        Seat::Former => trial.champion.clone(),
+    };
+    let of = [trial.model.clone(), before];
     let announced = announce(&mut *producer, of, cause, false)?;
     end(&mut *producer, seat, trial)?;
     Ok(Some(announced))

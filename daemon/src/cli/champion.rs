@@ -116,6 +116,11 @@ fn tell(found: &Standing) {
             "under this configuration it is not loaded, and whoever scored before goes on, or the baseline: {trouble}"
         ));
     }
+    if found.waits {
+        print(
+            "it scores nowhere yet: instances go on with who scored before until vectors of texts are there for it (`model.ahead` of /status)",
+        );
+    }
     for trial in &found.challengers {
         tell_trial("on trial", trial);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::log::{Log, LogError};
+use headwater_model::bahe::BaheModel;
 
 use super::Inner;
 use super::back_off::BackOff;
@@ -72,6 +73,17 @@ pub(super) fn spawn(inner: &Arc<Inner>, follower: Option<Follower>) -> std::io::
     })
 }
 
+/// Tells that a model scores here.
+pub(super) fn tell_scored(inner: &Inner, model: &BaheModel) {
+    if let Err(error) = crate::champion::tell_scored(&*inner.log, model) {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(
+            error,
+            "it is not told that a model has scored: whoever comes after it may not go back to it"
+        );
+    }
+}
+
 /// Follows until it is told to end. Brokers that are away are waited for: the champion goes on.
 fn run(
     inner: &Inner,
@@ -79,7 +91,13 @@ fn run(
     stopping: &Stopping,
 ) -> Result<(), StopError> {
     let mut pauses = BackOff::new();
+    let mut told: Option<[u8; 16]> = None;
     while !stopping.is_set() {
+        let untold = follower.as_ref().and_then(Follower::untold);
+        if let Some(model) = untold.filter(|model| told != Some(model.id())) {
+            told = Some(model.id());
+            tell_scored(inner, &model);
+        }
         let turn = match follower {
             Some(follower) => follower.turn().map(drop),
             None => {

@@ -106,7 +106,9 @@ pub enum TrainError {
         found: usize,
     },
     /// Rows of the log hold no texts.
-    #[error("--log learns from the rows' numbers alone: with --texts none")]
+    #[error(
+        "--log learns from what rows hold, which are no texts: with --texts none (beside a champion that looks at texts it learns over its layers)"
+    )]
     TextsOfLog,
     /// There is nothing to learn from.
     #[error(

@@ -485,6 +485,13 @@ impl Trials {
         }
         let mut users: BTreeMap<String, u32> = BTreeMap::new();
         labelled.each(Some(&trial.from[1]), &mut |assembler, matched| {
+            // Of such a row nobody knows what it would have said.
+            let blind = |model: Option<&BaheModel>| {
+                model.is_some_and(|model| model.is_blind_to(matched.logged))
+            };
+            if blind(champion) || blind(model) {
+                return Ok(());
+            }
             let next = users.len() as u32;
             let user = *users.entry(matched.logged.user.to_string()).or_insert(next);
             let said = [champion, model].map(|model| matched.log_odds(assembler, model));

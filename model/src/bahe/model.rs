@@ -525,6 +525,24 @@ impl BaheModel {
         (is_ours && is_whole).then_some((users, item))
     }
 
+    /// Whether a row does not hold what this model sees of texts: its likenesses are of another encoder's vectors, or a trained model scored it by other towers.
+    pub fn is_blind_to(&self, logged: &LoggedRequest<'_>) -> bool {
+        let encoder = self.encoder().map(|encoder| hex(&encoder));
+        if encoder.is_some_and(|ours| logged.embeddings.as_deref() != Some(&*ours)) {
+            return true;
+        }
+        let Some(towers) = self.towers else {
+            return false;
+        };
+        let theirs = logged.vectors.as_ref().map_or("", |of| &*of.towers);
+        let is_ours = if theirs.is_empty() {
+            logged.version == self.version()
+        } else {
+            hex(&towers) == theirs
+        };
+        logged.model == KIND && !is_ours
+    }
+
     /// What weighs all that a user did, where it does.
     pub fn interest(&self) -> Option<&Interest> {
         self.interest.as_ref()

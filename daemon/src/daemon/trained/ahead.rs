@@ -97,6 +97,8 @@ pub(super) struct Ahead {
     pub(super) turn: Option<Turn>,
     walk: Option<Walk>,
     began: Instant,
+    /// Since when rows were scored while it waits.
+    since: Option<Instant>,
     /// Time that went into it.
     spent: Duration,
     again: Instant,
@@ -111,10 +113,15 @@ impl Ahead {
             turn: None,
             walk: None,
             began: now,
+            since: None,
             spent: Duration::ZERO,
             again: now,
             told: now,
         }
+    }
+
+    pub(super) fn model(&self) -> &BaheModel {
+        &self.model
     }
 
     pub(super) fn id(&self) -> [u8; 16] {
@@ -147,6 +154,16 @@ impl Ahead {
         let Some(walk) = &mut self.walk else {
             return Ok(false);
         };
+        let has_partitions = || {
+            inner
+                .board
+                .workers()
+                .iter()
+                .any(|of| !of.working.is_empty())
+        };
+        if self.since.is_none() && has_partitions() {
+            self.since = Some(Instant::now());
+        }
         if walk.left.is_empty() && !walk.lacking.is_empty() && self.again <= Instant::now() {
             self.again = Instant::now() + AGAIN_EVERY;
             walk.left = std::mem::take(&mut walk.lacking);
@@ -170,7 +187,7 @@ impl Ahead {
         Ok(!next.is_empty())
     }
 
-    /// Whether it can score: few items lack what rows have now, and what users have asked for is made.
+    /// Whether it can score: few items lack what rows have now, and what rows asked for is made. One that looks at nothing but what who scores now looks at waits for nothing.
     pub(super) fn is_ready(&self, inner: &Inner) -> Result<bool, Error> {
         let Some(texts) = &inner.texts else {
             return Ok(true);
@@ -189,7 +206,13 @@ impl Ahead {
         let Some(walk) = self.walk.as_ref().filter(|walk| walk.left.is_empty()) else {
             return Ok(false);
         };
+        let encoder = self.model.encoder().map(EncoderId);
+        let has = |of: EncoderId| matches!(texts.table.encoder(of), Ok(Some(_)));
+        if !encoder.is_none_or(has) {
+            return Ok(false);
+        }
         if !is_same && let Some(serves) = serves {
+            // Texts of items that nobody ever asked for have no vectors of anybody.
             let mut missing = 0;
             for text in &walk.lacking {
                 missing += usize::from(texts.table.has(serves, text).map_err(failed)?);
@@ -201,7 +224,8 @@ impl Ahead {
         if self.model.deep().is_none() {
             return Ok(true);
         }
-        let has_waited = self.began.elapsed() >= inner.config.texts.made_ahead.duration();
+        let made_ahead = inner.config.texts.made_ahead.duration();
+        let has_waited = (self.since).is_some_and(|since| since.elapsed() >= made_ahead);
         Ok(has_waited && (self.turn.as_ref()).is_some_and(|turn| turn.waiting() <= TAKEN_MAX))
     }
 
@@ -227,6 +251,18 @@ impl Ahead {
         set("missing", status.items - status.made);
         if self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
+            let encoder = self.model.encoder().map(EncoderId);
+            let texts = inner.texts.as_ref();
+            let has_none = encoder.zip(texts).is_some_and(|(encoder, texts)| {
+                !matches!(texts.table.encoder(encoder), Ok(Some(_)))
+            });
+            if has_none {
+                tracing::warn!(
+                    champion = status.name,
+                    "the announced champion waits: there are no vectors of texts of the encoder that it was trained on; does any instance make them?"
+                );
+                return;
+            }
             let AheadStatus {
                 name,
                 items,

@@ -9,9 +9,9 @@ use headwater_consumers::Error;
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen, Wanted};
 use headwater_state::{EncoderId, TextHash, Timestamp};
 
-use super::super::Inner;
 use super::super::error::StopError;
 use super::super::pool::Pool;
+use super::super::{Inner, champion};
 use super::ahead::{Ahead, Walk};
 use super::layers::{AHEAD_SHARE, AtWork, Layers};
 use crate::supervisor::{Stopping, TaskKind};
@@ -273,6 +273,9 @@ fn take_over(inner: &Inner, ahead: &Ahead) {
         made = status.made,
         "vectors of texts are there for the announced champion: it scores"
     );
+    // Before its first score: whoever starts again goes on with it, and who comes after it goes back to it.
+    crate::champion::mark(&inner.config, ahead.id());
+    champion::tell_scored(inner, ahead.model());
     inner.champion.take_over(ahead.id());
 }
 
