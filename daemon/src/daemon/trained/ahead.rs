@@ -32,8 +32,9 @@ const TELL_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Walk {
     /// Hashes of their texts, those that are left from the last one on.
     left: Vec<TextHash>,
-    /// Those whose texts have no vector of the model's encoder yet.
+    /// Those whose texts have no vector of the model's encoder yet, and how many of these have one of the encoder that rows see.
     lacking: Vec<TextHash>,
+    missing: usize,
     items: usize,
 }
 
@@ -53,11 +54,35 @@ impl Walk {
             items: left.len(),
             left,
             lacking: Vec::new(),
+            missing: 0,
         })
     }
 
+    /// Notes some without a vector.
+    fn lack(
+        &mut self,
+        texts: Vec<TextHash>,
+        is_missed: &dyn Fn(&TextHash) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        for text in &texts {
+            self.missing += usize::from(is_missed(text)?);
+        }
+        self.lacking.extend(texts);
+        Ok(())
+    }
+
+    /// Goes over those again that had none.
+    fn again(&mut self) {
+        self.left = std::mem::take(&mut self.lacking);
+        self.missing = 0;
+    }
+
     /// Makes the next vectors that are not there; gives whether there was any item left.
-    pub(super) fn step(&mut self, turn: &mut Turn, pool: &Pool) -> Result<bool, Error> {
+    pub(super) fn step(
+        &mut self,
+        (turn, pool): (&mut Turn, &Pool),
+        is_missed: &dyn Fn(&TextHash) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
         let texts = self.next();
         let vectors = turn.vectors();
         let mut missing = Vec::new();
@@ -69,7 +94,7 @@ impl Walk {
         }
         if !missing.is_empty() {
             let lacking = pool.run(|| turn.make_items(&missing))?;
-            self.lacking.extend(lacking);
+            self.lack(lacking, is_missed)?;
         }
         Ok(!texts.is_empty())
     }
@@ -82,6 +107,13 @@ impl Walk {
     fn made(&self) -> usize {
         self.items - self.left.len() - self.lacking.len()
     }
+}
+
+/// The encoder whose vectors rows see now.
+fn serves(inner: &Inner) -> Option<EncoderId> {
+    let model = inner.champion.status().0;
+    let encoder = model.and_then(|model| model.encoder()).map(EncoderId);
+    encoder.or_else(|| Some(inner.texts.as_ref()?.table.current()?.id))
 }
 
 fn failed(source: StoreError) -> Error {
@@ -101,7 +133,9 @@ pub(super) struct Ahead {
     since: Option<Instant>,
     /// Time that went into it.
     spent: Duration,
-    again: Instant,
+    /// Since when it goes over items, and when it does so again.
+    walks: Instant,
+    again: Option<Instant>,
     told: Instant,
 }
 
@@ -115,7 +149,8 @@ impl Ahead {
             began: now,
             since: None,
             spent: Duration::ZERO,
-            again: now,
+            walks: now,
+            again: None,
             told: now,
         }
     }
@@ -164,13 +199,24 @@ impl Ahead {
         if self.since.is_none() && has_partitions() {
             self.since = Some(Instant::now());
         }
-        if walk.left.is_empty() && !walk.lacking.is_empty() && self.again <= Instant::now() {
-            self.again = Instant::now() + AGAIN_EVERY;
-            walk.left = std::mem::take(&mut walk.lacking);
+        if walk.left.is_empty() && !walk.lacking.is_empty() {
+            let now = Instant::now();
+            // Many of them are not gone over all the time.
+            let rests = AGAIN_EVERY.max(4 * self.walks.elapsed());
+            if *self.again.get_or_insert(now + rests) <= now {
+                (self.walks, self.again) = (now, None);
+                walk.again();
+            }
         }
+        let other = serves(inner).filter(|serves| Some(serves.0) != self.model.encoder());
+        // Texts of items that nobody ever asked for have no vectors of anybody.
+        let is_missed = |text: &TextHash| match (other, &inner.texts) {
+            (Some(other), Some(texts)) => texts.table.has(other, text).map_err(failed),
+            _ => Ok(false),
+        };
         if let Some(turn) = &mut self.turn {
             let asked = turn.work(pool, RUNS_MAX, Duration::ZERO)?;
-            return Ok(walk.step(turn, pool)? || asked);
+            return Ok(walk.step((turn, pool), &is_missed)? || asked);
         }
         if self.model.deep().is_some() {
             return Ok(false);
@@ -179,54 +225,43 @@ impl Ahead {
             return Ok(false);
         };
         let next = walk.next();
+        let mut lacking = Vec::new();
         for text in &next {
             if !(texts.table.has(EncoderId(encoder), text)).map_err(failed)? {
-                walk.lacking.push(*text);
+                lacking.push(*text);
             }
         }
+        walk.lack(lacking, &is_missed)?;
         Ok(!next.is_empty())
     }
 
     /// Whether it can score: few items lack what rows have now, and what rows asked for is made. One that looks at nothing but what who scores now looks at waits for nothing.
-    pub(super) fn is_ready(&self, inner: &Inner) -> Result<bool, Error> {
+    pub(super) fn is_ready(&self, inner: &Inner) -> bool {
         let Some(texts) = &inner.texts else {
-            return Ok(true);
+            return true;
         };
-        let serves = inner.champion.status().0.and_then(|model| model.encoder());
-        let serves = serves.map(EncoderId);
-        let serves = serves.or_else(|| Some(texts.table.current()?.id));
-        let is_same = serves.map(|encoder| encoder.0) == self.model.encoder();
+        let is_same = serves(inner).map(|encoder| encoder.0) == self.model.encoder();
         let chosen = inner.layers.as_ref().map(Layers::chosen);
         let at_work = chosen.and_then(|chosen| chosen.at_work);
         let has_layers = self.model.deep().is_none()
             || at_work.is_some_and(|of| of.model.deep_id() == self.model.deep_id());
         if has_layers && is_same {
-            return Ok(true);
+            return true;
         }
         let Some(walk) = self.walk.as_ref().filter(|walk| walk.left.is_empty()) else {
-            return Ok(false);
+            return false;
         };
         let encoder = self.model.encoder().map(EncoderId);
         let has = |of: EncoderId| matches!(texts.table.encoder(of), Ok(Some(_)));
-        if !encoder.is_none_or(has) {
-            return Ok(false);
-        }
-        if !is_same && let Some(serves) = serves {
-            // Texts of items that nobody ever asked for have no vectors of anybody.
-            let mut missing = 0;
-            for text in &walk.lacking {
-                missing += usize::from(texts.table.has(serves, text).map_err(failed)?);
-            }
-            if missing * MISSING_ONE_IN > walk.items {
-                return Ok(false);
-            }
+        if !encoder.is_none_or(has) || walk.missing * MISSING_ONE_IN > walk.items {
+            return false;
         }
         if self.model.deep().is_none() {
-            return Ok(true);
+            return true;
         }
         let made_ahead = inner.config.texts.made_ahead.duration();
         let has_waited = (self.since).is_some_and(|since| since.elapsed() >= made_ahead);
-        Ok(has_waited && (self.turn.as_ref()).is_some_and(|turn| turn.waiting() <= TAKEN_MAX))
+        has_waited && (self.turn.as_ref()).is_some_and(|turn| turn.waiting() <= TAKEN_MAX)
     }
 
     /// How far it is.

@@ -235,7 +235,7 @@ impl Work {
             let mut rests = ahead.rests(share);
             if rests.is_zero() {
                 let is_busy = ahead.work(inner, pool)?;
-                if ahead.is_ready(inner)? {
+                if ahead.is_ready(inner) {
                     take_over(inner, ahead);
                 }
                 rests = if is_busy { ahead.rests(share) } else { WAIT };
@@ -257,7 +257,7 @@ impl Work {
         inner.fast.deep.queue.set(turn.waiting() as i64);
         // Whoever asks comes first.
         if let Some(walk) = self.walk.as_mut().filter(|_| !is_busy)
-            && !walk.step(turn, pool)?
+            && !walk.step((turn, pool), &|_| Ok(false))?
         {
             (self.walk, self.walked) = (None, true);
         }
