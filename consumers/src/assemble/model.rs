@@ -172,7 +172,9 @@ impl Assembler {
         let lacks = self.lacks();
         let is_switched = lacks.contains(&"encoder") && self.encoder().is_some();
         let after_ms = if is_switched { 60_000 } else { 10_000 };
-        (!lacks.is_empty()).then_some(after_ms)
+        // What a model makes of numbers it makes of them again.
+        let is_made = lacks.iter().any(|lack| *lack != "numbers");
+        is_made.then_some(after_ms)
     }
 
     /// What the last rows went without: `encoder`, `user_vectors`, `item_vectors`.

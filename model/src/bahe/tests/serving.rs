@@ -5,6 +5,8 @@ use crate::feature::{Counts, FeatureBatch, FeatureSchema, Level, TaskSpec};
 use crate::language::to_safetensors;
 use crate::{Baseline, HalfLives, Scores};
 
+mod blind;
+
 const PROJECTED: usize = 5;
 
 fn schema() -> FeatureSchema {
