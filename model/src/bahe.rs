@@ -11,6 +11,7 @@ mod adam;
 mod corpus;
 mod deep;
 mod head;
+mod manifest;
 mod model;
 mod pass;
 mod run;
@@ -26,12 +27,10 @@ pub use crate::gap::{GAPS, gap_of};
 pub use adam::{Adam, AdamSettings};
 pub use corpus::{Corpus, History, Rows};
 pub use deep::{Deep, DeepConfig};
-pub use head::{Head, HeadConfig, HeadInput, SeenTexts, cross_entropy};
-pub use model::{
-    BaheModel, Described, FORMAT, Layers, MANIFEST, Manifest, VALUES, first_difference,
-};
+pub use head::{Head, HeadConfig, HeadInput, SeenTexts, cross_entropy, is_of_towers};
+pub use manifest::{Described, FORMAT, Layers, MANIFEST, Manifest, VALUES, first_difference};
+pub use model::BaheModel;
 pub use pass::Pass;
 pub use run::{Run, RunBytes, Taken};
 pub use scorer::{RowVectors, Scorer, base_log_odds, squashed};
-pub use towers::is_of_towers;
 pub use trainer::{Depth, Objective, Place, Position, StepReport, TrainSettings, Trainer};

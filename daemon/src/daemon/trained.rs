@@ -5,6 +5,7 @@
 mod ahead;
 mod layers;
 mod thread;
+mod turn;
 
 use std::sync::Arc;
 

@@ -425,6 +425,17 @@ pub(super) fn is_projection(name: &str) -> bool {
     name.starts_with("head.user.") || name.starts_with("head.item.")
 }
 
+/// Whether a tensor of this name is one of the layers above texts.
+pub(super) fn is_of_layers(name: &str) -> bool {
+    let others = ["head.", "dinmp.", "table."];
+    !others.iter().any(|other| name.starts_with(other))
+}
+
+/// Whether a model's tensor of this name is one of what it sees texts by.
+pub fn is_of_towers(name: &str) -> bool {
+    is_of_layers(name) || is_projection(name)
+}
+
 /// Whether the parameter of this name has a part for each task which no other task looks at, so that tasks do not share it.
 pub(super) fn of_one_task(name: &str) -> bool {
     name.starts_with("head.out.") || ["head.base", "head.gates", "head.cross.out"].contains(&name)

@@ -10,8 +10,8 @@ use crate::language::LanguageError;
 use crate::language::error::computing;
 
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::is_projection;
-use super::model::{Layers, Manifest, half};
+use super::head::{is_of_layers, is_projection};
+use super::manifest::{Layers, Manifest, half};
 
 /// The layers of a model that looks at texts.
 pub(super) fn deep_of(
@@ -66,11 +66,6 @@ pub(super) fn towers_of(
     Ok(half(&hash.finalize()))
 }
 
-/// Whether a model's tensor of this name is one of what it sees texts by.
-pub fn is_of_towers(name: &str) -> bool {
-    is_of_layers(name) || is_projection(name)
-}
-
 /// Takes in the tensors of some names.
 fn hash_values(
     hash: &mut Sha256,
@@ -86,10 +81,4 @@ fn hash_values(
         }
     }
     Ok(())
-}
-
-/// Whether a tensor of this name is one of the layers above texts.
-pub(super) fn is_of_layers(name: &str) -> bool {
-    let others = ["head.", "dinmp.", "table."];
-    !others.iter().any(|other| name.starts_with(other))
 }

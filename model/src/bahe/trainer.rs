@@ -16,8 +16,7 @@ use crate::language::error::computing;
 use super::adam::{Adam, AdamSettings};
 use super::corpus::Corpus;
 use super::deep::{Deep, DeepConfig, mean_of_texts};
-use super::head::{DIRECT, Head, HeadConfig, LINES, is_projection};
-use super::towers::is_of_layers;
+use super::head::{DIRECT, Head, HeadConfig, LINES, is_of_layers, is_projection};
 
 mod forward;
 mod objective;

@@ -13,7 +13,7 @@ use headwater_state::{EncoderId, StoreError, TextHash};
 use super::super::Inner;
 use super::super::pool::Pool;
 use super::layers::Layers;
-use super::thread::{TAKEN_MAX, Turn};
+use super::turn::{TAKEN_MAX, Turn};
 use crate::status::AheadStatus;
 
 /// Runs that are made at once: whoever asks for vectors of the model that scores does not wait long.
