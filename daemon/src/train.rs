@@ -184,7 +184,7 @@ pub struct TrainSummary {
     /// Labelled items without a row in the feature log, and logged requests whose rows are of another schema: left out.
     pub left_out: [u64; 2],
     /// Labelled rows that do not hold what the champion sees of texts: left out.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub without_vectors: u64,
     /// Labelled items that are left for later: another task's labels of their rows, of a longer window, may still come.
     pub waiting: u64,
@@ -226,7 +226,7 @@ pub struct TrainSummary {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn is_none(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 

@@ -59,6 +59,12 @@ impl Texts {
         self.encoder.as_ref().map(|encoder| encoder.id())
     }
 
+    /// Whether there are vectors of an encoder.
+    pub(super) fn has_any_of(&self, encoder: EncoderId) -> bool {
+        // One that cannot be read is read again from the topic.
+        matches!(self.table.encoder(encoder), Ok(Some(_)))
+    }
+
     pub(super) fn status(&self, metrics: &Metrics) -> TextsStatus {
         TextsStatus {
             encoder: self.table.current().map(|current| current.id.to_string()),

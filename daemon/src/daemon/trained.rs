@@ -60,9 +60,7 @@ impl Inner {
     pub(super) fn status_of(&self, model: &BaheModel) -> ModelStatus {
         let texts = self.texts.as_ref();
         let encoder = model.encoder().map(EncoderId);
-        let has = |of: EncoderId| {
-            texts.is_some_and(|texts| matches!(texts.table.encoder(of), Ok(Some(_))))
-        };
+        let has = |of: EncoderId| texts.is_some_and(|texts| texts.has_any_of(of));
         let layers = self.layers.as_ref();
         ModelStatus {
             name: format!("{}-{}", BaheModel::NAME, model.version()),

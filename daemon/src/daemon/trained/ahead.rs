@@ -159,10 +159,6 @@ impl Ahead {
         &self.model
     }
 
-    pub(super) fn id(&self) -> [u8; 16] {
-        self.model.id()
-    }
-
     pub(super) fn is_of(&self, model: &BaheModel) -> bool {
         self.model.id() == model.id()
     }
@@ -252,8 +248,9 @@ impl Ahead {
             return false;
         };
         let encoder = self.model.encoder().map(EncoderId);
-        let has = |of: EncoderId| matches!(texts.table.encoder(of), Ok(Some(_)));
-        if !encoder.is_none_or(has) || walk.missing * MISSING_ONE_IN > walk.items {
+        if !encoder.is_none_or(|of| texts.has_any_of(of))
+            || walk.missing * MISSING_ONE_IN > walk.items
+        {
             return false;
         }
         if self.model.deep().is_none() {
@@ -288,10 +285,8 @@ impl Ahead {
             self.told = Instant::now();
             let encoder = self.model.encoder().map(EncoderId);
             let texts = inner.texts.as_ref();
-            let has_none = encoder.zip(texts).is_some_and(|(encoder, texts)| {
-                !matches!(texts.table.encoder(encoder), Ok(Some(_)))
-            });
-            if has_none {
+            let of_texts = encoder.zip(texts);
+            if of_texts.is_some_and(|(encoder, texts)| !texts.has_any_of(encoder)) {
                 tracing::warn!(
                     champion = status.name,
                     "the announced champion waits: there are no vectors of texts of the encoder that it was trained on; does any instance make them?"

@@ -176,9 +176,9 @@ fn take_over(inner: &Inner, ahead: &Ahead) {
         "vectors of texts are there for the announced champion: it scores"
     );
     // Before its first score: whoever starts again goes on with it, and who comes after it goes back to it.
-    crate::champion::mark(&inner.config, ahead.id());
+    crate::champion::mark(&inner.config, ahead.model().id());
     champion::tell_scored(inner, ahead.model());
-    inner.champion.take_over(ahead.id());
+    inner.champion.take_over(ahead.model().id());
 }
 
 fn run(inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {
