@@ -367,8 +367,12 @@ fn who_never_scored_is_nobodys_former() {
     made_ahead(&mut config, "0s");
     let daemon = start(&config, &log);
     let mut beside = Beside::new(&daemon, &log);
-    let last = name(&promote(&config, &*log, &others[0]).unwrap().champion);
+    let announced = promote(&config, &*log, &others[0]).unwrap();
+    let last = name(&announced.champion);
     beside.first_of(&last, &scores);
+    let copies = config.state.path.join("champions");
+    let beside_it = copies.join(announced.champion.unwrap().id).join("beside");
+    fs::write(&beside_it, "").unwrap();
     daemon.stop(true).unwrap();
     made_ahead(&mut config, "1h");
     config.texts.encode = false;
@@ -378,6 +382,8 @@ fn who_never_scored_is_nobodys_former() {
         let model = Beside::new(&daemon, &log).model();
         assert_eq!((&model["name"], &model["ahead"]), (&last, &Value::Null));
         daemon.stop(true).unwrap();
+        // Nor was it copied anew, for one that was announced before.
+        assert!(beside_it.exists());
     }
 }
 
