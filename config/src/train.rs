@@ -62,6 +62,8 @@ pub struct TrainConfig {
     pub passes: u64,
     /// Learning rate. More than 0, at most 1.
     pub rate: f64,
+    /// Whether layers of a champion that looks at texts learn as well; else a head learns over them as they are.
+    pub learn_layers: bool,
     /// Parts of the second hidden layer that each task of each scenario mixes by weights of its own; 0: none. At most 64.
     pub experts: usize,
     /// Rank of the layer of crosses; 0: none. At most 256.

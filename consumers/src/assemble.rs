@@ -581,10 +581,7 @@ impl Assembler {
             }
         }
         if let Some(trained) = scorer {
-            logged.vectors = trained.log();
-            for (place, candidate) in logged.candidates.iter_mut().enumerate() {
-                candidate.vector = trained.item(place).unwrap_or_default().into();
-            }
+            trained.log(&mut logged);
         }
         logged
     }

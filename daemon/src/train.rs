@@ -44,6 +44,8 @@ mod reading;
 mod recordings;
 mod rows;
 mod run;
+mod runs;
+mod sight;
 mod split;
 mod towers;
 mod trial;
@@ -111,7 +113,7 @@ pub enum Source {
         /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
         events: PathBuf,
     },
-    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from; beside a champion that looks at texts, what its rows hold of them as well.
+    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from; beside a champion that looks at texts, what its rows hold of them as well, or its layers learn ([`Texts::Deep`]).
     Log(Arc<dyn Log>),
 }
 
@@ -237,7 +239,8 @@ impl TrainBahe {
         let mut config = config.clone();
         config.scoring.model = None;
         config.texts.device = self.device;
-        if self.texts != Texts::None {
+        let of_recordings = matches!(self.source, Source::Recordings { .. });
+        if of_recordings && self.texts != Texts::None {
             config.texts.encoder = Some(self.model.display().to_string());
         }
         if config.texts.encoder.is_some() {

@@ -106,6 +106,9 @@ pub struct LoggedCandidate<'a> {
     /// What the head saw of its vector: the projection; empty where it had none, and has the baseline's scores.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub vector: Cow<'a, [f32]>,
+    /// The hash of its text, 16 bytes in base64, where the head saw its vector; empty: it had no text. None where it had no vector, and in rows of builds that did not say.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Cow<'a, str>>,
     /// Its categories and attributes, where rows have key-vectors.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Cow<'a, str>>,
@@ -197,6 +200,7 @@ impl<'a> LoggedRequest<'a> {
                 item_id: item_id.into(),
                 values: row.own.into(),
                 vector: Cow::default(),
+                text: None,
                 groups: Vec::new(),
                 scores: scores.candidate(place).into(),
             })

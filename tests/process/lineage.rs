@@ -1,13 +1,14 @@
 //! Models that learn beside a champion that looks at texts: from what its rows hold of them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headwater::champion::{promote, put_on_trial, retire};
-use headwater::train::{Source, TrainBahe, TrainError, TrainSummary};
+use headwater::train::{Source, Texts, TrainBahe, TrainError, TrainSummary};
 use headwater_config::{Config, Topic};
+use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::Log;
-use headwater_model::bahe::{BaheModel, MANIFEST, VALUES};
+use headwater_model::bahe::{BaheModel, MANIFEST};
 use serde_json::{Value, json};
 
 use crate::fleet::start;
@@ -53,7 +54,7 @@ fn once_more(log: &dyn Log, events: &str, weeks: i64) -> usize {
 }
 
 /// Goal: beside a champion that looks at texts, rows of the log teach another head of the same layers, which is a model that looks at texts, can be tried, scores some users and then all with the vectors that are there, and
-/// says in the stream what it said in training; one of other layers is not tried; without such a champion, texts are no part of what is learned. Method: a model of recordings becomes champion of a daemon; what was recorded happens once more and
+/// says in the stream what it said in training; the layers themselves learn from the texts that the rows name, by command and beside the stream, and whose layers are others is judged by these rows; without such a champion, texts are no part of what is learned. Method: a model of recordings becomes champion of a daemon; what was recorded happens once more and
 /// is scored, labelled and learned from; the trial's record is made that of a canary of all users.
 #[test]
 fn a_head_learns_from_what_the_champion_saw_of_texts() {
@@ -93,16 +94,21 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     assert!(again.clone().all(|row| row["model"] == "bahe"));
     assert_eq!(again.count(), requests);
 
-    let learn = |name: &str, rows_min: usize| -> Result<(PathBuf, TrainSummary), TrainError> {
+    let learn_of = |name: &str,
+                    rows_min: usize,
+                    texts: Texts|
+     -> Result<(PathBuf, TrainSummary), TrainError> {
         let folder = deep.with_file_name(name);
         let source = Source::Log(log.clone());
         let training = TrainBahe {
             log_rows: [rows_min, 10_000],
             passes: 3,
+            texts,
             ..TrainBahe::as_configured(&config, source, folder.clone())
         };
         Ok((folder, training.run(&config)?))
     };
+    let learn = |name: &str, rows_min: usize| learn_of(name, rows_min, Texts::None);
     let (live, summary) = learn("live", 100).unwrap();
     assert_eq!(
         summary.rows.iter().sum::<usize>(),
@@ -112,23 +118,21 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     assert_eq!(summary.without_vectors, 0);
     let judged = summary.judged.unwrap();
     assert_eq!(json!(judged.champion), champion);
+    let assembler = Assembler::new(&config).unwrap();
     let towers = |folder: &PathBuf| {
-        let [manifest, values] =
-            [MANIFEST, VALUES].map(|name| fs::read(folder.join(name)).unwrap());
-        BaheModel::towers_in(&manifest, &values).unwrap()
+        let model = BaheModel::open(folder, assembler.schema()).ok();
+        model.and_then(|model| model.towers())
     };
     assert!(towers(&deep).is_some());
     assert_eq!(towers(&live), towers(&deep));
 
-    // One of the same layers can be tried, and only such.
+    let deeper = its_layers_learn(&learn_of, &deep, (&config, &champion), 2 * requests);
     let other = PathBuf::from(format!("{}-other", trained.model));
     let more = [
         "--texts", "deep", "--passes", "3", "--layers", "1", "--seed", "5",
     ];
     let ran = train(place, &trained.recordings, &other, &more);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    let refused = put_on_trial(&config, &*log, &other, None).unwrap_err();
-    assert!(refused.to_string().contains("by other layers"), "{refused}");
     put_on_trial(&config, &*log, &live, None).unwrap();
 
     // As if it had proved itself: it scores some, here all.
@@ -170,6 +174,9 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     trains.train.every = "1s".parse().unwrap();
     (trains.train.rows_min, trains.train.passes) = (100, 2);
     trains.train.trial = "1h".parse().unwrap();
+    // Whose layers are others is judged by what the rows name.
+    let tried = put_on_trial(&config, &*log, &deeper, None).unwrap();
+    let tried = json!(tried.model.unwrap().id);
     let daemon = start(&trains, &log);
     let of = trains.state.path.join("trained");
     let is_there = |folder: &PathBuf| folder.join(MANIFEST).exists().then_some(());
@@ -179,14 +186,26 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     let following = of.join("following");
     until("it to have learned from new ones", || is_there(&following));
     assert_eq!(towers(&following), towers(&deep));
+    // Who was champion before may have come back, and all trials have begun anew.
+    once_more(&*log, &events, 4);
+    let rows = until("one of other layers to be looked at", || {
+        let told = records(&*log, Topic::Models);
+        let mut told = told.iter().filter(|of| of["model"]["id"] == tried);
+        told.find_map(|of| of["looks"][0]["all"]["rows"].as_u64())
+    });
+    assert!(rows >= 200, "{rows}");
 
     // Who waits is judged by nothing that it did not score.
     daemon.stop(true).unwrap();
     let mut waits = trains.clone();
     made_ahead(&mut waits, "1h");
     waits.train.passes = 1;
+    waits.train.learn_layers = true;
     let daemon = start(&waits, &log);
     let beside_it = Beside::new(&daemon, &log);
+    until("layers to have learned beside the stream", || {
+        towers(&of).filter(|of| Some(*of) != towers(&deep))
+    });
     let waiting = promote(&config, &*log, &other).unwrap();
     let requests = once_more(&*log, &events, 5);
     assert!(requests > 400);
@@ -200,8 +219,12 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
 
     // Without texts rows teach numbers; beside a champion of other layers, nothing yet.
     retire(&config, &*log).unwrap();
+    let refused = put_on_trial(&config, &*log, &live, None).unwrap_err();
+    assert!(refused.to_string().contains("looks at none"), "{refused}");
     let (bare, _) = learn("bare", 100).unwrap();
     assert_eq!(towers(&bare), None);
+    let none = learn_of("none", 100, Texts::Deep);
+    assert!(matches!(none, Err(TrainError::NoLayers)), "{none:?}");
     promote(&config, &*log, &other).unwrap();
     let none = learn("none", 100);
     assert!(
@@ -227,4 +250,32 @@ fn canary_of_all(config: &Config, log: &dyn Log) -> Value {
     assert!(config.train.every.is_zero(), "nobody judges it");
     send(log, Topic::Models, &key, trial.to_string().as_bytes());
     trial["model"]["name"].clone()
+}
+
+/// What a training from the log leaves, under a name, of so many rows at least.
+type Learns<'a> = dyn Fn(&str, usize, Texts) -> Result<(PathBuf, TrainSummary), TrainError> + 'a;
+
+/// Layers of a champion learn, from the texts that its rows name: all of so many rows.
+fn its_layers_learn(
+    learn: &Learns<'_>,
+    deep: &Path,
+    (config, champion): (&Config, &Value),
+    rows: usize,
+) -> PathBuf {
+    let (deeper, summary) = learn("deeper", 100, Texts::Deep).unwrap();
+    let learned_from = summary.rows.iter().sum::<usize>();
+    assert_eq!((learned_from, summary.without_vectors), (rows, 0));
+    assert!(
+        summary.distinct_texts > 3 && summary.positions > 0,
+        "{summary:?}"
+    );
+    assert_eq!(json!(summary.judged.unwrap().champion), *champion);
+    let assembler = Assembler::new(config).unwrap();
+    let [before, learned] = [deep, &deeper].map(|folder| {
+        let model = BaheModel::open(folder, assembler.schema()).unwrap();
+        (model.encoder(), model.deep_id())
+    });
+    assert_eq!(before.0, learned.0);
+    assert_ne!(before.1, learned.1);
+    deeper
 }

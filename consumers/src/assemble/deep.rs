@@ -10,7 +10,9 @@ use base64::prelude::BASE64_STANDARD;
 use headwater_model::bahe::segment::start_of;
 use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
 use headwater_model::dinmp::{Asked, Interest, ItemKeys, Seen};
-use headwater_model::{Baseline, FeatureBatch, LoggedSequence, LoggedVectors, Scores};
+use headwater_model::{
+    Baseline, FeatureBatch, LoggedRequest, LoggedSequence, LoggedVectors, Scores,
+};
 use headwater_state::{
     CurrentEncoder, EncoderId, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
 };
@@ -57,6 +59,8 @@ pub(super) struct Trained {
     deep: Option<(Arc<DeepVectors>, Source)>,
     metrics: DeepMetrics,
     row: RowVectors,
+    /// The candidates' texts.
+    texts: Vec<Option<TextHash>>,
     /// What a row sees of its user's past, where the model weighs it.
     seen: Seen,
     asked: Vec<Asked>,
@@ -101,6 +105,7 @@ impl Trained {
             deep,
             metrics,
             row: RowVectors::default(),
+            texts: Vec::new(),
             asked: Vec::new(),
             lacks: Vec::new(),
             is_usable: false,
@@ -190,6 +195,7 @@ impl Trained {
         encoder: Option<CurrentEncoder>,
     ) {
         self.lacks.clear();
+        self.texts.clear();
         self.model
             .scorer()
             .begin(row.candidates.len(), &mut self.row);
@@ -318,14 +324,15 @@ impl Trained {
             deepen.items(&missing)?;
         }
         let mut outcomes = [0_u64; 4];
-        for (place, candidate) in row.candidates.iter().enumerate() {
-            let Some(hash) = text(candidate) else {
+        self.texts.extend(row.candidates.iter().map(|of| text(of)));
+        for (place, of) in self.texts.iter().enumerate() {
+            let Some(hash) = of else {
                 outcomes[2] += 1;
                 let scorer = self.model.scorer();
                 scorer.set_item(place, &self.no_text, &mut self.row);
                 continue;
             };
-            match vectors.items.look(layers, &hash) {
+            match vectors.items.look(layers, hash) {
                 Ok(Looked::Hit(vector)) => {
                     outcomes[0] += 1;
                     let scorer = self.model.scorer();
@@ -337,7 +344,7 @@ impl Trained {
                 Err(_) => outcomes[3] += 1,
             }
             if let Source::Asked(asked) = source {
-                asked.item(hash);
+                asked.item(*hash);
             }
         }
         for (outcome, count) in ["hit", "miss", "no_text", "failed"].iter().zip(outcomes) {
@@ -387,12 +394,11 @@ impl Trained {
         }
     }
 
-    /// What the log keeps of the last row's vectors; none where it has scores of the baseline alone, or the model looks at no texts.
-    pub(super) fn log(&self) -> Option<LoggedVectors<'_>> {
-        let (vectors, _) = self.deep.as_ref()?;
-        if !self.scored {
-            return None;
-        }
+    /// Says in a request's rows what the model saw of texts; nothing where they have scores of the baseline alone, or it looks at no texts.
+    pub(super) fn log<'a>(&'a self, logged: &mut LoggedRequest<'a>) {
+        let Some((vectors, _)) = self.deep.as_ref().filter(|_| self.scored) else {
+            return;
+        };
         let sequences = self.took.iter().zip(&self.model.manifest().sequences);
         let sequences = sequences.map(|(took, name)| LoggedSequence {
             name: name.as_str().into(),
@@ -402,18 +408,20 @@ impl Trained {
             texts: BASE64_STANDARD.encode(took.texts.as_flattened()).into(),
             gaps: took.gaps.as_slice().into(),
         });
-        Some(LoggedVectors {
+        logged.vectors = Some(LoggedVectors {
             layers: vectors.layers().id.to_string().into(),
             towers: self.towers.as_str().into(),
             sequences: sequences.collect(),
             users: self.row.users().into(),
-        })
-    }
-
-    /// What the head saw of a candidate of the last row.
-    pub(super) fn item(&self, candidate: usize) -> Option<&[f32]> {
-        self.deep.as_ref()?;
-        self.row.item(candidate)
+        });
+        let candidates = logged.candidates.iter_mut().zip(&self.texts);
+        for (place, (candidate, text)) in candidates.enumerate() {
+            if let Some(vector) = self.row.item(place) {
+                candidate.vector = vector.into();
+                let text = text.map_or_else(String::new, |text| BASE64_STANDARD.encode(text));
+                candidate.text = Some(text.into());
+            }
+        }
     }
 }
 

@@ -357,7 +357,7 @@ pub fn shown(config: &Config, log: &dyn Log) -> Result<Standing, ChampionError> 
 /// (`train.every`) judges it.
 ///
 /// # Errors
-/// A model that this configuration's rows are not for, that is damaged, or that looks at texts by other layers than the champion; nothing is on trial then.
+/// A model that this configuration's rows are not for, that is damaged, or that looks at texts of which the champion's rows do not tell; nothing is on trial then.
 pub fn put_on_trial(
     config: &Config,
     log: &dyn Log,
@@ -368,15 +368,13 @@ pub fn put_on_trial(
     let registry = Registry::read(config, log)?;
     let of = super::hex(model.id());
     let champion = Standing::of(&registry)?.champion().cloned();
-    if let Some(towers) = model.towers() {
-        let champion = champion.as_ref().map(|champion| {
-            let (manifest, values) = registry.bytes_of(champion)?;
-            let towers = BaheModel::towers_in(manifest, &values);
-            towers.map_err(|error| ChampionError::Trained(error.into()))
-        });
-        if champion.transpose()?.flatten() != Some(towers) {
-            return Err(ChampionError::Texts);
-        }
+    let is_told = champion.as_ref().map(|champion| {
+        let (manifest, _) = registry.bytes_of(champion)?;
+        let is_told = model.is_told_by(manifest);
+        is_told.map_err(|error| ChampionError::Trained(error.into()))
+    });
+    if !is_told.transpose()?.unwrap_or(model.deep().is_none()) {
+        return Err(ChampionError::Texts);
     }
     if champion.is_some_and(|champion| champion.id == of) {
         return Err(ChampionError::IsChampion);

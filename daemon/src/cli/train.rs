@@ -40,6 +40,7 @@ texts begins at once, and while training is not done a checkpoint: a run that is
 Examples:
   headwater --config shop.toml train bahe --items items.jsonl --events events.jsonl --out shop-bahe
   headwater --config shop.toml train bahe --log --texts none --out shop-live --on-trial
+  headwater --config shop.toml train bahe --log --texts deep --out shop-deeper --on-trial
   headwater train bahe --items items.jsonl --events events.jsonl --model minilm-l6 --cut 2 --texts mean --out light --predictions light.tsv")]
 #[expect(
     clippy::struct_excessive_bools,
@@ -52,7 +53,7 @@ struct Bahe {
     /// Recorded behaviors and score requests.
     #[arg(long, value_name = "FILE", required_unless_present = "log")]
     events: Option<PathBuf>,
-    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none; beside a champion that looks at texts, what its rows hold of them is learned from, and its layers are the new model's.
+    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none, beside a champion that looks at texts, what its rows hold of them is learned from, and its layers are the new model's as they are; with --texts deep they learn as well.
     #[arg(long, conflicts_with_all = ["items", "events"])]
     log: bool,
     /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`); without it,
@@ -282,7 +283,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
     let model = match named {
         Some(named) => headwater::models::locate(&config, named)
             .map_err(|error| Failure::of(error.exit(), &error))?,
-        None if matches!(bahe.texts, TextsChoice::None) => PathBuf::new(),
+        None if bahe.log || matches!(bahe.texts, TextsChoice::None) => PathBuf::new(),
         None => {
             let words = "no language model: neither --model nor texts.encoder names one";
             return Err(Failure::new(Exit::Configuration, words.to_owned()));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
+use headwater_config::Config;
 use parking_lot::Mutex;
 
 use super::Inner;
@@ -14,7 +15,7 @@ use crate::champion::{Outcome, Seat};
 use crate::metrics::Metrics;
 use crate::supervisor::{Stopping, TaskKind};
 use crate::train::{
-    Going, Regime, Source, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner,
+    Going, Regime, Source, Texts, TrainBahe, TrainError, TrainSummary, Trials, Turn, Winner,
 };
 
 /// Between two looks whether there are enough rows by now.
@@ -155,7 +156,7 @@ fn train(inner: &Inner, (ways, [passes, following]): (&Ways, &[Pool; 2]), stoppi
             let is_wanted = going.as_ref().is_none_or(Going::is_outgrown);
             if is_wanted && anew.is_none() && Instant::now() >= begins {
                 let training = training.clone();
-                let begin = move || training.begin(config, stop_passes);
+                let begin = move || begin(&training, config, stop_passes);
                 anew = Some(scope.spawn(move || passes.run(begin)));
             }
             if going.is_some() && Instant::now() >= goes_on {
@@ -166,6 +167,18 @@ fn train(inner: &Inner, (ways, [passes, following]): (&Ways, &[Pool; 2]), stoppi
             }
         }
     });
+}
+
+/// Passes over all rows. Where layers are to learn, and the champion has none, the rest does.
+fn begin(training: &TrainBahe, config: &Config, stop: &dyn Fn() -> bool) -> Begun {
+    match training.begin(config, stop) {
+        Err(TrainError::NoLayers) => {
+            let texts = Texts::None;
+            let training = training.clone();
+            TrainBahe { texts, ..training }.begin(config, stop)
+        }
+        begun => begun,
+    }
 }
 
 fn is_too_few(told: &Result<TrainSummary, TrainError>) -> bool {

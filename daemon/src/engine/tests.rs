@@ -185,10 +185,11 @@ fn users_beyond_memory_lie_in_the_store() {
     let (expected, most) = play(Engine::new(&roomy).unwrap(), &records);
     assert!(most > 2 << 20, "the history must not fit: {most}");
     let folder = tempfile::tempdir().unwrap();
-    for engine in [
+    let engines = vec![
         Engine::new(&tight),
         Engine::in_folder(&tight, folder.path()),
-    ] {
+    ];
+    for engine in engines {
         let (found, most) = play(engine.unwrap(), &records);
         assert!(found == expected);
         assert!(most < 2 << 20, "{most}");

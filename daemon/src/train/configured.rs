@@ -13,6 +13,7 @@ impl TrainBahe {
     #[must_use]
     pub fn as_configured(config: &Config, source: Source, out: PathBuf) -> Self {
         let settings = &config.train;
+        let layers = settings.learn_layers && matches!(source, Source::Log(_));
         Self {
             source,
             model: PathBuf::new(),
@@ -20,7 +21,7 @@ impl TrainBahe {
             predictions: None,
             report: None,
             regime: Regime::Frozen,
-            texts: Texts::None,
+            texts: if layers { Texts::Deep } else { Texts::None },
             key_vectors: config.key_vectors.logged,
             reads: of_interactions(Reads::default(), settings.interactions),
             ids: Ids::default(),
@@ -32,7 +33,7 @@ impl TrainBahe {
             deep_factor: 0.1,
             positions: 4_096,
             // The head alone gains nothing by a GPU.
-            device: if config.key_vectors.logged {
+            device: if config.key_vectors.logged || layers {
                 config.texts.device
             } else {
                 DeviceChoice::Cpu

@@ -107,9 +107,14 @@ pub enum TrainError {
     },
     /// Rows of the log hold no texts.
     #[error(
-        "--log learns from what rows hold, which are no texts: with --texts none (beside a champion that looks at texts it learns over its layers)"
+        "--log learns from what rows hold: with --texts none (beside a champion that looks at texts, over its layers as they are), or with --texts deep (these layers learn)"
     )]
     TextsOfLog,
+    /// There are no layers that could learn.
+    #[error(
+        "--log with --texts deep: layers that learn are the champion's, and it has none; a model of recordings has (without --log), and is to be promoted first"
+    )]
+    NoLayers,
     /// There is nothing to learn from.
     #[error(
         "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
@@ -130,6 +135,7 @@ impl TrainError {
             | Self::OnwardPromoted
             | Self::Tasks { .. }
             | Self::TextsOfLog
+            | Self::NoLayers
             | Self::NobodyFollows
             | Self::TooFew { .. }
             | Self::TooFewVectors { .. }

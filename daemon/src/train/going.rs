@@ -10,6 +10,7 @@ use headwater_model::bahe::{BaheModel, Described, Trainer};
 
 use super::artifact::Artifact;
 use super::labelled::Reached;
+use super::logged::Asked;
 use super::onward::Course;
 use super::rows::{Before, Recorded};
 use super::{PIECE, Source, TrainBahe, TrainError, TrainSummary, logged, trial};
@@ -31,6 +32,8 @@ pub(crate) struct Going {
     before: Before,
     /// What the champion saw texts by; none: it looked at none.
     towers: Option<[u8; 16]>,
+    /// Whether its layers learn.
+    layers: bool,
     /// Requests of a piece.
     piece: usize,
     /// Rows that it began with, and that came since.
@@ -43,7 +46,7 @@ impl Going {
         (trainer, course): (Trainer, Course),
         described: Described,
         recorded: &Recorded,
-        (reached, towers): (Reached, Option<[u8; 16]>),
+        (reached, towers, layers): (Reached, Option<[u8; 16]>, bool),
     ) -> Self {
         Self {
             trainer,
@@ -51,6 +54,7 @@ impl Going {
             schema: recorded.schema.clone(),
             reached,
             towers,
+            layers,
             before: Before {
                 moments: recorded.moments.clone(),
                 newest: recorded.newest(),
@@ -94,9 +98,13 @@ impl TrainBahe {
         }
         let [rows_min, rows_max] = self.log_rows;
         let rows = [rows_min.div_ceil(ON_WITH), rows_max];
-        let (recorded, left_out, reached) = logged::read_on(
+        let (mut recorded, left_out, reached) = logged::read_on(
             (&self.reading(config, champion.as_ref()), &**log),
-            (champion.as_ref(), self.reads),
+            Asked {
+                champion: champion.as_ref(),
+                reads: self.reads,
+                layers: held.layers,
+            },
             (&held.reached, &held.before),
             (held.piece, rows),
         )?;
@@ -116,6 +124,7 @@ impl TrainBahe {
                 waiting: summary.waiting,
             });
         }
+        recorded.lay_vectors(held.trainer.device())?;
         // Whatever fails from here on has left a model behind that is neither the one nor the other.
         let Some(mut held) = going.take() else {
             unreachable!("invariant: it was there just now");

@@ -13,6 +13,7 @@ use headwater_model::{LabelledRow, LoggedRequest, Policy, Translation};
 use serde::Deserialize;
 
 use super::TrainError;
+use super::sight::Sight;
 use crate::progress::Progress;
 use crate::scan::{self, Stretch};
 use crate::schemas::Schemas;
@@ -384,7 +385,7 @@ impl<'a> Labelled<'a> {
 }
 
 impl Matched<'_> {
-    /// What a model says of the candidates that have labels, those of the others left out: log-odds, (labelled candidates, tasks). None: the baseline.
+    /// What a model says of the candidates that have labels, those of the others left out: log-odds, (labelled candidates, tasks). None: the baseline. What a row does not hold of what it sees of texts is asked of its sight, where it has one.
     ///
     /// # Errors
     /// If the record is not whole.
@@ -392,6 +393,7 @@ impl Matched<'_> {
         &self,
         assembler: &Assembler,
         model: Option<&BaheModel>,
+        sight: Option<&Sight<'_>>,
     ) -> Result<Vec<f32>, String> {
         let rows = self.logged.rows(assembler.schema());
         let rows = rows.map_err(|error| headwater_consumers::words(&error))?;
@@ -413,11 +415,14 @@ impl Matched<'_> {
                 .map(|task| assembler.baseline().explain(row, task).probability)
                 .collect();
             // What a model that looks at texts did not score itself, it has nothing to say of but what the baseline says.
-            if let Some((model, (users, item))) =
-                model.and_then(|model| Some((model, model.saw(self.logged, place)?)))
+            let saw = |model: &BaheModel| match model.saw(self.logged, place) {
+                Some((users, item)) => Some((users.to_vec(), item.to_vec())),
+                None => sight.and_then(|sight| sight.saw(self, place)),
+            };
+            if let Some((model, (users, item))) = model.and_then(|model| Some((model, saw(model)?)))
             {
                 let interest = &interest[place * wide..][..wide];
-                let seen = (users, item, interest);
+                let seen = (&*users, &*item, interest);
                 let scenario = model.scenario(&self.logged.scenario);
                 let to = (assembler.baseline(), &mut scores[..]);
                 model.scorer().score_row((row, scenario), seen, to);

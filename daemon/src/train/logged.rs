@@ -9,16 +9,19 @@ use std::path::Path;
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::Log;
-use headwater_model::FeatureSchema;
 use headwater_model::bahe::{BaheModel, History, squashed};
 use headwater_model::dinmp::{Reads, Seen};
+use headwater_model::{FeatureSchema, Tensor};
+use headwater_state::EncoderId;
 
 use super::TrainError;
 use super::artifact::Artifact;
 use super::labelled::{Labelled, Matched, Reached, Wanted};
 use super::reading::Reading;
 use super::rows::{Before, Gathered, Met, Recorded};
+use super::runs::{Runs, Saw};
 use super::split::{Piece, Split};
+use super::vectors::tensor;
 
 /// What could not be learned from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,15 +44,28 @@ struct Reader<'a> {
     /// Who is to be judged against; none: the baseline.
     champion: Option<&'a BaheModel>,
     users: BTreeMap<String, u32>,
+    /// What users did, where layers learn of it.
+    runs: Option<Runs>,
     rows: Vec<(String, Met)>,
     seen: Seen,
     without_vectors: u64,
 }
 
+/// Who is to be judged against, and what of rows is read.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked<'a> {
+    /// None: the baseline.
+    pub(super) champion: Option<&'a BaheModel>,
+    /// Of key-vectors.
+    pub(super) reads: Reads,
+    /// Whether layers are to learn, beside a champion that looks at texts: rows hold the runs that they saw, and the vectors are read from their topic.
+    pub(super) layers: bool,
+}
+
 /// Reads both topics to their ends as of now: whole, or from where a reading before says that nothing is missed.
 pub(super) fn read(
     (config, log): (&Config, &dyn Log),
-    (champion, reads): (Option<&BaheModel>, Reads),
+    asked: Asked<'_>,
     (split, [rows_min, rows_max], later_than): (Split, [usize; 2], i64),
     (folder, progress): (&Path, bool),
 ) -> Result<Read, TrainError> {
@@ -82,8 +98,8 @@ pub(super) fn read(
     labelled.translates = true;
     labelled.settle(None);
     let from = from.map(|from| &*from[1]);
-    let of = (config, champion, reads);
-    let read = Reader::read(of, (&mut labelled, from), split, None)?;
+    let of = (config, log, asked);
+    let read = Reader::read(of, (&mut labelled, from), (split, None), progress)?;
     are_enough(&read, rows_min)?;
     let first = [&first_labels, labelled.first_rows()];
     let artifact = Artifact::open(folder)?;
@@ -94,7 +110,7 @@ pub(super) fn read(
 /// Reads what was labelled since another reading: the newest of these rows, all of them behind those that were learned from.
 pub(super) fn read_on(
     (config, log): (&Config, &dyn Log),
-    (champion, reads): (Option<&BaheModel>, Reads),
+    asked: Asked<'_>,
     (reached, before): (&Reached, &Before),
     (piece, [rows_min, rows_max]): (usize, [usize; 2]),
 ) -> Result<Read, TrainError> {
@@ -117,7 +133,7 @@ pub(super) fn read_on(
         piece: Some(Piece::Requests(piece)),
     };
     let of = (&mut labelled, Some(&*reached.from[1]));
-    let read = Reader::read((config, champion, reads), of, split, Some(before))?;
+    let read = Reader::read((config, log, asked), of, (split, Some(before)), false)?;
     are_enough(&read, rows_min)?;
     Ok(read)
 }
@@ -134,22 +150,27 @@ fn are_enough((recorded, left_out, _): &Read, wanted: usize) -> Result<(), Train
 impl<'a> Reader<'a> {
     /// The rows that labels speak of.
     fn read(
-        (config, champion, reads): (&'a Config, Option<&'a BaheModel>, Reads),
+        (config, log, asked): (&'a Config, &dyn Log, Asked<'a>),
         (labelled, from): (&mut Labelled<'_>, Option<&[i64]>),
-        split: Split,
-        before: Option<&Before>,
+        (split, before): (Split, Option<&Before>),
+        progress: bool,
     ) -> Result<Read, TrainError> {
+        let manifest = asked.champion.map(BaheModel::manifest);
         let mut reader = Self {
             config,
-            champion,
+            champion: asked.champion,
             users: BTreeMap::new(),
+            runs: manifest
+                .filter(|_| asked.layers)
+                .map(|of| Runs::new(&of.sequences, of.limit)),
             rows: Vec::new(),
-            seen: Seen::reading(reads),
+            seen: Seen::reading(asked.reads),
             without_vectors: 0,
         };
         labelled.each(from, &mut |assembler, matched| {
             reader.take(assembler, matched)
         })?;
+        let vectors = reader.vectors((config, log), progress)?;
         let left_out = LeftOut {
             without_row: labelled.len() as u64,
             other_schema: labelled.other_schema,
@@ -157,26 +178,57 @@ impl<'a> Reader<'a> {
             without_vectors: reader.without_vectors,
         };
         let schema = labelled.assembler().schema().clone();
-        let recorded = reader.finish(split, (schema, before));
+        let mut recorded = reader.finish(split, (schema, before));
+        if let Some(vectors) = vectors {
+            recorded.corpus.vectors = vectors;
+        }
         Ok((recorded, left_out, labelled.reached()))
+    }
+
+    /// Vectors of all texts that rows saw, where layers learn; rows go of which one is not there.
+    fn vectors(
+        &mut self,
+        of: (&Config, &dyn Log),
+        progress: bool,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let (Some(runs), Some(champion)) = (&self.runs, self.champion) else {
+            return Ok(None);
+        };
+        let Some(encoder) = champion.encoder().map(EncoderId) else {
+            return Ok(None);
+        };
+        let width = champion.manifest().head.width;
+        let vectors = runs.vectors(of, (encoder, width), progress)?;
+        let before = self.rows.len();
+        self.rows
+            .retain(|(_, met)| runs.is_whole(&vectors, &met.saw, met.item));
+        self.without_vectors += (before - self.rows.len()) as u64;
+        let shape = (vectors.flat.len() / width, width);
+        Ok(Some(tensor(vectors.flat, shape)?))
     }
 
     /// Takes the labelled candidates of a logged request.
     fn take(&mut self, assembler: &Assembler, matched: &Matched<'_>) -> Result<(), String> {
         let logged = matched.logged;
-        let (tasks, sequences) = (self.config.tasks.len(), self.config.sequences.len());
-        let next = self.users.len() * sequences;
-        let user = *self
-            .users
-            .entry(logged.user.to_string())
-            .or_insert(next as u32);
+        let tasks = self.config.tasks.len();
+        let next = self.users.len() as u32;
+        let user = *self.users.entry(logged.user.to_string()).or_insert(next);
+        let nothing = Saw {
+            histories: user * self.config.sequences.len() as u32,
+            counts: vec![0; self.config.sequences.len()],
+        };
+        let saw = match (&mut self.runs, &logged.vectors) {
+            (None, _) => Some(nothing),
+            (Some(runs), Some(vectors)) => runs.take(&logged.user, vectors)?,
+            (Some(_), None) => None,
+        };
         let spec = assembler.schema().key_vectors();
         let told = spec.map(|spec| self.seen.logged(logged, spec));
         let told = told.transpose()?.unwrap_or_default();
-        let base = matched.log_odds(assembler, None)?;
+        let base = matched.log_odds(assembler, None, None)?;
         let champion = match self.champion {
             None => base.clone(),
-            champion => matched.log_odds(assembler, champion)?,
+            champion => matched.log_odds(assembler, champion, None)?,
         };
         let candidates = logged.candidates.iter().zip(&matched.labels).enumerate();
         let with_labels =
@@ -191,6 +243,18 @@ impl<'a> Reader<'a> {
                 };
                 projections = [users, item].concat();
             }
+            let item = match &mut self.runs {
+                None => Some(0),
+                Some(runs) => runs.item(candidate)?,
+            };
+            let (Some(saw), Some(item)) = (&saw, item) else {
+                self.without_vectors += 1;
+                continue;
+            };
+            if self.runs.is_some() {
+                // They are made anew.
+                projections.clear();
+            }
             let numbers = logged.shared.iter().chain(&*candidate.values);
             let label = |label: &Option<(f32, f32)>| label.unwrap_or_default();
             let met = Met {
@@ -201,7 +265,8 @@ impl<'a> Reader<'a> {
                 ],
                 user,
                 time: logged.time,
-                item: 0,
+                saw: saw.clone(),
+                item,
                 asked: told.get(place).copied().unwrap_or_default(),
                 features: numbers.map(|value| squashed(*value)).collect(),
                 base: base.into(),
@@ -232,12 +297,15 @@ impl<'a> Reader<'a> {
             met
         });
         let rows = rows.collect();
+        let (texts, texts_asked) = self.runs.as_ref().map(Runs::texts).unwrap_or_default();
+        let bare = || vec![History::default(); self.users.len() * self.config.sequences.len()];
         let gathered = Gathered {
             rows,
             seen: self.seen,
-            histories: vec![History::default(); self.users.len() * self.config.sequences.len()],
+            histories: self.runs.map_or_else(bare, Runs::histories),
+            texts,
+            texts_asked,
             requests,
-            ..Gathered::default()
         };
         Recorded::of(self.config, gathered, split, of)
     }

@@ -18,6 +18,7 @@ use crate::recording::{Recording, envelope};
 
 use super::TrainError;
 use super::rows::{Gathered, Met, Recorded, holds};
+use super::runs::Saw;
 use super::split::Split;
 use super::vectors::{Shared, TextVectors};
 
@@ -45,11 +46,19 @@ impl Texts {
     }
 }
 
+/// What one user did in one sequence so far, in the order of time.
+#[derive(Default)]
+struct Past {
+    texts: Vec<u32>,
+    times: Vec<i64>,
+}
+
 struct Reader<'a> {
     config: &'a Config,
     texts: Texts,
     users: BTreeMap<String, u32>,
-    histories: Vec<History>,
+    /// One a user and sequence.
+    pasts: Vec<Past>,
     seen: Seen,
     rows: Vec<Met>,
     /// Rows by request and item.
@@ -75,7 +84,7 @@ impl Recorded {
             config,
             texts: Texts::default(),
             users: BTreeMap::new(),
-            histories: Vec::new(),
+            pasts: Vec::new(),
             seen: Seen::reading(reads),
             rows: Vec::new(),
             by_name: BTreeMap::new(),
@@ -134,9 +143,12 @@ impl Recorded {
             );
         }
         let schema = engine.schema().clone();
+        let pasts = reader.pasts.into_iter();
         let gathered = Gathered {
             rows: reader.rows,
-            histories: reader.histories,
+            histories: pasts
+                .map(|past| History::of(past.texts, &past.times))
+                .collect(),
             seen: reader.seen,
             texts: reader.texts.all,
             texts_asked: reader.texts.asked,
@@ -186,9 +198,8 @@ impl Reader<'_> {
         if let Some(user) = self.users.get(id) {
             return *user;
         }
-        let user = self.histories.len() as u32;
-        self.histories
-            .extend((0..sequences).map(|_| History::default()));
+        let user = self.pasts.len() as u32;
+        self.pasts.extend((0..sequences).map(|_| Past::default()));
         self.users.insert(id.to_owned(), user);
         user
     }
@@ -203,6 +214,13 @@ impl Reader<'_> {
         let tasks = self.config.tasks.len();
         let newest = self.newest_rows.entry(user).or_insert(i64::MIN);
         *newest = time.max(*newest);
+        // What comes later and is older is no part of them.
+        let pasts = &self.pasts[user as usize..][..self.config.sequences.len()];
+        let before = |past: &Past| past.times.partition_point(|other| *other < time) as u32;
+        let saw = Saw {
+            histories: user,
+            counts: pasts.iter().map(before).collect(),
+        };
         let candidates = record["candidates"].as_array();
         for candidate in candidates.into_iter().flatten() {
             let item = candidate.as_str().unwrap_or_default();
@@ -219,6 +237,7 @@ impl Reader<'_> {
                 names: [request.into(), item.into(), scenario.into()],
                 user,
                 time,
+                saw: saw.clone(),
                 item: item_text,
                 asked: Asked::default(),
                 features: Vec::new(),
@@ -269,11 +288,11 @@ impl Reader<'_> {
             return Ok(());
         }
         for sequence in sequences {
-            let history = &mut self.histories[user as usize + sequence];
+            let past = &mut self.pasts[user as usize + sequence];
             // Late ones take the place that their time gives them.
-            let place = history.times.partition_point(|other| *other <= time);
-            history.times.insert(place, time);
-            history.texts.insert(place, text);
+            let place = past.times.partition_point(|other| *other <= time);
+            past.times.insert(place, time);
+            past.texts.insert(place, text);
         }
         Ok(())
     }

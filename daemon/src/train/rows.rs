@@ -12,8 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::TrainError;
 use super::moments::moments;
+use super::runs::Saw;
 use super::split::{Part, Split};
-use super::vectors::{TextVectors, tensor};
+use super::vectors::{TextVectors, on_device, tensor};
 
 /// All that the recordings say, in the form of rows.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Recorded {
     pub(super) schema: FeatureSchema,
     /// Times of the rows.
     times: Vec<i64>,
+    /// Users of the rows.
+    users: Vec<u32>,
     /// Requests that they are of.
     pub(super) requests: usize,
     /// Time of the newest row that was learned from before; the least there is: none was.
@@ -49,9 +52,10 @@ pub(super) struct Recorded {
 pub(super) struct Met {
     /// Request, item and scenario.
     pub(super) names: [Box<str>; 3],
-    /// The first of the user's histories.
     pub(super) user: u32,
     pub(super) time: i64,
+    /// What it sees of the user's sequences.
+    pub(super) saw: Saw,
     /// The item's text.
     pub(super) item: u32,
     /// What it sees of its user's past, where rows see that.
@@ -123,19 +127,13 @@ impl Recorded {
         let features = rows.first().map_or(0, |row| row.features.len());
         let learned = rows[..sizes[0]].iter().map(|row| &*row.features);
         let moments = before.map_or_else(|| moments(&learned, features), |of| of.moments.clone());
-        let sequences = config.sequences.len();
         let mut columns = Rows::default();
         let known = told_apart(config);
         let mut names = Vec::with_capacity(rows.len());
-        let (mut times, mut champion) = (Vec::new(), Vec::new());
+        let (mut times, mut users, mut champion) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
-            columns.user.push(row.user);
-            for sequence in 0..sequences {
-                let times = &histories[row.user as usize + sequence].times;
-                columns
-                    .counts
-                    .push(times.partition_point(|time| *time < row.time) as u32);
-            }
+            columns.user.push(row.saw.histories);
+            columns.counts.extend(row.saw.counts);
             columns.item.push(row.item);
             if !known.is_empty() {
                 let place = known.iter().position(|name| **name == *row.names[2]);
@@ -155,6 +153,7 @@ impl Recorded {
             columns.weights.extend(row.weights);
             names.push(row.names);
             times.push(row.time);
+            users.push(row.user);
             champion.extend(row.champion);
         }
         let scenarios = config.tasks.iter();
@@ -162,7 +161,7 @@ impl Recorded {
             corpus: Corpus {
                 vectors: tensor(vec![0.0], (1, 1)).expect("invariant: one value in one row"),
                 histories,
-                sequences,
+                sequences: config.sequences.len(),
                 scenarios: known.len(),
                 features,
                 tasks: config.tasks.keys().cloned().collect(),
@@ -180,6 +179,7 @@ impl Recorded {
             moments,
             schema,
             times,
+            users,
             requests,
             newest_before: before.map_or(i64::MIN, |before| before.newest),
             champion,
@@ -253,7 +253,7 @@ impl Recorded {
             for (task, log_odds) in of_row.iter().enumerate() {
                 let place = row * tasks + task;
                 compared.push(Compared {
-                    user: rows.user[row],
+                    user: self.users[row],
                     weight: rows.weights[place].into(),
                     positive: rows.labels[place] > 0.0,
                     champion: self.champion[place].into(),
@@ -311,9 +311,10 @@ impl Recorded {
                 .for_each(|number| hash.update(number.to_le_bytes()));
         }
         for history in &self.corpus.histories {
-            for (text, time) in history.texts.iter().zip(&history.times) {
+            hash.update(history.start.to_le_bytes());
+            for (text, gap) in history.texts.iter().zip(&history.gaps) {
                 hash.update(text.to_le_bytes());
-                hash.update(time.to_le_bytes());
+                hash.update(gap.to_le_bytes());
             }
         }
         for text in &self.texts {
@@ -323,6 +324,12 @@ impl Recorded {
         for size in self.sizes {
             hash.update((size as u64).to_le_bytes());
         }
+    }
+
+    /// Has the vectors lie where they are learned from.
+    pub(super) fn lay_vectors(&mut self, device: &Device) -> Result<(), TrainError> {
+        self.corpus.vectors = on_device(&self.corpus.vectors, device)?;
+        Ok(())
     }
 
     /// Looks at texts, by these vectors.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::artifact::Artifact;
 use super::going::Going;
 use super::labelled::Reached;
+use super::logged::Asked;
 use super::onward::Course;
 use super::predict::Said;
 use super::rows::{Recorded, told_apart};
@@ -56,29 +57,12 @@ impl TrainBahe {
         config: &Config,
         stop: &dyn Fn() -> bool,
     ) -> Result<(TrainSummary, Option<Going>), TrainError> {
-        if self.winner != Winner::Stays && config.scoring.model.is_some() {
-            return Err(TrainError::NobodyFollows);
-        }
+        self.check(config)?;
         let config = &self.effective(config);
         let log = match &self.source {
             Source::Recordings { .. } => None,
-            Source::Log(_) if self.texts != Texts::None => return Err(TrainError::TextsOfLog),
-            Source::Log(_) if self.regime != Regime::Frozen && self.winner == Winner::Promoted => {
-                return Err(TrainError::OnwardPromoted);
-            }
             Source::Log(log) => Some(log),
         };
-        if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
-            return Err(TrainError::Shares {
-                learned: self.shares[0],
-                validated: self.shares[1],
-            });
-        }
-        let found = config.tasks.len();
-        if matches!(self.objective, Objective::Tasks { .. }) && found > TASKS_MAX {
-            return Err(TrainError::Tasks { found });
-        }
-        self.check_places()?;
         let artifact = Artifact::open(&self.out)?;
         let _alone = artifact.alone()?;
         let mut summary = TrainSummary::default();
@@ -98,6 +82,10 @@ impl TrainBahe {
             None => None,
         };
         let towers = Towers::of(champion.as_ref(), &self.out.join("champion"))?;
+        let layers = towers.as_ref().and_then(Towers::layers);
+        if log.is_some() && self.texts == Texts::Deep && layers.is_none() {
+            return Err(TrainError::NoLayers);
+        }
         let from_log = log.map(|log| (&**log, champion.as_ref()));
         let (mut recorded, reached) =
             self.read(config, vectors.as_ref(), from_log, &mut summary)?;
@@ -125,7 +113,7 @@ impl TrainBahe {
         let mut width = 0;
         if let Some(vectors) = &vectors {
             let mut vectors = vectors.lock();
-            if self.texts != Texts::None {
+            if log.is_none() && self.texts != Texts::None {
                 recorded.with_vectors(&mut vectors, &place.device)?;
                 width = vectors.encoder().width();
             }
@@ -133,6 +121,9 @@ impl TrainBahe {
             summary.encode_seconds = vectors.made.1.as_secs_f64();
         }
         drop(vectors);
+        if log.is_some() {
+            recorded.lay_vectors(&place.device)?;
+        }
         let encoder = encoder.as_deref();
         let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
         let interest = spec
@@ -145,9 +136,13 @@ impl TrainBahe {
         let widths = towers.as_ref().map(Towers::widths);
         let widths = widths.unwrap_or([width, config.sequences.len(), PROJECTED]);
         let head = self.head(config, &recorded, interest.as_ref(), widths);
-        let depth = match &towers {
-            Some(towers) => (Depth::Logged, towers.values.clone()),
-            None => self.depth(config, encoder)?,
+        let depth = match (&towers, layers) {
+            (Some(towers), Some(config)) if self.texts == Texts::Deep => {
+                let frozen = false;
+                (Depth::Deep { config, frozen }, towers.values.clone())
+            }
+            (Some(towers), _) => (Depth::Logged, towers.values.clone()),
+            (None, _) => self.depth(config, encoder)?,
         };
         let mut described = self.described(config, &recorded, encoder, (&head, &depth.0));
         if let Some(towers) = &towers {
@@ -208,12 +203,38 @@ impl TrainBahe {
             Some((reached, values)) => {
                 trainer.restore(&values)?;
                 let towers = champion.as_ref().and_then(BaheModel::towers);
-                let of = (reached, towers);
+                let of = (reached, towers, self.texts == Texts::Deep);
                 Some(Going::of((trainer, course), described, &recorded, of))
             }
             None => None,
         };
         Ok((summary, going))
+    }
+
+    /// Whether what is asked for goes together.
+    fn check(&self, config: &Config) -> Result<(), TrainError> {
+        if self.winner != Winner::Stays && config.scoring.model.is_some() {
+            return Err(TrainError::NobodyFollows);
+        }
+        if matches!(self.source, Source::Log(_)) {
+            if !matches!(self.texts, Texts::None | Texts::Deep) {
+                return Err(TrainError::TextsOfLog);
+            }
+            if self.regime != Regime::Frozen && self.winner == Winner::Promoted {
+                return Err(TrainError::OnwardPromoted);
+            }
+        }
+        if self.shares[0] + self.shares[1] > 1.0 + 1e-9 {
+            return Err(TrainError::Shares {
+                learned: self.shares[0],
+                validated: self.shares[1],
+            });
+        }
+        let found = config.tasks.len();
+        if matches!(self.objective, Objective::Tasks { .. }) && found > TASKS_MAX {
+            return Err(TrainError::Tasks { found });
+        }
+        self.check_places()
     }
 
     /// What the head looks like: with so wide vectors, so many sequences, and so many numbers of a projection.
@@ -255,7 +276,11 @@ impl TrainBahe {
         if let Some((log, champion)) = from_log {
             let (recorded, left_out, reached) = logged::read(
                 (config, log),
-                (champion, self.reads),
+                Asked {
+                    champion,
+                    reads: self.reads,
+                    layers: self.texts == Texts::Deep,
+                },
                 (self.split(), self.log_rows, self.later_than),
                 (&self.out, self.progress),
             )?;

@@ -1,13 +1,15 @@
 //! What a champion sees texts by, and its rows hold: a model that learns from rows of a log beside it sees texts by the same, so that what is logged is all that it needs.
 //!
-//! Layers and projections are the champion's, and stay what they are; the rest of a head learns anew, from what they made of users and items. Other towers come with a model of recordings (`headwater train bahe --texts deep`), which
-//! somebody promotes.
+//! Layers and projections are the champion's, and stay what they are; the rest of a head learns anew, from what they made of users and items. Or they are what learning begins with (`--texts deep`): rows hold by which texts a user's
+//! vectors were made ([`super::runs`]). Towers of another shape come with a model of recordings, which somebody promotes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use headwater_model::Tensor;
-use headwater_model::bahe::{BaheModel, Described, HeadConfig, Manifest, VALUES, is_of_towers};
+use headwater_model::bahe::{
+    BaheModel, DeepConfig, Described, HeadConfig, Manifest, VALUES, is_of_towers,
+};
 use headwater_model::language::from_safetensors;
 
 use super::TrainError;
@@ -38,6 +40,16 @@ impl Towers {
             manifest: champion.manifest().clone(),
             values,
         }))
+    }
+
+    /// What its deep layers look like; none: it has means of texts, and nothing that could learn.
+    pub(super) fn layers(&self) -> Option<DeepConfig> {
+        let blocks = self.manifest.blocks.clone()?;
+        Some(DeepConfig {
+            blocks,
+            sequences: self.manifest.sequences.len(),
+            limit: self.manifest.limit,
+        })
     }
 
     /// What a head of its vectors is: width, sequences, and numbers of a projection.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use headwater_config::{Config, Topic};
+use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::Log;
 use headwater_model::bahe::BaheModel;
 use headwater_model::{
@@ -16,7 +17,8 @@ use headwater_model::{
 };
 
 use super::TrainError;
-use super::labelled::{Labelled, Wanted, stretches};
+use super::labelled::{Labelled, Matched, Wanted, stretches};
+use super::sight::Sight;
 use crate::champion::{
     self, Bench, Canary, CanaryLook, ChampionError, Look, Named, Outcome, Seat, Standing, Trial,
 };
@@ -57,6 +59,14 @@ type Tried = (Seat, Option<String>);
 
 fn tried(seat: Seat, trial: &Trial) -> Tried {
     (seat, trial.model.as_ref().map(|model| model.id.clone()))
+}
+
+/// What a look saw: how a trial stands on all of its rows, and on those that chance had put in order.
+struct Looked {
+    all: Judgement,
+    random: Judgement,
+    /// Whether it can score some users, while the champion scores the others: instances make the vectors of one model's layers.
+    is_for_some: bool,
 }
 
 /// What a turn comes to.
@@ -355,18 +365,15 @@ impl Trials {
     }
 
     /// What follows from a look, or from there being none; the look is put down.
-    fn outcome(
-        &self,
-        seat: Seat,
-        trial: &mut Trial,
-        judged: Option<[Judgement; 2]>,
-    ) -> Option<Outcome> {
+    fn outcome(&self, seat: Seat, trial: &mut Trial, looked: Option<Looked>) -> Option<Outcome> {
         let is_challenger = seat == Seat::Challenger;
         let is_baseline = trial.model.is_none();
         let is_over = self.is_over(seat, trial);
-        let Some([all, random]) = judged else {
+        let Some(looked) = looked else {
             return is_over.then_some(Outcome::Dropped);
         };
+        let Looked { all, random, .. } = looked;
+        let may_be_canary = looked.is_for_some && self.canary.0 > 0.0;
         let number = trial.looks.len() + 1;
         let verdict = all.at_look(number);
         // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
@@ -375,7 +382,7 @@ impl Trials {
             Verdict::Worse if !is_challenger || is_baseline => Some(Outcome::BegunAnew),
             // What the baseline does is known, and no model is made by it.
             Verdict::Better if is_challenger && is_baseline => Some(Outcome::Promoted),
-            Verdict::Better if !is_worse_by_chance && is_challenger && self.canary.0 > 0.0 => {
+            Verdict::Better if !is_worse_by_chance && is_challenger && may_be_canary => {
                 Some(Outcome::Canary)
             }
             Verdict::Better if !is_worse_by_chance && is_challenger => Some(Outcome::Promoted),
@@ -413,7 +420,7 @@ impl Trials {
         (config, log): (&Config, &dyn Log),
         seat: Seat,
         trial: &Trial,
-    ) -> Result<Option<[Judgement; 2]>, TrainError> {
+    ) -> Result<Option<Looked>, TrainError> {
         let before = trial.looks.last().map_or(0, |look| look.all.rows);
         let Some(wanted) = next_look(trial.looks.len(), before) else {
             return Ok(None);
@@ -452,7 +459,13 @@ impl Trials {
         }
         let random = rows.iter().filter(|(_, policy)| *policy == Policy::Random);
         let random = judge(random.map(|(row, _)| *row));
-        Ok(Some([all, random]))
+        let towers = |model: Option<&BaheModel>| model.and_then(BaheModel::towers);
+        let theirs = towers(model.as_ref());
+        Ok(Some(Looked {
+            all,
+            random,
+            is_for_some: theirs.is_none() || theirs == towers(champion.as_ref()),
+        }))
     }
 
     fn open(&self, config: &Config, named: &Named, name: &str) -> Result<BaheModel, ChampionError> {
@@ -478,41 +491,85 @@ impl Trials {
             later_than: trial.after.unwrap_or(i64::MIN),
             newest: self.rows_max,
         };
-        let mut labelled = Labelled::read((&config, log), Some(&trial.from[0]), rows, false)?;
-        let mut rows = Vec::new();
+        let read = || Labelled::read((&config, log), Some(&trial.from[0]), rows, false);
+        let mut labelled = read()?;
+        let mut found = Found::default();
         if labelled.len() * tasks < wanted {
-            return Ok(rows);
+            return Ok(found.rows);
         }
-        let mut users: BTreeMap<String, u32> = BTreeMap::new();
-        labelled.each(Some(&trial.from[1]), &mut |assembler, matched| {
-            // Of such a row nobody knows what it would have said.
-            let blind = |model: Option<&BaheModel>| {
-                model.is_some_and(|model| model.is_blind_to(matched.logged))
-            };
-            if blind(champion) || blind(model) {
+        let models = [champion, model];
+        let mut sights = models.map(|model| model.and_then(Sight::of));
+        let from = Some(&*trial.from[1]);
+        labelled.each(from, &mut |assembler, matched| {
+            let blind = blind(models, matched);
+            if blind == [false; 2] {
+                return found.take(assembler, matched, models, [None; 2]);
+            }
+            let sights = sights.iter_mut().zip(blind).filter(|(_, blind)| *blind);
+            let mut sights = sights.filter_map(|(sight, _)| sight.as_mut());
+            sights.try_for_each(|sight| sight.take(matched))
+        })?;
+        if sights.iter().flatten().all(Sight::is_empty) {
+            return Ok(found.rows);
+        }
+        for sight in sights.iter_mut().flatten() {
+            sight.make((&config, log))?;
+        }
+        let sights = sights.each_ref().map(Option::as_ref);
+        read()?.each(from, &mut |assembler, matched| {
+            let blind = blind(models, matched);
+            let mut needed = sights.iter().zip(blind).filter(|(_, blind)| *blind);
+            // Of a row that nobody could make anything of it is not known what it would have said.
+            let are_seen = needed.all(|(sight, _)| sight.is_some_and(|sight| sight.has(matched)));
+            if blind == [false; 2] || !are_seen {
                 return Ok(());
             }
-            let next = users.len() as u32;
-            let user = *users.entry(matched.logged.user.to_string()).or_insert(next);
-            let said = [champion, model].map(|model| matched.log_odds(assembler, model));
-            let [champion, model] = said;
-            let labels = matched.labels.iter().flatten().flatten();
-            for (label, (champion, model)) in labels.zip(champion?.into_iter().zip(model?)) {
-                let Some((label, weight)) = label else {
-                    continue;
-                };
-                let compared = Compared {
-                    user,
-                    weight: (*weight).into(),
-                    positive: *label > 0.0,
-                    champion: champion.into(),
-                    challenger: model.into(),
-                };
-                rows.push((compared, matched.policy));
-            }
-            Ok(())
+            found.take(assembler, matched, models, sights)
         })?;
-        Ok(rows)
+        Ok(found.rows)
+    }
+}
+
+/// Which of two models does not find what it sees of texts in a row.
+fn blind(models: [Option<&BaheModel>; 2], matched: &Matched<'_>) -> [bool; 2] {
+    models.map(|model| model.is_some_and(|model| model.is_blind_to(matched.logged)))
+}
+
+/// What champion and challenger say of rows.
+#[derive(Default)]
+struct Found {
+    rows: Vec<(Compared, Policy)>,
+    users: BTreeMap<String, u32>,
+}
+
+impl Found {
+    fn take(
+        &mut self,
+        assembler: &Assembler,
+        matched: &Matched<'_>,
+        [champion, model]: [Option<&BaheModel>; 2],
+        [sight, other]: [Option<&Sight<'_>>; 2],
+    ) -> Result<(), String> {
+        let next = self.users.len() as u32;
+        let user = self.users.entry(matched.logged.user.to_string());
+        let user = *user.or_insert(next);
+        let champion = matched.log_odds(assembler, champion, sight)?;
+        let model = matched.log_odds(assembler, model, other)?;
+        let labels = matched.labels.iter().flatten().flatten();
+        for (label, (champion, model)) in labels.zip(champion.into_iter().zip(model)) {
+            let Some((label, weight)) = label else {
+                continue;
+            };
+            let compared = Compared {
+                user,
+                weight: (*weight).into(),
+                positive: *label > 0.0,
+                champion: champion.into(),
+                challenger: model.into(),
+            };
+            self.rows.push((compared, matched.policy));
+        }
+        Ok(())
     }
 }
 

@@ -118,19 +118,20 @@ impl TextVectors {
         for text in texts {
             flat.extend_from_slice(&self.known[&self.encoder.key(text)]);
         }
-        let device = if flat.len() * size_of::<f32>() > TABLE_BYTES_MAX {
-            &Device::Cpu
-        } else {
-            device
-        };
-        let table = tensor(flat, (texts.len(), width))?;
-        table
-            .to_device(device)
-            .map_err(|source| LanguageError::Compute {
-                doing: "laying vectors out",
-                source,
-            })
+        on_device(&tensor(flat, (texts.len(), width))?, device)
     }
+}
+
+/// A table of vectors, on the device if it is small enough to lie there.
+pub(super) fn on_device(table: &Tensor, device: &Device) -> Result<Tensor, LanguageError> {
+    let is_small = table.elem_count() * size_of::<f32>() <= TABLE_BYTES_MAX;
+    let device = if is_small { device } else { &Device::Cpu };
+    table
+        .to_device(device)
+        .map_err(|source| LanguageError::Compute {
+            doing: "laying vectors out",
+            source,
+        })
 }
 
 /// The same as the engine asks for them: rows are of the vectors that are learned from, and no text is run twice.

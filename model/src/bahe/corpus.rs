@@ -13,10 +13,27 @@ use crate::gap::gap_of;
 /// What one user did in one sequence, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
+    /// Behaviors before those that are held here: no run of a row begins among them.
+    pub start: u64,
     /// Rows of [`Corpus::vectors`].
     pub texts: Vec<u32>,
-    /// Unix milliseconds, never falling.
-    pub times: Vec<i64>,
+    /// Kinds of the gaps before each of them ([`crate::bahe::gap_of`]). With which a run begins has none before it, whatever is said here.
+    pub gaps: Vec<u32>,
+}
+
+impl History {
+    /// All that a user did, at these times (Unix milliseconds, never falling).
+    pub fn of(texts: Vec<u32>, times: &[i64]) -> Self {
+        let before = std::iter::once(None).chain(times.iter().map(Some));
+        let gaps = times.iter().zip(before);
+        Self {
+            start: 0,
+            texts,
+            gaps: gaps
+                .map(|(time, before)| gap_of(before.map(|before| time - before)))
+                .collect(),
+        }
+    }
 }
 
 /// Rows to learn from, or to score.
@@ -123,12 +140,14 @@ impl Corpus {
         let shape = (runs.len().max(1), longest);
         let (mut texts, mut gaps) = (vec![0; shape.0 * longest], vec![0; shape.0 * longest]);
         for (run, (history, start, count)) in runs.iter().enumerate() {
-            let (history, start) = (&self.histories[*history], *start as usize);
+            let history = &self.histories[*history];
+            let from = (start - history.start) as usize;
             for place in 0..*count {
-                let at = start + place;
-                texts[run * longest + place] = history.texts[at];
-                let before = (place > 0).then(|| history.times[at] - history.times[at - 1]);
-                gaps[run * longest + place] = gap_of(before);
+                texts[run * longest + place] = history.texts[from + place];
+                gaps[run * longest + place] = match place {
+                    0 => gap_of(None),
+                    _ => history.gaps[from + place],
+                };
             }
         }
         let tensor = |values: Vec<u32>| {

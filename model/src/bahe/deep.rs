@@ -308,6 +308,34 @@ impl Deep {
         means + empty.matmul(&self.empty)?
     }
 
+    /// What rows see of one run of a sequence, of plain vectors of its texts, (behaviors, width), and kinds of gaps: its vector after so many behaviors each.
+    ///
+    /// # Errors
+    /// Vectors that are not as wide as the layers, or a run over the limit.
+    pub fn run_vectors(
+        &self,
+        sequence: usize,
+        (vectors, gaps): (&[&[f32]], &[u32]),
+        counts: &[usize],
+    ) -> Result<Vec<Vec<f32>>, LanguageError> {
+        let width = self.config.blocks.width;
+        // A run without behaviors has one that nobody sees.
+        let shape = (1, gaps.len().max(1), width);
+        let mut flat = vectors.concat();
+        flat.resize(flat.len().max(width), 0.0);
+        let mut gaps = gaps.to_vec();
+        gaps.resize(shape.1, 0);
+        let laid = || {
+            let vectors = Tensor::from_vec(flat, shape, &Device::Cpu)?;
+            Ok((vectors, Tensor::from_vec(gaps, (1, shape.1), &Device::Cpu)?))
+        };
+        let (vectors, gaps) = laid().map_err(computing("laying a run out"))?;
+        let outputs = self.outputs(&vectors, &gaps, Kernels::Fused)?;
+        let places: Vec<(usize, usize)> = counts.iter().map(|count| (0, *count)).collect();
+        let pooled = self.pooled(&outputs, &places, &vec![sequence; places.len()])?;
+        pooled.to_vec2().map_err(computing("pooling"))
+    }
+
     /// Vectors of items, (items, width), from those of their texts, (items, width): each a run of one behavior.
     ///
     /// # Errors

@@ -105,17 +105,19 @@ impl BaheModel {
         places.map(drop)
     }
 
-    /// [`BaheModel::towers`] of the model of this manifest and these values.
+    /// Whether rows that the model of this manifest scores name all that this one's vectors are made of: of the same encoder, the texts of its sequences, as far back as its runs begin. One that looks at no texts needs nothing of them.
     ///
     /// # Errors
-    /// As [`BaheModel::open`], of all that says what it sees texts by.
-    pub fn towers_in(manifest: &[u8], values: &[u8]) -> Result<Option<[u8; 16]>, LanguageError> {
-        let manifest = Manifest::read(Path::new(MANIFEST), manifest)?;
-        if manifest.layers == Layers::None {
-            return Ok(None);
-        }
-        let tensors = from_safetensors(values)?;
-        towers_of(deep_id(&manifest, &tensors)?, &tensors).map(Some)
+    /// A manifest that is none.
+    pub fn is_told_by(&self, manifest: &[u8]) -> Result<bool, LanguageError> {
+        let theirs = Manifest::read(Path::new(MANIFEST), manifest)?;
+        let ours = &self.manifest;
+        let names = |name: &String| theirs.sequences.contains(name);
+        let is_told = theirs.layers != Layers::None
+            && theirs.encoder == ours.encoder
+            && theirs.limit >= ours.limit
+            && ours.sequences.iter().all(names);
+        Ok(self.deep.is_none() || is_told)
     }
 
     /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.

@@ -219,6 +219,11 @@ impl Trainer {
         })
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The values as they are now, by name, in the CPU's memory.
     ///
     /// # Errors

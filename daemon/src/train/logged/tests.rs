@@ -143,7 +143,7 @@ impl World {
         let wanted = (split, rows, i64::MIN);
         let read = read(
             (&self.config, &self.log),
-            (None, Reads::default()),
+            Asked::default(),
             wanted,
             (folder, false),
         );
@@ -302,7 +302,7 @@ fn each_row_is_read_on_once() {
 }
 
 fn read_on_all(of: (&Config, &dyn Log), asked: (&Reached, &Before)) -> Result<Read, TrainError> {
-    read_on(of, (None, Reads::default()), asked, (10, [1, usize::MAX]))
+    read_on(of, Asked::default(), asked, (10, [1, usize::MAX]))
 }
 
 /// Goal: rows from before a task was added are learned from under the schema of today, without a label of the new task; rows of a schema that nobody told of, and those whose numbers mean something else now, are left out and counted.

@@ -23,8 +23,8 @@ fn corpus() -> Corpus {
         texts.extend([0, 1]);
         numbers.shuffle(&mut texts);
         texts.insert(0, first as u32);
-        let times = (0..8).map(|step| step * 60_000).collect();
-        histories.extend([History { texts, times }, History::default()]);
+        let times: Vec<i64> = (0..8).map(|step| step * 60_000).collect();
+        histories.extend([History::of(texts, &times), History::default()]);
         rows.user.push(2 * user as u32);
         rows.counts.extend([7, 0]);
         rows.item.push((user / 2 % TEXTS) as u32);
@@ -224,7 +224,7 @@ fn a_row_does_not_see_what_comes_later() {
     for history in corpus.histories.iter_mut().step_by(2) {
         let last = history.texts.last_mut().unwrap();
         *last = (*last + 1) % TEXTS as u32;
-        *history.times.last_mut().unwrap() += 1_000_000;
+        *history.gaps.last_mut().unwrap() += 4;
     }
     assert_eq!(
         before,

@@ -123,13 +123,11 @@ fn corpus() -> Corpus {
     for user in 0..users {
         let behaviors = 1 + user * 29 / (users - 1);
         let texts_of = |many: usize| (0..many).map(|at| ((at * 7 + user * 3) % texts) as u32);
-        let times = |many: usize| (0..many).map(|at| (at * at) as i64 * 40_000).collect();
+        let times = |many: usize| (0..many).map(|at| (at * at) as i64 * 40_000);
         let other = user % 2 * 3;
         for many in [behaviors, other] {
-            histories.push(History {
-                texts: texts_of(many).collect(),
-                times: times(many),
-            });
+            let times: Vec<i64> = times(many).collect();
+            histories.push(History::of(texts_of(many).collect(), &times));
         }
         for row in 0..2 {
             rows.user.push(2 * user as u32);

@@ -14,8 +14,7 @@ fn corpus(tasks: usize, labelled: impl Fn(usize, usize) -> bool) -> Corpus {
     let (mut histories, mut rows) = (Vec::new(), Rows::default());
     for row in 0..ROWS {
         let texts = vec![(row % 8) as u32, (row / 8 % 8) as u32];
-        let times = vec![0, 60_000];
-        histories.push(History { texts, times });
+        histories.push(History::of(texts, &[0, 60_000]));
         rows.user.push(row as u32);
         rows.counts.push(1 + (row % 2) as u32);
         rows.item.push((row / 3 % 8) as u32);
