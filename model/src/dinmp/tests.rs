@@ -63,12 +63,14 @@ fn seen(requests: &[Request]) -> (Seen, Vec<Asked>) {
 
 fn seen_by(reads: Reads, requests: &[Request]) -> (Seen, Vec<Asked>) {
     let (mut seen, mut rows) = (Seen::reading(reads), Vec::new());
-    for (atoms, candidates) in requests {
+    for (number, (atoms, candidates)) in requests.iter().enumerate() {
+        // The last one's user is the first one's too.
+        let user = format!("user {}", number % 3);
         for (number, bucket, age, counts) in atoms {
             let place = seen.item(item(*number));
             seen.atom(place, Mark::new(*bucket, *age, counts.clone()));
         }
-        let request = seen.end_request("user");
+        let request = seen.end_request(&user);
         for candidate in candidates {
             let item = seen.item(item(*candidate));
             rows.push(Asked { request, item });
@@ -277,7 +279,7 @@ fn differences(what: &str, reads: Reads, silent: &[&str]) {
 }
 
 /// Goal: where a GPU learns, what comes out and every gradient are those of a CPU. Method: the two graphs around plain loops on a CPU, and around the kernels where there is a GPU, beside our own
-/// way, for some function of all that comes out; rows of full, empty and repeated buckets, and of more atoms than a block has warps; with each part left out.
+/// way, for some function of all that comes out; rows of full, empty and repeated buckets, of more atoms than a block has warps, and of users with a row, without one, and with two requests; with each part left out.
 #[test]
 fn a_device_goes_the_same_way() {
     for (what, reads) in reads::choices() {
@@ -287,10 +289,11 @@ fn a_device_goes_the_same_way() {
 
 fn goes_the_same_way(left_out: &str, reads: Reads) {
     let (seen, rows) = seen_by(reads, &requests());
-    // Half of the ids are left out, and read zeros: one past has nothing else.
+    // Half of the ids are left out, and read zeros, in this step some users and some items: one past has nothing else.
     let mut learning = learning(0.5, reads);
     let met = seen.met(&rows, &vec![0; rows.len()]);
     learning.meet(&seen, &met).unwrap();
+    let wide = learning.outputs();
     let mut go = |apart: bool, device: &Device| {
         learning.apart = apart;
         let values: BTreeMap<String, Var> = values_of(reads)
@@ -303,7 +306,7 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
         let tensors = values.iter();
         let tensors = tensors.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
         let laid = seen.part(&rows);
-        let way = learning.forward(&tensors.collect(), laid, Some(7), device);
+        let way = learning.forward(&tensors.collect(), laid, Some(34), device);
         let way = way.unwrap();
         let count = way.outputs.elem_count();
         let weights = Numbers(11).normal(count, 1.0);
@@ -326,6 +329,12 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
     };
     let right = go(false, &Device::Cpu);
     assert!(!reads.is_whole() || right.len() == values().len() + 2);
+    // A row's product of user and candidate in front, the user's row behind.
+    let numbers = right["out"].chunks(wide);
+    let of_users = numbers.map(|row| [&row[..1], &row[row.len() - WIDTH..]].concat());
+    let (some, none): (Vec<_>, Vec<_>) =
+        of_users.partition(|of| of[1..].iter().any(|one| *one != 0.0));
+    assert!(some.iter().any(|of| of[0] != 0.0) && !none.is_empty());
     let mut held = vec![("plain loops", go(true, &Device::Cpu))];
     let chosen = choose(DeviceChoice::Auto).unwrap();
     match chosen.no_gpu {

@@ -22,9 +22,14 @@ fn spec() -> KeyVectorSpec {
 /// Items are of two sorts that nothing names. A user likes those of one sort and dislikes those of the other, and so is the label; the row's number is
 /// noise. Two tasks: the second is the contrary of the first, and lacks its label in every third row.
 fn corpus() -> Corpus {
+    corpus_by(Reads::default())
+}
+
+/// The same, of which so much is read.
+fn corpus_by(reads: Reads) -> Corpus {
     let mut numbers = crate::numbers::Numbers(5);
     let mut draw = |below: usize| (numbers.uniform() * below as f64) as usize;
-    let (mut seen, mut rows) = (Seen::default(), Rows::default());
+    let (mut seen, mut rows) = (Seen::reading(reads), Rows::default());
     let item = |number: usize| ItemKeys::of(&format!("item {number}"), []);
     for user in 0..ROWS {
         let liked = draw(2);
@@ -89,12 +94,17 @@ fn head(features: usize) -> HeadConfig {
 }
 
 fn trainer(features: usize, objective: Objective) -> Trainer {
-    trainer_at(&Place::cpu(), false, features, objective)
+    let all = (Reads::default(), objective);
+    trainer_at((&Place::cpu(), false), features, all)
 }
 
-/// One that computes somewhere; `apart`: as if that were no CPU.
-fn trainer_at(place: &Place, apart: bool, features: usize, objective: Objective) -> Trainer {
-    let (mut interest, head) = (learning(), head(features));
+/// One that computes somewhere, and reads so much; `apart`: as if that were no CPU.
+fn trainer_at(
+    (place, apart): (&Place, bool),
+    features: usize,
+    (reads, objective): (Reads, Objective),
+) -> Trainer {
+    let (mut interest, head) = (learning().reading(reads), head(features));
     interest.apart = apart;
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(interest.random(3).unwrap());
@@ -193,13 +203,17 @@ fn users_without_a_past_are_told_apart() {
 }
 
 /// Goal: who learns on a GPU learns the same, and a CPU goes on from there. Method: losses of a pass and what is said afterwards, of a trainer that goes a device's way, on a CPU and on a GPU
-/// where there is one, with one gradient for all tasks and with one a task; then a checkpoint that a CPU takes up.
+/// where there is one, with one gradient for all tasks and with one a task, and with self-attention; then a checkpoint that a CPU takes up.
 #[test]
 fn a_device_learns_the_same() {
-    let corpus = corpus();
     let gdod = Objective::Tasks {
         rule: crate::gradient::GradientRule::default(),
         scope: crate::gradient::Scope::Global,
+    };
+    let whole = Reads::default();
+    let among = Reads {
+        self_attention: true,
+        ..whole
     };
     let chosen = choose(DeviceChoice::Auto).unwrap();
     if let Some(why) = &chosen.no_gpu {
@@ -209,24 +223,27 @@ fn a_device_learns_the_same() {
         device: chosen.device,
         numbers: candle_core::DType::F32,
     };
-    let learn = |trainer: &mut Trainer| {
+    let learn = |corpus: &Corpus, trainer: &mut Trainer| {
         let mut losses = Vec::new();
-        let at = trainer.pass(&corpus, LEARNED, Position::default(), &mut |_, report| {
+        let at = trainer.pass(corpus, LEARNED, Position::default(), &mut |_, report| {
             losses.push(report.loss);
             true
         });
-        let said = trainer.score(&corpus, LEARNED.end..ROWS, &mut |_| {});
+        let said = trainer.score(corpus, LEARNED.end..ROWS, &mut |_| {});
         (at.unwrap(), [losses, said.unwrap()].concat())
     };
-    for objective in [Objective::Labels, gdod] {
-        let (_, right) = learn(&mut trainer(1, objective));
+    let labels = Objective::Labels;
+    for how in [(whole, labels), (whole, gdod), (among, labels)] {
+        let corpus = corpus_by(how.0);
+        let on_cpu = || trainer_at((&Place::cpu(), false), 1, how);
+        let (_, right) = learn(&corpus, &mut on_cpu());
         for place in [&Place::cpu(), &gpu] {
-            let mut there = trainer_at(place, true, 1, objective);
-            let (at, found) = learn(&mut there);
+            let mut there = trainer_at((place, true), 1, how);
+            let (at, found) = learn(&corpus, &mut there);
             for (one, other) in found.iter().zip(&right) {
                 assert!((one - other).abs() < 2e-3, "{one}, on a CPU {other}");
             }
-            let mut here = trainer(1, objective);
+            let mut here = on_cpu();
             here.resume(&there.checkpoint().unwrap(), at).unwrap();
             let said = here.score(&corpus, LEARNED.end..ROWS, &mut |_| {});
             let rest = &found[found.len() - said.as_ref().unwrap().len()..];
