@@ -243,10 +243,13 @@ impl TrainBahe {
         if of_recordings && self.texts != Texts::None {
             config.texts.encoder = Some(self.model.display().to_string());
         }
-        if config.texts.encoder.is_some() {
+        // What was scored was scored by the configuration's.
+        if of_recordings && config.texts.encoder.is_some() {
             config.texts.cut = self.cut;
         }
-        config.texts.sequence_max = self.limit;
+        if of_recordings {
+            config.texts.sequence_max = self.limit;
+        }
         // So that a champion that reads them can be opened.
         config.key_vectors.logged = true;
         config

@@ -368,13 +368,15 @@ pub fn put_on_trial(
     let registry = Registry::read(config, log)?;
     let of = super::hex(model.id());
     let champion = Standing::of(&registry)?.champion().cloned();
-    let is_told = champion.as_ref().map(|champion| {
-        let (manifest, _) = registry.bytes_of(champion)?;
-        let is_told = model.is_told_by(manifest);
-        is_told.map_err(|error| ChampionError::Trained(error.into()))
-    });
-    if !is_told.transpose()?.unwrap_or(model.deep().is_none()) {
-        return Err(ChampionError::Texts);
+    if model.deep().is_some() {
+        let is_told = champion.as_ref().map(|champion| {
+            let (manifest, _) = registry.bytes_of(champion)?;
+            let is_told = model.is_told_by(manifest);
+            is_told.map_err(|error| ChampionError::Trained(error.into()))
+        });
+        if is_told.transpose()? != Some(true) {
+            return Err(ChampionError::Texts);
+        }
     }
     if champion.is_some_and(|champion| champion.id == of) {
         return Err(ChampionError::IsChampion);

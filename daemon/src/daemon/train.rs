@@ -82,6 +82,7 @@ fn judge(inner: &Inner, (ways, pool): (&Ways, &Pool), stopping: &Stopping) {
     let config = &inner.config;
     let every = config.train.every.duration();
     let mut trials = Trials::new(config, &training(inner).out);
+    trials.stopping = Some(stopping.clone());
     while !stopping.pause(every.min(LOOK_EVERY)) {
         let way = ways.judging.lock();
         let turn = pool.run(|| trials.turn(config, &*inner.log));
@@ -172,7 +173,10 @@ fn train(inner: &Inner, (ways, [passes, following]): (&Ways, &[Pool; 2]), stoppi
 /// Passes over all rows. Where layers are to learn, and the champion has none, the rest does.
 fn begin(training: &TrainBahe, config: &Config, stop: &dyn Fn() -> bool) -> Begun {
     match training.begin(config, stop) {
-        Err(TrainError::NoLayers) => {
+        // Or rows do not tell enough: those that older builds scored.
+        Err(TrainError::NoLayers | TrainError::TooFewVectors { .. })
+            if training.texts != Texts::None =>
+        {
             let texts = Texts::None;
             let training = training.clone();
             TrainBahe { texts, ..training }.begin(config, stop)

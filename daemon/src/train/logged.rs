@@ -217,10 +217,15 @@ impl<'a> Reader<'a> {
             histories: user * self.config.sequences.len() as u32,
             counts: vec![0; self.config.sequences.len()],
         };
+        // What others scored is left out below: its texts need no vectors.
+        let mut places = 0..logged.candidates.len();
+        let is_seen = self
+            .champion
+            .is_some_and(|champion| places.any(|place| champion.saw(logged, place).is_some()));
         let saw = match (&mut self.runs, &logged.vectors) {
             (None, _) => Some(nothing),
-            (Some(runs), Some(vectors)) => runs.take(&logged.user, vectors)?,
-            (Some(_), None) => None,
+            (Some(runs), Some(vectors)) if is_seen => runs.take(&logged.user, vectors)?,
+            (Some(_), _) => None,
         };
         let spec = assembler.schema().key_vectors();
         let told = spec.map(|spec| self.seen.logged(logged, spec));

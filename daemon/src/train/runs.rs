@@ -37,7 +37,7 @@ impl Texts {
     }
 }
 
-/// A run as a row saw it.
+/// A run as a row saw it: the behaviors that its vector was made of, for what came behind them was not seen by whoever scored.
 struct Run {
     start: u64,
     texts: Vec<u32>,
@@ -101,7 +101,7 @@ impl Runs {
         }
     }
 
-    /// Takes in what a request's row saw; none: it does not hold these sequences, or is older than the runs that there were.
+    /// Takes in what a request's row saw; none: it does not hold these sequences, or not as far back.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -116,12 +116,13 @@ impl Runs {
             let Some(of) = logged.find(|of| of.name == *name) else {
                 return Ok(None);
             };
-            if of.length == 0 && of.start > 0 {
-                return Ok(None);
-            }
             runs.push(run(of, &mut self.texts)?);
         }
-        let counts = runs.iter().map(|run| run.start + run.texts.len() as u64);
+        // Where no vector had come, it saw that of an empty sequence, whatever there was.
+        let counts = runs.iter().map(|run| match run.texts.len() {
+            0 => 0,
+            used => run.start + used as u64,
+        });
         let counts: Vec<u64> = counts.collect();
         let held = self.newest.get(user).copied();
         let held = held.filter(|first| {
@@ -140,7 +141,8 @@ impl Runs {
             self.newest.insert(user.to_owned(), histories);
         }
         let held = &mut self.histories[histories as usize..];
-        for (held, run) in held.iter_mut().zip(runs) {
+        let some = held.iter_mut().zip(runs);
+        for (held, run) in some.filter(|(_, run)| !run.texts.is_empty()) {
             let known = held.texts.len() - (run.start - held.start) as usize;
             held.texts.extend(run.texts.iter().skip(known));
             held.gaps.extend(run.gaps.iter().skip(known));
@@ -148,7 +150,8 @@ impl Runs {
         // By another limit a run may begin before what rows hold.
         let held = self.histories[histories as usize..].iter();
         let mut begin = held.zip(&counts);
-        let is_held = begin.all(|(held, count)| start_of(*count, self.limit) >= held.start);
+        let is_held =
+            begin.all(|(held, count)| *count == 0 || start_of(*count, self.limit) >= held.start);
         Ok(is_held.then(|| Saw {
             histories,
             counts: counts.iter().map(|count| *count as u32).collect(),
@@ -244,6 +247,9 @@ impl Runs {
     /// Texts and kinds of gaps of a run: of a history, so many behaviors from one on.
     pub(super) fn run(&self, history: u32, start: u64, behaviors: usize) -> (&[u32], Vec<u32>) {
         let held = &self.histories[history as usize];
+        if behaviors == 0 {
+            return (&[], Vec::new());
+        }
         let from = (start - held.start) as usize;
         let mut gaps = held.gaps[from..from + behaviors].to_vec();
         if let Some(first) = gaps.first_mut() {
@@ -266,23 +272,43 @@ fn run(logged: &LoggedSequence<'_>, texts: &mut Texts) -> Result<Run, String> {
     if !rest.is_empty()
         || [hashes.len(), logged.gaps.len()] != [logged.length; 2]
         || !logged.gaps.iter().all(is_gap)
+        || logged.used > logged.length
     {
-        let LoggedSequence { name, length, .. } = logged;
+        let LoggedSequence {
+            name, length, used, ..
+        } = logged;
         return Err(format!(
-            "the run of sequence `{name}` is not whole: {length} behaviors, {} hashes, {} gaps",
+            "the run of sequence `{name}` is not whole: {length} behaviors, {used} of them used, {} hashes, {} gaps",
             hashes.len(),
             logged.gaps.len()
         ));
     }
+    // Counts are kept in 32 bits.
+    let count = logged.start.saturating_add(logged.length as u64);
+    if u32::try_from(count).is_err() {
+        let name = &logged.name;
+        return Err(format!(
+            "the run of sequence `{name}` ends behind {count} behaviors: nobody has so many"
+        ));
+    }
     Ok(Run {
         start: logged.start,
-        texts: hashes.iter().map(|hash| texts.place(*hash)).collect(),
-        gaps: logged.gaps.iter().map(|gap| u32::from(*gap)).collect(),
+        texts: hashes[..logged.used]
+            .iter()
+            .map(|hash| texts.place(*hash))
+            .collect(),
+        gaps: logged.gaps[..logged.used]
+            .iter()
+            .map(|gap| u32::from(*gap))
+            .collect(),
     })
 }
 
 /// Whether a run is a part of a history, or goes on where it ends.
 fn continues(held: &History, run: &Run) -> bool {
+    if run.texts.is_empty() {
+        return true;
+    }
     let Some(from) = run.start.checked_sub(held.start) else {
         return false;
     };
@@ -291,7 +317,7 @@ fn continues(held: &History, run: &Run) -> bool {
         return false;
     };
     // What a run begins with has a gap that it does not say.
-    if known.is_empty() && !run.texts.is_empty() && from > 0 {
+    if known.is_empty() && from > 0 {
         return false;
     }
     let known = known.iter().zip(&held.gaps[from..]);

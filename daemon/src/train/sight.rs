@@ -14,6 +14,8 @@ use super::TrainError;
 use super::labelled::Matched;
 use super::runs::{Runs, Saw, Vectors};
 
+/// Requests that are seen at a look, at most: each may have a run of its own.
+const ROWS_MAX: usize = 5_000;
 /// Items that go through the layers at once.
 const ITEMS: usize = 256;
 
@@ -21,7 +23,7 @@ const ITEMS: usize = 256;
 #[derive(Debug)]
 struct Row {
     saw: Saw,
-    /// Places of its candidates' texts; none: it does not say.
+    /// Places of the texts of its candidates that have labels; none: it does not say.
     items: Vec<Option<u32>>,
 }
 
@@ -57,33 +59,38 @@ impl<'a> Sight<'a> {
     }
 
     /// Takes in what a row names, if that is enough.
-    ///
-    /// # Errors
-    /// What is wrong with the row.
-    pub(super) fn take(&mut self, matched: &Matched<'_>) -> Result<(), String> {
+    pub(super) fn take(&mut self, matched: &Matched<'_>) {
         let logged = matched.logged;
         let encoder = self.model.encoder().map(|of| EncoderId(of).to_string());
         // Likenesses are of that encoder's vectors, too.
         let is_ours = encoder.is_some() && logged.embeddings.as_deref() == encoder.as_deref();
-        let Some(vectors) = logged.vectors.as_ref().filter(|_| is_ours) else {
-            return Ok(());
+        let is_more = self.rows.len() < ROWS_MAX;
+        let vectors = logged.vectors.as_ref();
+        let Some(vectors) = vectors.filter(|_| is_ours && is_more) else {
+            return;
         };
-        let Some(saw) = self.runs.take(&logged.user, vectors)? else {
-            return Ok(());
+        // One that is damaged where the champion does not look is not seen, and keeps no other from being seen.
+        let Ok(Some(saw)) = self.runs.take(&logged.user, vectors) else {
+            return;
         };
-        let candidates = logged.candidates.iter();
-        let items = candidates
-            .map(|candidate| self.runs.item(candidate))
-            .collect::<Result<_, _>>()?;
+        let candidates = logged.candidates.iter().zip(&matched.labels);
+        let items = candidates.map(|(candidate, labels)| {
+            labels.as_ref()?;
+            self.runs.item(candidate).ok().flatten()
+        });
+        let items = items.collect();
         self.rows.insert(key(matched), Row { saw, items });
-        Ok(())
     }
 
-    /// Makes all that these rows need. Of rows whose texts have no vector it sees nothing.
+    /// Makes all that these rows need, until `stop` says so. Of rows whose texts have no vector it sees nothing.
     ///
     /// # Errors
     /// The log's, or the layers'.
-    pub(super) fn make(&mut self, of: (&Config, &dyn Log)) -> Result<(), TrainError> {
+    pub(super) fn make(
+        &mut self,
+        of: (&Config, &dyn Log),
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), TrainError> {
         let (Some(deep), Some(encoder)) = (self.model.deep(), self.model.encoder()) else {
             return Ok(());
         };
@@ -93,14 +100,15 @@ impl<'a> Sight<'a> {
         // What is no text's is always there.
         self.rows
             .retain(|_, row| runs.is_whole(&vectors, &row.saw, 0));
-        self.make_users(deep, (&vectors, width))?;
-        self.make_items(deep, (&vectors, width))
+        self.make_users(deep, (&vectors, width), stop)?;
+        self.make_items(deep, (&vectors, width), stop)
     }
 
     fn make_users(
         &mut self,
         deep: &Deep,
         (vectors, width): (&Vectors, usize),
+        stop: &dyn Fn() -> bool,
     ) -> Result<(), TrainError> {
         let limit = self.model.manifest().limit as u64;
         // By history and where a run begins: its sequence, and behaviors of it that rows see.
@@ -117,6 +125,9 @@ impl<'a> Sight<'a> {
             }
         }
         for ((history, start), (sequence, counts)) in wanted {
+            if stop() {
+                break;
+            }
             let lengths: Vec<usize> = counts
                 .iter()
                 .map(|count| (u64::from(*count) - start) as usize)
@@ -142,12 +153,16 @@ impl<'a> Sight<'a> {
         &mut self,
         deep: &Deep,
         (vectors, width): (&Vectors, usize),
+        stop: &dyn Fn() -> bool,
     ) -> Result<(), TrainError> {
         let rows = self.rows.values();
         let texts = rows.flat_map(|row| row.items.iter().flatten().copied());
         let texts: BTreeSet<u32> = texts.filter(|text| vectors.has(*text)).collect();
         let texts: Vec<u32> = texts.into_iter().collect();
         for some in texts.chunks(ITEMS) {
+            if stop() {
+                break;
+            }
             let of: Vec<&[f32]> = some.iter().map(|text| vectors.of(*text, width)).collect();
             for (text, vector) in some.iter().zip(deep.item_vectors(&of)?) {
                 let seen = self.projected(|row| {

@@ -22,6 +22,7 @@ use super::sight::Sight;
 use crate::champion::{
     self, Bench, Canary, CanaryLook, ChampionError, Look, Named, Outcome, Seat, Standing, Trial,
 };
+use crate::supervisor::Stopping;
 use crate::world::unix_ms;
 
 /// A challenger that is no better at this look goes: it is unlikely to be much better, and another may be.
@@ -52,6 +53,8 @@ pub(crate) struct Trials {
     /// Where labels must have come to before it is worth looking at a trial again.
     not_before: BTreeMap<(Tried, i64), i64>,
     failed: BTreeMap<Tried, Instant>,
+    /// Whether whoever judges is to stop; none: nobody says so.
+    pub(crate) stopping: Option<Stopping>,
 }
 
 /// Who is judged for what: the model's id, none for the baseline.
@@ -91,7 +94,12 @@ impl Trials {
             canary: (config.train.canary.get(), config.train.canary_for.millis()),
             not_before: BTreeMap::new(),
             failed: BTreeMap::new(),
+            stopping: None,
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.as_ref().is_some_and(Stopping::is_set)
     }
 
     /// Looks at each trial for which there are enough new rows, and does what follows.
@@ -177,6 +185,8 @@ impl Trials {
             Some(outcome) => Some(outcome),
             None if self.is_full(seat, &trial) => Some(Outcome::BegunAnew),
             None => match self.look((config, log), seat, &trial) {
+                // What was seen until then says nothing.
+                _ if self.is_stopping() => return Ok(None),
                 Ok(judged) => {
                     let held = trial.clone();
                     let outcome = self.outcome(seat, &mut trial, judged);
@@ -498,41 +508,34 @@ impl Trials {
             return Ok(found.rows);
         }
         let models = [champion, model];
-        let mut sights = models.map(|model| model.and_then(Sight::of));
+        let blind = |matched: &Matched<'_>| {
+            models.map(|of| of.is_some_and(|of| of.is_blind_to(matched.logged)))
+        };
+        let mut sight = model.and_then(Sight::of);
         let from = Some(&*trial.from[1]);
         labelled.each(from, &mut |assembler, matched| {
-            let blind = blind(models, matched);
-            if blind == [false; 2] {
-                return found.take(assembler, matched, models, [None; 2]);
+            match (blind(matched), &mut sight) {
+                ([false, false], _) => found.take(assembler, matched, (models, None)),
+                // A champion is judged by rows that hold what it saw, and by no others: one that waits scored none.
+                ([false, true], Some(sight)) => {
+                    sight.take(matched);
+                    Ok(())
+                }
+                _ => Ok(()),
             }
-            let sights = sights.iter_mut().zip(blind).filter(|(_, blind)| *blind);
-            let mut sights = sights.filter_map(|(sight, _)| sight.as_mut());
-            sights.try_for_each(|sight| sight.take(matched))
         })?;
-        if sights.iter().flatten().all(Sight::is_empty) {
+        let Some(mut sight) = sight.filter(|sight| !sight.is_empty()) else {
             return Ok(found.rows);
-        }
-        for sight in sights.iter_mut().flatten() {
-            sight.make((&config, log))?;
-        }
-        let sights = sights.each_ref().map(Option::as_ref);
+        };
+        sight.make((&config, log), &|| self.is_stopping())?;
         read()?.each(from, &mut |assembler, matched| {
-            let blind = blind(models, matched);
-            let mut needed = sights.iter().zip(blind).filter(|(_, blind)| *blind);
-            // Of a row that nobody could make anything of it is not known what it would have said.
-            let are_seen = needed.all(|(sight, _)| sight.is_some_and(|sight| sight.has(matched)));
-            if blind == [false; 2] || !are_seen {
-                return Ok(());
+            if blind(matched) == [false, true] && sight.has(matched) {
+                found.take(assembler, matched, (models, Some(&sight)))?;
             }
-            found.take(assembler, matched, models, sights)
+            Ok(())
         })?;
         Ok(found.rows)
     }
-}
-
-/// Which of two models does not find what it sees of texts in a row.
-fn blind(models: [Option<&BaheModel>; 2], matched: &Matched<'_>) -> [bool; 2] {
-    models.map(|model| model.is_some_and(|model| model.is_blind_to(matched.logged)))
 }
 
 /// What champion and challenger say of rows.
@@ -547,14 +550,13 @@ impl Found {
         &mut self,
         assembler: &Assembler,
         matched: &Matched<'_>,
-        [champion, model]: [Option<&BaheModel>; 2],
-        [sight, other]: [Option<&Sight<'_>>; 2],
+        ([champion, model], sight): ([Option<&BaheModel>; 2], Option<&Sight<'_>>),
     ) -> Result<(), String> {
         let next = self.users.len() as u32;
         let user = self.users.entry(matched.logged.user.to_string());
         let user = *user.or_insert(next);
-        let champion = matched.log_odds(assembler, champion, sight)?;
-        let model = matched.log_odds(assembler, model, other)?;
+        let champion = matched.log_odds(assembler, champion, None)?;
+        let model = matched.log_odds(assembler, model, sight)?;
         let labels = matched.labels.iter().flatten().flatten();
         for (label, (champion, model)) in labels.zip(champion.into_iter().zip(model)) {
             let Some((label, weight)) = label else {

@@ -105,7 +105,7 @@ impl BaheModel {
         places.map(drop)
     }
 
-    /// Whether rows that the model of this manifest scores name all that this one's vectors are made of: of the same encoder, the texts of its sequences, as far back as its runs begin. One that looks at no texts needs nothing of them.
+    /// Whether rows that the model of this manifest scores name all that this one's vectors are made of: of the same encoder, the texts of its sequences, as far back as its runs begin.
     ///
     /// # Errors
     /// A manifest that is none.
@@ -117,7 +117,7 @@ impl BaheModel {
             && theirs.encoder == ours.encoder
             && theirs.limit >= ours.limit
             && ours.sequences.iter().all(names);
-        Ok(self.deep.is_none() || is_told)
+        Ok(is_told)
     }
 
     /// A model that lies nowhere: what [`BaheModel::open`] makes of a folder with these values.

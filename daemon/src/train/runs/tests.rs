@@ -56,10 +56,12 @@ fn runs_of_a_user_are_put_together() {
     // What was second before is third now.
     assert_eq!(take("a", 2, &[9, 1, 5], &[none_before, 1, 6]), Some((2, 5)));
     assert_eq!(take("a", 8, &[7, 7], &[none_before, 2]), Some((3, 10)));
-    // The run that it would have seen has left.
-    assert_eq!(take("a", 10, &[], &[]), None);
+    // Without a vector it saw an empty sequence, also behind a run that began anew.
+    assert_eq!(take("a", 10, &[], &[]), Some((3, 0)));
+    assert_eq!(take("c", 4, &[], &[]), Some((4, 0)));
+    assert_eq!(take("c", 0, &[7], &[none_before]), Some((5, 1)));
     let (names, asked) = runs.texts();
-    assert_eq!((names.len(), asked), (1 + 5, 2 + 1 + 3 + 2 + 1 + 3 + 2));
+    assert_eq!((names.len(), asked), (1 + 5, 2 + 1 + 3 + 2 + 1 + 3 + 2 + 1));
     assert_eq!(names[1], "01".repeat(16));
     let [one, two, five, nine, seven] = [1, 2, 3, 4, 5];
     let histories = runs.histories();
@@ -74,6 +76,8 @@ fn runs_of_a_user_are_put_together() {
             (0, vec![one], vec![0]),
             (2, vec![nine, one, five], vec![0, 1, 6]),
             (8, vec![seven, seven], vec![0, 2]),
+            (4, Vec::new(), Vec::new()),
+            (0, vec![seven], vec![0]),
         ]
     );
 }
@@ -111,7 +115,7 @@ fn what_rows_do_not_hold_is_not_made_up() {
     );
 }
 
-/// Goal: a row whose run is not whole is refused with what is wrong. Method: too few hashes, gaps, a kind of gap that is none, and what is no base64.
+/// Goal: a row whose run is not whole is refused with what is wrong. Method: too few hashes, gaps, a kind of gap that is none, what is no base64, and a start behind all numbers.
 #[test]
 fn a_damaged_run_is_refused() {
     let whole = vectors(0, &[1, 2], &[0, 1]);
@@ -123,11 +127,27 @@ fn a_damaged_run_is_refused() {
     };
     let wrong = "the run of sequence `clicks` is not whole: ";
     let hashes = damaged(&|of| of.texts = BASE64_STANDARD.encode([1; 17]).into());
-    assert_eq!(hashes, format!("{wrong}2 behaviors, 1 hashes, 2 gaps"));
+    assert_eq!(
+        hashes,
+        format!("{wrong}2 behaviors, 2 of them used, 1 hashes, 2 gaps")
+    );
     let gaps = damaged(&|of| of.gaps = vec![0].into());
-    assert_eq!(gaps, format!("{wrong}2 behaviors, 2 hashes, 1 gaps"));
+    assert_eq!(
+        gaps,
+        format!("{wrong}2 behaviors, 2 of them used, 2 hashes, 1 gaps")
+    );
+    let used = damaged(&|of| of.used = 3);
+    assert_eq!(
+        used,
+        format!("{wrong}2 behaviors, 3 of them used, 2 hashes, 2 gaps")
+    );
+    let many = damaged(&|of| of.start = u64::MAX - 1);
+    assert!(many.contains("nobody has so many"), "{many}");
     let text = damaged(&|of| of.texts = "?".into());
-    assert_eq!(text, format!("{wrong}2 behaviors, 0 hashes, 2 gaps"));
+    assert_eq!(
+        text,
+        format!("{wrong}2 behaviors, 2 of them used, 0 hashes, 2 gaps")
+    );
     assert!(damaged(&|of| of.gaps = vec![0, GAPS as u8].into()).starts_with(wrong));
 }
 
