@@ -13,7 +13,6 @@ use headwater_model::{LabelledRow, LoggedRequest, Policy, Translation};
 use serde::Deserialize;
 
 use super::TrainError;
-use super::sight::Sight;
 use crate::progress::Progress;
 use crate::scan::{self, Stretch};
 use crate::schemas::Schemas;
@@ -53,6 +52,9 @@ pub(super) struct Matched<'a> {
     /// Of each candidate; none: it has none, or had them in another part of the request.
     pub(super) labels: Vec<Option<Labels>>,
 }
+
+/// The head's projections of what a user did, and of a candidate.
+pub(super) type SeenTexts<'m> = (&'m [f32], &'m [f32]);
 
 /// How far what was logged is used up, by partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -385,15 +387,15 @@ impl<'a> Labelled<'a> {
 }
 
 impl Matched<'_> {
-    /// What a model says of the candidates that have labels, those of the others left out: log-odds, (labelled candidates, tasks). None: the baseline. What a row does not hold of what it sees of texts is asked of its sight, where it has one.
+    /// What a model says of the candidates that have labels, those of the others left out: log-odds, (labelled candidates, tasks). None: the baseline. What a row does not hold of what the model sees of texts, `made` may have: of a candidate, as [`BaheModel::saw`].
     ///
     /// # Errors
     /// If the record is not whole.
-    pub(super) fn log_odds(
+    pub(super) fn log_odds<'m>(
         &self,
         assembler: &Assembler,
         model: Option<&BaheModel>,
-        sight: Option<&Sight<'_>>,
+        made: &dyn Fn(usize) -> Option<SeenTexts<'m>>,
     ) -> Result<Vec<f32>, String> {
         let rows = self.logged.rows(assembler.schema());
         let rows = rows.map_err(|error| headwater_consumers::words(&error))?;
@@ -415,14 +417,11 @@ impl Matched<'_> {
                 .map(|task| assembler.baseline().explain(row, task).probability)
                 .collect();
             // What a model that looks at texts did not score itself, it has nothing to say of but what the baseline says.
-            let saw = |model: &BaheModel| match model.saw(self.logged, place) {
-                Some((users, item)) => Some((users.to_vec(), item.to_vec())),
-                None => sight.and_then(|sight| sight.saw(self, place)),
-            };
+            let saw = |model: &BaheModel| model.saw(self.logged, place).or_else(|| made(place));
             if let Some((model, (users, item))) = model.and_then(|model| Some((model, saw(model)?)))
             {
                 let interest = &interest[place * wide..][..wide];
-                let seen = (&*users, &*item, interest);
+                let seen = (users, item, interest);
                 let scenario = model.scenario(&self.logged.scenario);
                 let to = (assembler.baseline(), &mut scores[..]);
                 model.scorer().score_row((row, scenario), seen, to);

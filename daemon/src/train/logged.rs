@@ -230,10 +230,10 @@ impl<'a> Reader<'a> {
         let spec = assembler.schema().key_vectors();
         let told = spec.map(|spec| self.seen.logged(logged, spec));
         let told = told.transpose()?.unwrap_or_default();
-        let base = matched.log_odds(assembler, None, None)?;
+        let base = matched.log_odds(assembler, None, &|_| None)?;
         let champion = match self.champion {
             None => base.clone(),
-            champion => matched.log_odds(assembler, champion, None)?,
+            champion => matched.log_odds(assembler, champion, &|_| None)?,
         };
         let candidates = logged.candidates.iter().zip(&matched.labels).enumerate();
         let with_labels =
@@ -246,7 +246,10 @@ impl<'a> Reader<'a> {
                     self.without_vectors += 1;
                     continue;
                 };
-                projections = [users, item].concat();
+                // Where layers learn, they are made anew.
+                if self.runs.is_none() {
+                    projections = [users, item].concat();
+                }
             }
             let item = match &mut self.runs {
                 None => Some(0),
@@ -256,10 +259,6 @@ impl<'a> Reader<'a> {
                 self.without_vectors += 1;
                 continue;
             };
-            if self.runs.is_some() {
-                // They are made anew.
-                projections.clear();
-            }
             let numbers = logged.shared.iter().chain(&*candidate.values);
             let label = |label: &Option<(f32, f32)>| label.unwrap_or_default();
             let met = Met {

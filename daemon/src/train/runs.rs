@@ -49,7 +49,7 @@ struct Run {
 pub(super) struct Saw {
     /// The first of its histories.
     pub(super) histories: u32,
-    /// Of each sequence, behaviors before the row.
+    /// Of each sequence, behaviors before the row, as far as its vector went.
     pub(super) counts: Vec<u32>,
 }
 
@@ -189,7 +189,7 @@ impl Runs {
     /// Reads the vectors that an encoder made of these texts, to the end of their topic as of now.
     ///
     /// # Errors
-    /// The log's, or a vector of another width than the encoder's.
+    /// The log's.
     pub(super) fn vectors(
         &self,
         (config, log): (&Config, &dyn Log),
@@ -223,10 +223,13 @@ impl Runs {
                 return;
             };
             let place = *place as usize;
-            // One that cannot be read is none, as for the instances that follow the topic; a null deletes.
-            let vector = record.value.and_then(|value| read_vector(value).ok());
-            found.there[place] = vector.as_ref().is_some_and(|of| of.len() == width);
-            if let Some(vector) = vector.filter(|of| of.len() == width) {
+            let Some(value) = record.value else {
+                found.there[place] = false;
+                return;
+            };
+            // One that cannot be read is passed over, as by the instances that follow the topic.
+            if let Some(vector) = read_vector(value).ok().filter(|of| of.len() == width) {
+                found.there[place] = true;
                 found.flat[place * width..][..width].copy_from_slice(&vector);
             }
         })?;
@@ -238,7 +241,7 @@ impl Runs {
     pub(super) fn is_whole(&self, vectors: &Vectors, saw: &Saw, item: u32) -> bool {
         let mut runs = (saw.histories..).zip(&saw.counts).map(|(history, count)| {
             let start = start_of(u64::from(*count), self.limit);
-            self.run(history, start, (u64::from(*count) - start) as usize)
+            self.within(history, start, (u64::from(*count) - start) as usize)
                 .0
         });
         vectors.has(item) && runs.all(|run| run.iter().all(|place| vectors.has(*place)))
@@ -246,16 +249,23 @@ impl Runs {
 
     /// Texts and kinds of gaps of a run: of a history, so many behaviors from one on.
     pub(super) fn run(&self, history: u32, start: u64, behaviors: usize) -> (&[u32], Vec<u32>) {
-        let held = &self.histories[history as usize];
-        if behaviors == 0 {
-            return (&[], Vec::new());
-        }
-        let from = (start - held.start) as usize;
-        let mut gaps = held.gaps[from..from + behaviors].to_vec();
+        let (texts, gaps) = self.within(history, start, behaviors);
+        let mut gaps = gaps.to_vec();
         if let Some(first) = gaps.first_mut() {
             *first = gap_of(None);
         }
-        (&held.texts[from..from + behaviors], gaps)
+        (texts, gaps)
+    }
+
+    /// The same, with the gap before the first, where one is known.
+    fn within(&self, history: u32, start: u64, behaviors: usize) -> (&[u32], &[u32]) {
+        if behaviors == 0 {
+            return (&[], &[]);
+        }
+        let held = &self.histories[history as usize];
+        let from = (start - held.start) as usize;
+        let these = from..from + behaviors;
+        (&held.texts[these.clone()], &held.gaps[these])
     }
 
     /// What users did.
@@ -328,4 +338,4 @@ fn continues(held: &History, run: &Run) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

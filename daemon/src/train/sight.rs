@@ -11,7 +11,7 @@ use headwater_model::bahe::{BaheModel, Deep, RowVectors};
 use headwater_state::EncoderId;
 
 use super::TrainError;
-use super::labelled::Matched;
+use super::labelled::{Matched, SeenTexts};
 use super::runs::{Runs, Saw, Vectors};
 
 /// Requests that are seen at a look, at most: each may have a run of its own.
@@ -25,6 +25,8 @@ struct Row {
     saw: Saw,
     /// Places of the texts of its candidates that have labels; none: it does not say.
     items: Vec<Option<u32>>,
+    /// The head's projections of what the user did, (sequences, projected), once they are made.
+    users: Vec<f32>,
 }
 
 /// What one model sees.
@@ -33,9 +35,7 @@ pub(super) struct Sight<'a> {
     model: &'a BaheModel,
     runs: Runs,
     rows: BTreeMap<String, Row>,
-    /// By history and behaviors before a row: the head's projection of that sequence's vector.
-    users: BTreeMap<(u32, u32), Vec<f32>>,
-    /// By text.
+    /// By text: the head's projection of an item's vector.
     items: BTreeMap<u32, Vec<f32>>,
 }
 
@@ -48,7 +48,6 @@ impl<'a> Sight<'a> {
             model,
             runs: Runs::new(&manifest.sequences, manifest.limit),
             rows: BTreeMap::new(),
-            users: BTreeMap::new(),
             items: BTreeMap::new(),
         })
     }
@@ -79,7 +78,8 @@ impl<'a> Sight<'a> {
             self.runs.item(candidate).ok().flatten()
         });
         let items = items.collect();
-        self.rows.insert(key(matched), Row { saw, items });
+        let users = Vec::new();
+        self.rows.insert(key(matched), Row { saw, items, users });
     }
 
     /// Makes all that these rows need, until `stop` says so. Of rows whose texts have no vector it sees nothing.
@@ -124,9 +124,11 @@ impl<'a> Sight<'a> {
                     .insert(*count);
             }
         }
+        // By history and behaviors before a row: the head's projection of that sequence's vector.
+        let mut made_of: BTreeMap<(u32, u32), Vec<f32>> = BTreeMap::new();
         for ((history, start), (sequence, counts)) in wanted {
             if stop() {
-                break;
+                return Ok(());
             }
             let lengths: Vec<usize> = counts
                 .iter()
@@ -143,7 +145,12 @@ impl<'a> Sight<'a> {
                     let each = row.users().len() / self.model.manifest().sequences.len();
                     row.users()[sequence * each..][..each].to_vec()
                 });
-                self.users.insert((history, count), seen);
+                made_of.insert((history, count), seen);
+            }
+        }
+        for row in self.rows.values_mut() {
+            for (history, count) in (row.saw.histories..).zip(&row.saw.counts) {
+                row.users.extend(&made_of[&(history, *count)]);
             }
         }
         Ok(())
@@ -193,15 +200,10 @@ impl<'a> Sight<'a> {
     }
 
     /// The head's projections of what the user did, and of a candidate.
-    pub(super) fn saw(&self, matched: &Matched<'_>, place: usize) -> Option<(Vec<f32>, Vec<f32>)> {
+    pub(super) fn saw(&self, matched: &Matched<'_>, place: usize) -> Option<SeenTexts<'_>> {
         let row = self.rows.get(&key(matched))?;
         let item = self.items.get(&(*row.items.get(place)?)?)?;
-        let mut users = Vec::new();
-        for (sequence, count) in row.saw.counts.iter().enumerate() {
-            let history = row.saw.histories + sequence as u32;
-            users.extend(self.users.get(&(history, *count))?);
-        }
-        Some((users, item.clone()))
+        Some((&row.users, item))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Judging on live rows: who is on trial ([`crate::champion`]) is held against the champion on rows that were scored after it was made, once their labels are final.
 //!
 //! The model that is on trial scores nobody until it has proved itself, and some users then. It need not: a logged row holds all that a model looks at, so what it would have said is computed from there, to the
-//! bit, when the labels are there. That costs those who score nothing.
+//! bit, when the labels are there; of one that sees texts by other layers than the champion, to rounding ([`super::sight`]). That costs those who score nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -555,8 +555,9 @@ impl Found {
         let next = self.users.len() as u32;
         let user = self.users.entry(matched.logged.user.to_string());
         let user = *user.or_insert(next);
-        let champion = matched.log_odds(assembler, champion, None)?;
-        let model = matched.log_odds(assembler, model, sight)?;
+        let champion = matched.log_odds(assembler, champion, &|_| None)?;
+        let made = |place| sight.and_then(|sight| sight.saw(matched, place));
+        let model = matched.log_odds(assembler, model, &made)?;
         let labels = matched.labels.iter().flatten().flatten();
         for (label, (champion, model)) in labels.zip(champion.into_iter().zip(model)) {
             let Some((label, weight)) = label else {

@@ -9,8 +9,35 @@ use super::*;
 use crate::world::unix_ms;
 
 /// The text of a name.
-fn hash(name: u8) -> TextHash {
+pub(in crate::train) fn hash(name: u8) -> TextHash {
     [name; 16]
+}
+
+/// A log whose topic of vectors has these records, by encoder and text.
+pub(in crate::train) fn published(
+    records: impl IntoIterator<Item = (EncoderId, u8, Option<Vec<u8>>)>,
+) -> LocalLog {
+    let log = LocalLog::in_memory(Options::new(unix_ms));
+    let spec = TopicSpec {
+        topic: Topic::Embeddings,
+        partitions: 2,
+        replication_factor: 1,
+        min_insync_replicas: 1,
+    };
+    log.create(&spec).unwrap();
+    let mut producer = log.producer().unwrap();
+    for (encoder, text, value) in records {
+        let key = VectorKey::Vector(encoder, hash(text)).bytes();
+        let outgoing = Outgoing {
+            to: TopicPartition::new(Topic::Embeddings, i32::from(text % 2)),
+            key: Some(&key),
+            value: value.as_deref(),
+            headers: &[],
+        };
+        producer.send(outgoing).unwrap();
+    }
+    producer.flush().unwrap();
+    log
 }
 
 /// What a row of one sequence says that it saw.
@@ -152,42 +179,26 @@ fn a_damaged_run_is_refused() {
 }
 
 /// Goal: vectors are those of the encoder that is asked for, the newest of each text; a row is whole if all that it sees is there, and not for what lies before its run or behind it.
-/// Method: a topic of two encoders' vectors, of one that was deleted, of one of another width, of one that is damaged; rows that see them.
+/// Method: a topic of two encoders' vectors, of one that was deleted, of one of another width, of one that is damaged and of one that is so later; rows that see them.
 #[test]
 fn vectors_come_from_their_topic() {
     let config = Config::from_toml("").unwrap();
-    let log = LocalLog::in_memory(Options::new(unix_ms));
-    let spec = TopicSpec {
-        topic: Topic::Embeddings,
-        partitions: 2,
-        replication_factor: 1,
-        min_insync_replicas: 1,
-    };
-    log.create(&spec).unwrap();
     let [ours, other] = [EncoderId([1; 16]), EncoderId([2; 16])];
-    let mut producer = log.producer().unwrap();
-    let mut put = |encoder, text: u8, value: Option<&[u8]>| {
-        let key = VectorKey::Vector(encoder, hash(text)).bytes();
-        let to = TopicPartition::new(Topic::Embeddings, i32::from(text % 2));
-        let outgoing = Outgoing {
-            to,
-            key: Some(&key),
-            value,
-            headers: &[],
-        };
-        producer.send(outgoing).unwrap();
-    };
-    let of = |value: f32| vector_bytes(&[value, 2.0 * value]);
-    put(ours, 1, Some(&of(0.5)));
-    put(ours, 1, Some(&of(1.0)));
-    put(other, 1, Some(&of(9.0)));
-    put(ours, 2, Some(&of(2.0)));
-    put(ours, 2, None);
-    put(ours, 3, Some(&vector_bytes(&[3.0])));
-    put(ours, 4, Some(b"no vector"));
-    put(other, 5, Some(&of(5.0)));
-    put(ours, 6, Some(&of(6.0)));
-    producer.flush().unwrap();
+    let of = |value: f32| Some(vector_bytes(&[value, 2.0 * value]));
+    let damaged = Some(b"no vector".to_vec());
+    let log = published([
+        (ours, 1, of(0.5)),
+        (ours, 1, of(1.0)),
+        (other, 1, of(9.0)),
+        (ours, 2, of(2.0)),
+        (ours, 2, None),
+        (ours, 3, Some(vector_bytes(&[3.0]))),
+        (ours, 4, damaged.clone()),
+        (other, 5, of(5.0)),
+        (ours, 6, of(6.0)),
+        // Passed over: what was there before stays.
+        (ours, 6, damaged),
+    ]);
     let mut runs = none();
     let mut take = |texts: &[u8]| {
         let gaps = vec![1; texts.len()];

@@ -2,10 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use headwater_config::Topic;
 use headwater_consumers::assemble::Assembler;
-use headwater_consumers::log::local::{LocalLog, Options};
-use headwater_consumers::log::{Outgoing, TopicPartition, TopicSpec};
 use headwater_model::bahe::{
     DeepConfig, Described, Head, HeadConfig, Layers, Objective, Taken, gap_of,
 };
@@ -14,10 +11,10 @@ use headwater_model::{
     Device, FeatureBatch, FeatureSchema, LogHead, LoggedRequest, LoggedSequence, LoggedVectors,
     Policy, Scores, Tensor,
 };
-use headwater_state::{TextHash, VectorKey, read_vector, vector_bytes};
+use headwater_state::{read_vector, vector_bytes};
 
 use super::*;
-use crate::world::unix_ms;
+use crate::train::runs::tests::{hash, published};
 
 const WIDTH: usize = 8;
 /// Behaviors of a run, by the layers that scored, and by those that look.
@@ -89,41 +86,11 @@ fn model(schema: &FeatureSchema) -> BaheModel {
     BaheModel::of(described, schema, &values).unwrap()
 }
 
-fn hash(text: u8) -> TextHash {
-    [text; 16]
-}
-
 /// The vector of a text, as it is kept: in 16 bits.
 fn vector_of(text: u8) -> Vec<f32> {
     let at = |place: usize| (f32::from(text) * 1.7 + place as f32 * 2.3).sin();
     let whole: Vec<f32> = (0..WIDTH).map(at).collect();
     read_vector(&vector_bytes(&whole)).unwrap()
-}
-
-/// The vectors of all texts but one, on their topic.
-fn log() -> LocalLog {
-    let log = LocalLog::in_memory(Options::new(unix_ms));
-    let spec = TopicSpec {
-        topic: Topic::Embeddings,
-        partitions: 1,
-        replication_factor: 1,
-        min_insync_replicas: 1,
-    };
-    log.create(&spec).unwrap();
-    let mut producer = log.producer().unwrap();
-    for text in (0..60).filter(|text| *text != LOST) {
-        let key = VectorKey::Vector(ENCODER, hash(text)).bytes();
-        let value = vector_bytes(&vector_of(text));
-        let outgoing = Outgoing {
-            to: TopicPartition::new(Topic::Embeddings, 0),
-            key: Some(&key),
-            value: Some(&value),
-            headers: &[],
-        };
-        producer.send(outgoing).unwrap();
-    }
-    producer.flush().unwrap();
-    log
 }
 
 /// What a user did: texts, and when.
@@ -230,7 +197,8 @@ fn grown(model: &BaheModel, done: &[Done; 2], item: Option<u8>) -> (Vec<f32>, Ve
 #[test]
 fn a_model_sees_what_it_would_have_seen() {
     let config = headwater_config::Config::from_toml("").unwrap();
-    let log = log();
+    let texts = (0..60).filter(|text| *text != LOST);
+    let log = published(texts.map(|text| (ENCODER, text, Some(vector_bytes(&vector_of(text))))));
     let schema = Assembler::new(&config).unwrap().schema().clone();
     let model = model(&schema);
     let mut sight = Sight::of(&model).unwrap();
@@ -255,17 +223,13 @@ fn a_model_sees_what_it_would_have_seen() {
             }
         }
     }
-    let matched = |logged, is_labelled: [bool; 3]| Matched {
-        row: "",
+    let named = |logged: &'static LoggedRequest<'static>, is_labelled: [bool; 3]| Matched {
+        row: &logged.request_id,
         logged,
         policy: Policy::Scored,
         labels: is_labelled
             .map(|labelled| labelled.then(|| vec![Some((1.0, 1.0))]))
             .to_vec(),
-    };
-    let named = |logged: &'static LoggedRequest<'static>, is_labelled| Matched {
-        row: &logged.request_id,
-        ..matched(logged, is_labelled)
     };
     let rows: &'static [_] = rows.leak();
     for (logged, ..) in rows {
@@ -291,7 +255,7 @@ fn a_model_sees_what_it_would_have_seen() {
         for (place, text) in texts[..2].iter().enumerate() {
             let (users, item) = sight.saw(&of, place).unwrap();
             let (expected, its) = grown(&model, done, *text);
-            for (one, other) in users.iter().chain(&item).zip(expected.iter().chain(&its)) {
+            for (one, other) in users.iter().chain(item).zip(expected.iter().chain(&its)) {
                 furthest = furthest.max((one - other).abs());
             }
             assert_eq!((users.len(), item.len()), (expected.len(), its.len()));
