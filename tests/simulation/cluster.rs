@@ -48,6 +48,8 @@ pub(crate) struct Daemon {
     items: SharedItems,
     follower: Option<ItemFollower>,
     pub workers: Vec<Option<Worker>>,
+    /// The champion's change that each worker has followed.
+    followed: Vec<Option<u64>>,
     pub texts: Option<Texts>,
     /// Somebody else runs under this name now.
     pub replaced: bool,
@@ -76,6 +78,7 @@ impl Daemon {
             items: SharedItems::default(),
             follower: None,
             workers: (0..workers).map(|_| None).collect(),
+            followed: vec![None; workers],
             texts: None,
             replaced: false,
             told: vec![Status::default(); workers],
@@ -140,7 +143,9 @@ impl Daemon {
                     let assembler = pipeline.assembler();
                     assembler.read_vectors(&ground.plan.config, table, &ground.metrics);
                     if let Some(deep) = &texts.deep {
-                        deep.score_in(assembler, ground)?;
+                        let followed = &mut self.followed[number];
+                        *followed = None;
+                        deep.score_in(assembler, followed, &ground.metrics)?;
                     }
                 }
                 let world = Box::new(SimWorld(Arc::clone(&ground.fate)));
@@ -222,6 +227,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Another champion is announced, or somebody else scores.
+    pub(crate) fn change_champion(&mut self, ground: &Ground) -> Result<(), String> {
+        let Some(texts) = &mut self.texts else {
+            return Ok(());
+        };
+        let Some(deep) = &mut texts.deep else {
+            return Ok(());
+        };
+        ground
+            .fate
+            .tell(|| format!("{} has another champion", self.name));
+        deep.change(ground, &*self.stores, &texts.table)
+    }
+
     /// Lets the item table follow, and puts back what is out of order.
     pub(crate) fn follow(&mut self, ground: &Ground) -> Result<(), String> {
         let Some(follower) = &mut self.follower else {
@@ -261,7 +280,15 @@ impl Daemon {
         let Some(worker) = &mut self.workers[number] else {
             return Ok(());
         };
-        let turned = guarded(ground, false, || worker.turn());
+        let deep = self.texts.as_ref().and_then(|texts| texts.deep.as_ref());
+        let followed = &mut self.followed[number];
+        let turned = guarded(ground, false, || {
+            // As the daemon does: between two turns.
+            if let Some(deep) = deep {
+                deep.score_in(worker.assembler(), followed, &ground.metrics)?;
+            }
+            worker.turn()
+        });
         if let Some(skew) = &ground.skew {
             skew.keep();
         }

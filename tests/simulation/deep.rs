@@ -1,12 +1,12 @@
-//! Deep layers in a daemon of the simulation: a model of two numbers a vector, real in all else, and who works for it.
+//! Deep layers in a daemon of the simulation: models of two numbers a vector, real in all else, who works for them, and champions that come and go while it runs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_config::Config;
-use headwater_consumers::Error;
 use headwater_consumers::assemble::{Assembler, Source};
 use headwater_consumers::deepen::{Asked, DeepVectors, Deepen};
+use headwater_consumers::{Error, Metrics};
 use headwater_model::bahe::{
     BaheModel, Deep, DeepConfig, Described, Head, HeadConfig, Layers, Objective,
 };
@@ -24,12 +24,12 @@ const WIDTH: usize = ENCODER.width as usize;
 /// Runs and items that a turn works off.
 const TAKEN: usize = 4;
 
-/// The models of a configuration: an instance that starts has either.
-pub(crate) fn models(config: &Config) -> [BaheModel; 2] {
-    [6, 7].map(|seed| model(config, seed))
+/// The models of a configuration: one, one of the same layers under another head, and one of other layers.
+pub(crate) fn models(config: &Config) -> [BaheModel; 3] {
+    [(6, 0.7), (6, 0.4), (7, 0.7)].map(|(layers, out)| model(config, layers, out))
 }
 
-fn model(config: &Config, seed: u64) -> BaheModel {
+fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
     let assembler = Assembler::new(config).expect("invariant: the configured tasks make a schema");
     let schema = assembler.schema();
     let blocks = DecoderConfig {
@@ -89,7 +89,7 @@ fn model(config: &Config, seed: u64) -> BaheModel {
         let mut values = Head::random(&head, 5)?;
         // Of first values nothing comes out: here what the head sees is to be seen in scores.
         let shape = (head.tasks, head.inner[1]);
-        let out = Tensor::full(0.7_f32, shape, &Device::Cpu).expect("invariant: a small tensor");
+        let out = Tensor::full(out, shape, &Device::Cpu).expect("invariant: a small tensor");
         values.insert("head.out.weight".to_owned(), out);
         values.extend(Deep::random(&deep, seed)?);
         if let Some(interest) = &interest {
@@ -116,12 +116,24 @@ fn model(config: &Config, seed: u64) -> BaheModel {
     make().expect("invariant: made to fit")
 }
 
-/// One daemon's.
-pub(crate) struct DeepLayers {
+/// A model that looks at texts, with its vectors and who makes them.
+struct AtWork {
     model: Arc<BaheModel>,
-    pub(crate) vectors: Arc<DeepVectors>,
+    vectors: Arc<DeepVectors>,
     asked: Arc<Asked>,
     deepen: Deepen,
+}
+
+/// One daemon's: who scores, whose vectors are made before it does, and who scores some of the users.
+pub(crate) struct DeepLayers {
+    models: [Arc<BaheModel>; 3],
+    /// None: the baseline.
+    scores: Option<AtWork>,
+    ahead: Option<AtWork>,
+    /// Of the layers of the one that scores.
+    canary: Option<Arc<BaheModel>>,
+    /// How often there was another champion.
+    change: u64,
 }
 
 impl DeepLayers {
@@ -131,45 +143,133 @@ impl DeepLayers {
         stores: &dyn Stores,
         texts: &Arc<VectorTable>,
     ) -> Result<Self, String> {
-        let [one, other] = models(&ground.plan.config);
-        let model = Arc::new(if ground.fate.fork().once_in(3) {
-            other
-        } else {
-            one
+        let models = models(&ground.plan.config).map(Arc::new);
+        let first = ground.fate.fork().below(3) as usize;
+        Ok(Self {
+            scores: Some(AtWork::open(&models[first], ground, stores, texts)?),
+            models,
+            ahead: None,
+            canary: None,
+            change: 0,
+        })
+    }
+
+    /// Another champion is announced, is made ready, takes over, goes back or is given up; or some of the users have another head.
+    pub(crate) fn change(
+        &mut self,
+        ground: &Ground,
+        stores: &dyn Stores,
+        texts: &Arc<VectorTable>,
+    ) -> Result<(), String> {
+        let mut random = ground.fate.fork();
+        let drawn = &self.models[random.below(3) as usize];
+        let id = |of: Option<&AtWork>| of.map(|of| of.model.deep_id());
+        match random.below(6) {
+            0 => {
+                self.ahead = if id(self.scores.as_ref()) == Some(drawn.deep_id()) {
+                    None
+                } else {
+                    Some(AtWork::open(drawn, ground, stores, texts)?)
+                };
+            }
+            // It takes over with the vectors that it has; who scored before is held ready.
+            1 if self.ahead.is_some() => std::mem::swap(&mut self.scores, &mut self.ahead),
+            2 => (self.scores, self.ahead) = (None, self.scores.take()),
+            // Another head over the same layers has their vectors.
+            3 if self.scores.is_some() => {
+                let scores = self.scores.as_mut().expect("asked for before");
+                let has_its_layers = |of: &&Arc<BaheModel>| of.deep_id() == scores.model.deep_id();
+                let mut others = self.models.iter().filter(has_its_layers);
+                let other = others.find(|of| of.id() != scores.model.id());
+                scores.model = Arc::clone(other.unwrap_or(&scores.model));
+            }
+            4 => self.canary = self.canary.is_none().then(|| Arc::clone(drawn)),
+            _ => self.scores = Some(AtWork::open(drawn, ground, stores, texts)?),
+        }
+        // Vectors of one model's layers are made ready once.
+        if id(self.ahead.as_ref()) == id(self.scores.as_ref()) {
+            self.ahead = None;
+        }
+        self.change += 1;
+        let scores = self.scores.as_ref().map(|of| of.model.version());
+        let ahead = self.ahead.as_ref().map(|of| of.model.version());
+        let canary = self.canary.as_ref().map(|of| of.version());
+        ground
+            .fate
+            .tell(|| format!("now scores: {scores:?}, ahead: {ahead:?}, canary: {canary:?}"));
+        Ok(())
+    }
+
+    /// Has rows scored by who scores now, where that is another than at this change.
+    pub(crate) fn score_in(
+        &self,
+        assembler: &mut Assembler,
+        change: &mut Option<u64>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        if *change == Some(self.change) {
+            return Ok(());
+        }
+        *change = Some(self.change);
+        let ahead = self.ahead.as_ref().map(|of| {
+            let (model, asked) = (Arc::clone(&of.model), Arc::clone(&of.asked));
+            (model, Arc::clone(&of.vectors), asked)
         });
-        let open = || DeepVectors::open(stores.open(DEEP_VECTORS)?, &model, 2_000);
+        assembler.make_ahead(ahead, metrics)?;
+        let vectors_of = |model: &Arc<BaheModel>| {
+            let of = self.scores.as_ref()?;
+            let source = || Source::Asked(Arc::clone(&of.asked));
+            let is_same = of.model.deep_id() == model.deep_id();
+            is_same.then(|| (Arc::clone(&of.vectors), source()))
+        };
+        // Where it has not the champion's layers, or there is none, it has no vectors, and the baseline scores its users.
+        let canary = self.canary.as_ref();
+        let canary = canary.map(|model| ((Arc::clone(model), vectors_of(model)), 0.5));
+        assembler.score_some_with(canary, metrics)?;
+        let Some(scores) = &self.scores else {
+            assembler.score_by_baseline();
+            return Ok(());
+        };
+        let model = &scores.model;
+        assembler.score_with(Arc::clone(model), vectors_of(model), metrics)
+    }
+
+    /// Works off some of what waits.
+    pub(crate) fn turn(&mut self) -> Result<(), Error> {
+        for of in self.scores.iter_mut().chain(&mut self.ahead) {
+            let wanted = of.asked.take(TAKEN, Duration::ZERO);
+            let left = of.deepen.work(wanted)?;
+            of.asked.again(left);
+        }
+        Ok(())
+    }
+}
+
+impl AtWork {
+    fn open(
+        model: &Arc<BaheModel>,
+        ground: &Ground,
+        stores: &dyn Stores,
+        texts: &Arc<VectorTable>,
+    ) -> Result<Self, String> {
+        let open = || DeepVectors::open(stores.open(DEEP_VECTORS)?, model, 2_000);
         let vectors = open().or_else(|_| {
             stores.remove(DEEP_VECTORS)?;
             open()
         });
         let vectors = Arc::new(vectors.map_err(|error| format!("deep vectors: {error:?}"))?);
-        let deepen = Deepen::new(
-            Arc::clone(&model),
-            Arc::clone(texts),
-            Arc::clone(&vectors),
-            2_000,
-            ground.metrics.deep.clone(),
-        );
+        let metrics = ground.metrics.deep.clone();
         Ok(Self {
-            model,
+            model: Arc::clone(model),
+            deepen: Deepen::new(
+                Arc::clone(model),
+                Arc::clone(texts),
+                Arc::clone(&vectors),
+                2_000,
+                metrics.clone(),
+            ),
             vectors,
-            asked: Arc::new(Asked::new(ground.metrics.deep.clone())),
-            deepen,
+            asked: Arc::new(Asked::new(metrics)),
         })
-    }
-
-    /// Has rows scored by the model.
-    pub(crate) fn score_in(&self, assembler: &mut Assembler, ground: &Ground) -> Result<(), Error> {
-        let source = Source::Asked(Arc::clone(&self.asked));
-        let deep = (Arc::clone(&self.vectors), source);
-        assembler.score_with(Arc::clone(&self.model), Some(deep), &ground.metrics)
-    }
-
-    /// Works off some of what waits.
-    pub(crate) fn turn(&mut self) -> Result<(), Error> {
-        let wanted = self.asked.take(TAKEN, Duration::ZERO);
-        let left = self.deepen.work(wanted)?;
-        self.asked.again(left);
-        Ok(())
     }
 }

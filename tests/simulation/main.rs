@@ -29,7 +29,7 @@ const SEEDS: u64 = 1_000;
 /// Lines of a failed run's story that are printed.
 const STORY: usize = 60;
 
-/// Goal: STATE-1, STATE-2, STATE-3, PIPE-1, PIPE-2, under crashes, fencing, unknown outcomes, duplicates, reorderings, torn writes and
+/// Goal: STATE-1, STATE-2, STATE-3, PIPE-1, PIPE-2, MODEL-1, under crashes, fencing, unknown outcomes, duplicates, reorderings, torn writes and
 /// rebalances. Method: one run a seed, see `run`; `HEADWATER_SEEDS=7` or `=0..10000` says which.
 #[test]
 fn what_goes_in_comes_out_exactly_once() {
@@ -77,6 +77,10 @@ fn what_goes_in_comes_out_exactly_once() {
     let many = to - from >= SEEDS;
     assert!(!many || tally.befallen > 0, "nothing went wrong");
     assert!(!many || tally.vectors > 0, "no row saw vectors of users");
+    assert!(
+        !many || tally.by_model.iter().all(|rows| *rows > 0),
+        "not every model scored"
+    );
     assert!(!many || tally.made_again > 0, "no row was made again");
     assert!(
         !many || tally.exact_labels > 0,

@@ -41,6 +41,8 @@ pub(crate) struct Tally {
     pub rows: u64,
     pub dead_letters: u64,
     pub vectors: u64,
+    /// Rows with vectors, by the model that scored them, of [`crate::deep::models`].
+    pub by_model: [u64; 3],
     /// Rows that were made again from the log.
     pub made_again: u64,
     /// Labels that were published, and those that were held against an exact count.
@@ -57,6 +59,9 @@ impl Tally {
         self.rows += other.rows;
         self.dead_letters += other.dead_letters;
         self.vectors += other.vectors;
+        for (ours, theirs) in self.by_model.iter_mut().zip(other.by_model) {
+            *ours += theirs;
+        }
         self.made_again += other.made_again;
         self.labels += other.labels;
         self.exact_labels += other.exact_labels;
@@ -266,6 +271,9 @@ impl World {
                 if self.random.once_in(2) {
                     daemon.follow(&self.ground)?;
                     daemon.turn_texts(&self.ground)?;
+                }
+                if self.random.once_in(12) {
+                    daemon.change_champion(&self.ground)?;
                 }
                 let number = self.random.below(daemon.workers.len() as u64) as usize;
                 daemon.turn(number, &self.ground)?;

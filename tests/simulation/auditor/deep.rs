@@ -1,11 +1,14 @@
 //! Vectors of users and items: what rows say they saw is what had happened, in order, before them; and what they saw is what comes of it when it is computed
-//! whole. Nothing of a step that was not committed, of another order, of another model, or of a run that began anew in between is in any.
+//! whole. Nothing of a step that was not committed, of another order, of another model, or of a run that began anew in between is in any. Scores are those of the
+//! model that the row names, and of what it saw.
 
 use std::collections::BTreeMap;
 
 use headwater_config::{Config, Delivery, Topic};
+use headwater_consumers::assemble::Assembler;
 use headwater_consumers::log::Log;
 use headwater_model::LoggedRequest;
+use headwater_model::bahe::BaheModel;
 use headwater_state::{read_vector, vector_bytes};
 use headwater_tests::naive_vectors::{Done, Run, judge_row};
 
@@ -49,6 +52,7 @@ pub(super) fn judge(
         return Ok(());
     }
     let models = deep::models(&plan.config);
+    let assembler = Assembler::new(&plan.config).expect("invariant: asked for before");
     let by_id: BTreeMap<&str, &Answer> = answers
         .iter()
         .map(|answer| (answer.id.as_str(), answer))
@@ -68,11 +72,14 @@ pub(super) fn judge(
         let Some(answer) = id.strip_suffix("-0").and_then(|id| by_id.get(id)) else {
             continue;
         };
-        let model = models
+        let place = models
             .iter()
-            .find(|model| model.version() == logged.version);
-        let model = model.ok_or_else(|| format!("row {id}: no model {}", logged.version))?;
+            .position(|model| model.version() == logged.version);
+        let place = place.ok_or_else(|| format!("row {id}: no model {}", logged.version))?;
+        let model = &models[place];
+        is_of(model, &assembler, &logged).map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
         tally.vectors += 1;
+        tally.by_model[place] += 1;
         let then = world.counted.iter().filter(|counted| {
             (counted.partition, counted.user.as_str()) == (answer.partition, &*answer.user)
                 && counted.offset < answer.offset
@@ -80,6 +87,48 @@ pub(super) fn judge(
         let run = run_of(&plan.config, then);
         judge_row(model, &logged, vectors, &run, &vector_of, &str::to_owned)
             .map_err(|error| format!("STATE-3: {error}: {answer:?}: {run:?}: {vectors:?}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a row's scores are a model's, to the bit.
+fn is_of(
+    model: &BaheModel,
+    assembler: &Assembler,
+    logged: &LoggedRequest<'_>,
+) -> Result<(), String> {
+    let wrong = |error| format!("{error:?}");
+    let rows = logged.rows(assembler.schema()).map_err(wrong)?;
+    let interest = match model.interest() {
+        Some(network) => {
+            let mut seen = network.seen();
+            let asked = seen.logged(logged, network.spec())?;
+            network.forward(&seen, &asked)
+        }
+        None => Vec::new(),
+    };
+    let wide = model.scorer().config().interest;
+    let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
+    for (place, (row, candidate)) in rows.zip(&logged.candidates).enumerate() {
+        let baseline = assembler.baseline();
+        let of_baseline = |task| baseline.explain(row, task).probability;
+        let mut scores: Vec<f32> = (0..assembler.schema().tasks().len())
+            .map(of_baseline)
+            .collect();
+        if !candidate.vector.is_empty() {
+            let seen = (users, &*candidate.vector, &interest[place * wide..][..wide]);
+            let scenario = model.scenario(&logged.scenario);
+            (model.scorer()).score_row((row, scenario), seen, (baseline, &mut scores));
+        }
+        let pairs = scores.iter().zip(&*candidate.scores);
+        if pairs.clone().count() != scores.len()
+            || pairs
+                .into_iter()
+                .any(|(of, told)| of.to_bits() != told.to_bits())
+        {
+            let (told, item) = (&candidate.scores, &candidate.item_id);
+            return Err(format!("{item} must have {scores:?}, has {told:?}"));
+        }
     }
     Ok(())
 }
