@@ -406,7 +406,8 @@ impl TrainBahe {
             hash.update(serde_json::to_vec(&self.parts).unwrap_or_default());
         }
         if self.key_vectors {
-            let of = (&self.ids, self.passes);
+            // And a candidate's text, which older checkpoints know nothing of.
+            let of = (&self.ids, self.passes, self.reads.text);
             hash.update(serde_json::to_vec(&of).unwrap_or_default());
         }
         if !self.reads.is_whole() {

@@ -16,6 +16,7 @@
 //! * *Interactions*: inner products of all pairs of buckets, as in a factorization machine, or self-attention among them, which each bucket's vector goes through before it is held against others, or both; which is a choice. And of each bucket with the candidate: *matches*, which the head's tasks read as they are as well (as a factorization would), so
 //!   that rows of ids learn from the first step on what a hidden layer would have to find first.
 //! * What of it is read is a choice ([`Reads`]); nothing is left out but to see what it is worth.
+//! * *A candidate's text* adds to its vector, where the head looks at texts: there an item starts that nobody has learned from.
 //! * *Users* have rows as well, by their pseudonyms; the head reads a user's row, and its product with the candidate's vector.
 //!
 //! The same code answers and learns ([`Network::forward`]); its way back is written out, since a graph would hold every number of every atom. Where a GPU learns, two kernels are in its place. A row's sum is made in the
@@ -31,6 +32,7 @@ mod network;
 mod pool;
 mod reads;
 mod seen;
+mod start;
 #[cfg(test)]
 mod tests;
 mod unpool;

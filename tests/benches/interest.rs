@@ -228,7 +228,7 @@ fn write(
     // Behind the network's numbers stand the candidate's vector and the user's.
     let vectors = |number: usize| {
         let (seen, asked) = User { atoms: Vec::new() }.told(&[number]);
-        let said = interest.forward(&seen, &asked);
+        let said = interest.forward(&seen, &asked, &[]);
         said[outputs - 2 * WIDTH..].to_vec()
     };
     let vector = |number: usize| vectors(number)[..WIDTH].to_vec();
@@ -324,8 +324,8 @@ fn main() {
                 }
             });
             let (seen, asked) = user.told(&candidates);
-            let said = interest.forward(&seen, &asked);
-            let weighed = timed(|| drop(interest.forward(&seen, &asked)));
+            let said = interest.forward(&seen, &asked, &[]);
+            let weighed = timed(|| drop(interest.forward(&seen, &asked, &[])));
             scorer.begin(count, &mut vectors);
             let headed = timed(|| {
                 let mut scores = scores.clone();
@@ -336,7 +336,7 @@ fn main() {
                 );
             });
             let whole = timed(|| {
-                let said = interest.forward(&seen, &asked);
+                let said = interest.forward(&seen, &asked, &[]);
                 let mut scores = scores.clone();
                 scorer.score(
                     (&batch, 0),

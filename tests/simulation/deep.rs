@@ -21,6 +21,8 @@ use crate::texts::ENCODER;
 /// Numbers of a vector.
 const WIDTH: usize = ENCODER.width as usize;
 
+/// Numbers that the head reads of one.
+const PROJECTED: usize = 3;
 /// Runs and items that a turn works off.
 const TAKEN: usize = 4;
 
@@ -56,7 +58,7 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
             memory: 1 << 20,
             seed,
         };
-        let mut interest = Learning::new(spec.clone(), settings)?;
+        let mut interest = Learning::new(spec.clone(), settings)?.with_texts(PROJECTED);
         // Of some of the items: others read the unknown row.
         let mut seen = Seen::default();
         for number in 0..8 {
@@ -71,7 +73,7 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
         sequences: sequences.len(),
         features: schema.shared().len() + schema.own().len(),
         tasks: schema.tasks().len(),
-        projected: 3,
+        projected: PROJECTED,
         inner: [4, 3],
         interest: interest.as_ref().map_or(0, Learning::outputs),
         matches: interest.as_ref().map_or(0, Learning::matches),
@@ -94,6 +96,11 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
         values.extend(Deep::random(&deep, seed)?);
         if let Some(interest) = &interest {
             values.extend(interest.random(seed)?);
+            // As with the head: of first values nothing would come.
+            let said = (0..PROJECTED * 16).map(|at| (at % 7) as f32 / 10.0 - 0.3);
+            let said = Tensor::from_vec(said.collect(), (PROJECTED, 16), &Device::Cpu);
+            let said = said.expect("invariant: a small tensor");
+            values.insert("dinmp.text".to_owned(), said);
             values.extend(interest.tensors()?);
         }
         let described = Described {

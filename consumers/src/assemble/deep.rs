@@ -380,7 +380,12 @@ impl Trained {
                 let item = self.seen.item(ItemKeys::of(candidate, groups));
                 self.asked.push(Asked { request, item });
             }
-            of = interest.forward(&self.seen, &self.asked);
+            let texts = if interest.texts() > 0 {
+                self.row.items()
+            } else {
+                &[]
+            };
+            of = interest.forward(&self.seen, &self.asked, texts);
         }
         let seen = (&self.row, &*of);
         let of = (batch, self.model.scenario(row.scenario_name));

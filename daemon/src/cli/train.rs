@@ -200,6 +200,8 @@ enum Part {
     Time,
     /// What is of the candidate's own categories and attributes, apart from the rest: all lies on one side.
     Category,
+    /// What a candidate's text says of its vector, beside a language model's layers: its rows alone make it.
+    Text,
 }
 
 fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
@@ -210,6 +212,7 @@ fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
         attention: has(Part::Attention),
         time: has(Part::Time),
         category: has(Part::Category),
+        text: has(Part::Text),
         ..Reads::default()
     }
 }

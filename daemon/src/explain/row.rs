@@ -376,7 +376,7 @@ impl<'a> Reader<'a> {
         let head = model.scorer().config();
         let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
         let item = &*candidate.vector;
-        let wide = if head.width == 0 { 0 } else { head.projected };
+        let wide = head.projections();
         if item.is_empty() && wide > 0 {
             // It had no vector, and has the baseline's.
             return Some(of_tasks(&scores));
@@ -388,7 +388,8 @@ impl<'a> Reader<'a> {
         if let Some(of) = model.interest() {
             let mut seen = of.seen();
             let asked = seen.logged(logged, of.spec()).ok()?;
-            interest = of.forward(&seen, &asked[place..=place]);
+            let text = &item[..of.texts()];
+            interest = of.forward(&seen, &asked[place..=place], text);
         }
         let seen = (users, item, &*interest);
         let scenario = model.scenario(&logged.scenario);

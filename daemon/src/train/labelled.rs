@@ -400,12 +400,24 @@ impl Matched<'_> {
         let rows = self.logged.rows(assembler.schema());
         let rows = rows.map_err(|error| headwater_consumers::words(&error))?;
         let tasks = assembler.schema().tasks().len();
+        // What a model that looks at texts did not score itself, it has nothing to say of but what the baseline says.
+        let saw = (0..self.labels.len())
+            .map(|place| model?.saw(self.logged, place).or_else(|| made(place)));
+        let saw: Vec<_> = saw.collect();
         // By itself: of all that is read, only this request concerns the model.
         let mut interest = Vec::new();
         if let Some(network) = model.and_then(BaheModel::interest) {
             let mut seen = network.seen();
             let asked = seen.logged(self.logged, network.spec())?;
-            interest = network.forward(&seen, &asked);
+            let mut texts = vec![0.0; asked.len() * network.texts()];
+            if network.texts() > 0 {
+                for (text, saw) in texts.chunks_mut(network.texts()).zip(&saw) {
+                    if let Some((_, item)) = saw {
+                        text.copy_from_slice(item);
+                    }
+                }
+            }
+            interest = network.forward(&seen, &asked, &texts);
         }
         let wide = interest.len() / self.labels.len().max(1);
         let mut found = Vec::new();
@@ -416,10 +428,7 @@ impl Matched<'_> {
             let mut scores: Vec<f32> = (0..tasks)
                 .map(|task| assembler.baseline().explain(row, task).probability)
                 .collect();
-            // What a model that looks at texts did not score itself, it has nothing to say of but what the baseline says.
-            let saw = |model: &BaheModel| model.saw(self.logged, place).or_else(|| made(place));
-            if let Some((model, (users, item))) = model.and_then(|model| Some((model, saw(model)?)))
-            {
+            if let Some((model, (users, item))) = model.zip(saw[place]) {
                 let interest = &interest[place * wide..][..wide];
                 let seen = (users, item, interest);
                 let scenario = model.scenario(&self.logged.scenario);

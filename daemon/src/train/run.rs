@@ -126,15 +126,17 @@ impl TrainBahe {
         }
         let encoder = encoder.as_deref();
         let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
+        let widths = towers.as_ref().map(Towers::widths);
+        let widths = widths.unwrap_or([width, config.sequences.len(), PROJECTED]);
         let interest = spec
             .map(|spec| {
                 let of = (self.seed, self.winner != Winner::Stays);
-                let learning = self.ids.learning(spec, of)?;
-                Ok::<_, LanguageError>(learning.reading(self.reads))
+                let learning = self.ids.learning(spec, of)?.reading(self.reads);
+                let [width, _, projected] = widths;
+                let texts = if width == 0 { 0 } else { projected };
+                Ok::<_, LanguageError>(learning.with_texts(texts))
             })
             .transpose()?;
-        let widths = towers.as_ref().map(Towers::widths);
-        let widths = widths.unwrap_or([width, config.sequences.len(), PROJECTED]);
         let head = self.head(config, &recorded, interest.as_ref(), widths);
         let depth = match (&towers, layers) {
             (Some(towers), Some(config)) if self.texts == Texts::Deep => {

@@ -65,12 +65,12 @@ impl HeadConfig {
     /// Numbers that go into the first hidden layer: the projections of the user's vectors and of the item's, the products of each of the user's with
     /// the item's, the row's, and those of interest.
     pub(super) fn inputs(&self) -> usize {
-        let vectors = if self.width == 0 {
-            0
-        } else {
-            2 * self.sequences + 1
-        };
-        vectors * self.projected + self.features + self.interest
+        (2 * self.sequences + 1) * self.projections() + self.features + self.interest
+    }
+
+    /// Numbers that it reads of a vector: of an item's text, and of each of the user's sequences.
+    pub fn projections(&self) -> usize {
+        if self.width == 0 { 0 } else { self.projected }
     }
 
     /// Width of the second hidden layer.
@@ -297,6 +297,18 @@ impl Head {
     /// What it looks like.
     pub(super) fn config(&self) -> &HeadConfig {
         &self.config
+    }
+
+    /// What it reads of items' vectors, (rows, projected), with no way back.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub(super) fn projected(&self, items: &Tensor) -> Result<Tensor, LanguageError> {
+        let (_, item) = (self.projections.as_ref()).expect("invariant: it looks at vectors");
+        let items = items.detach().unsqueeze(0);
+        let projected = items.and_then(|items| item.forward(&items)?.squeeze(0));
+        let projected = projected.map_err(computing("projecting texts"))?;
+        Ok(projected.detach())
     }
 
     /// Log-odds, (rows, tasks).

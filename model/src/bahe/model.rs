@@ -151,7 +151,11 @@ impl BaheModel {
             deep,
             deep_id,
             interest: match &manifest.key_vectors {
-                Some(spec) => Some(Interest::of((spec, manifest.reads), tensors, path)?),
+                Some(spec) => {
+                    let texts = manifest.head.projections();
+                    let of = (spec, manifest.reads, texts);
+                    Some(Interest::of(of, tensors, path)?)
+                }
                 None => None,
             },
             manifest,

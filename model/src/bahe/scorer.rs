@@ -53,6 +53,11 @@ impl RowVectors {
         &self.users
     }
 
+    /// The projections of candidates' vectors, (candidates, projected); 0 of those without one.
+    pub fn items(&self) -> &[f32] {
+        &self.items
+    }
+
     /// The projection of a candidate's vector, if it has one.
     pub fn item(&self, candidate: usize) -> Option<&[f32]> {
         let from = candidate * self.projected;
@@ -357,11 +362,7 @@ impl Scorer {
     /// Begins a request of so many candidates: none has a vector, and the user's are 0 until they are set.
     pub fn begin(&self, candidates: usize, vectors: &mut RowVectors) {
         let config = &self.config;
-        let wide = if config.width == 0 {
-            0
-        } else {
-            config.projected
-        };
+        let wide = config.projections();
         vectors.projected = wide;
         vectors.users.clear();
         vectors.users.resize(config.sequences * wide, 0.0);
@@ -457,11 +458,7 @@ impl Scorer {
 
     /// Where the parts of the first layer's inputs begin ([`HeadConfig::inputs`]): item, products, shared numbers, own numbers, interest.
     fn parts(&self) -> [Range<usize>; 5] {
-        let wide = if self.config.width == 0 {
-            0
-        } else {
-            self.config.projected
-        };
+        let wide = self.config.projections();
         let users = self.config.sequences * wide;
         let products = users + wide;
         let shared = products + users;

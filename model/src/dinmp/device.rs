@@ -276,15 +276,16 @@ impl OnDevice {
         (kinds, buckets, reads): (usize, usize, Reads),
         values: &BTreeMap<String, Tensor>,
         (seen, looked): (&Seen, &Looked),
-        rows: &[Asked],
+        (rows, candidates): (&[Asked], &[Vector]),
         device: &Device,
     ) -> std::result::Result<Self, LanguageError> {
         let run = || {
             let values = Values(values.clone());
             let atoms = Atoms::of(seen, rows, buckets, device)?;
-            let asked = rows.iter().map(|row| looked.vectors[row.item as usize]);
-            let asked: Vec<Vector> = asked.collect();
-            let vectors = [vectors(&looked.vectors, device)?, vectors(&asked, device)?];
+            let vectors = [
+                vectors(&looked.vectors, device)?,
+                vectors(candidates, device)?,
+            ];
             let marks = marks(seen, kinds, buckets, device)?;
             let [items, asked] = [vectors[0].as_tensor(), vectors[1].as_tensor()];
             let parts = Parts::of(&values, &marks, items, asked)?;

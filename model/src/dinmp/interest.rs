@@ -16,9 +16,10 @@ use crate::table::{
 #[cfg(any(test, feature = "cuda"))]
 use super::device::OnDevice;
 use super::learn::{Gradients, Rows};
-use super::network::{Ahead, Looked, Network, WIDTH};
+use super::network::{Ahead, Looked, Network, Vector, WIDTH};
 use super::reads::Reads;
 use super::seen::{Asked, Seen};
+use super::start::{NAME as START, Start};
 use super::users::{NUMBERS, Users};
 
 /// The name of the gradient of the rows that a batch read.
@@ -87,16 +88,17 @@ fn of_table(error: TableError) -> LanguageError {
 pub struct Interest {
     spec: KeyVectorSpec,
     network: Network,
+    start: Start,
     rows: Snapshot,
 }
 
 impl Interest {
-    /// Of a model's values, that reads this much of key-vectors.
+    /// Of a model's values, that reads this much of key-vectors, under a head that reads so many numbers of an item's text. Models of builds before this one begin with no text.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; `path` is where they were read.
     pub fn of(
-        (spec, reads): (&KeyVectorSpec, Reads),
+        (spec, reads, texts): (&KeyVectorSpec, Reads, usize),
         tensors: &BTreeMap<String, Tensor>,
         path: &Path,
     ) -> Result<Self, LanguageError> {
@@ -110,6 +112,7 @@ impl Interest {
         let table = Table::of_tensors(settings.table(), tensors).map_err(of_table)?;
         Ok(Self {
             network: Network::of(sizes(spec), reads, tensors, path)?,
+            start: Start::of(tensors, texts, path)?,
             spec: spec.clone(),
             rows: table.snapshot(),
         })
@@ -130,16 +133,22 @@ impl Interest {
         self.rows.len()
     }
 
-    /// What the head reads of each row, (rows, [`outputs`]).
+    /// Numbers of a candidate's text that it reads: those that the head does ([`crate::bahe::RowVectors::item`]), or none.
+    pub fn texts(&self) -> usize {
+        self.start.numbers()
+    }
+
+    /// What the head reads of each row, (rows, [`outputs`]); of each row's candidate its text, (rows, [`Interest::texts`]), zeros where there is none.
     ///
     /// # Panics
-    /// If rows are not of what is seen, or that is not what it reads ([`Interest::seen`]).
-    pub fn forward(&self, seen: &Seen, rows: &[Asked]) -> Vec<f32> {
+    /// If rows are not of what is seen, or that is not what it reads ([`Interest::seen`]), or texts are not as many numbers.
+    pub fn forward(&self, seen: &Seen, rows: &[Asked], texts: &[f32]) -> Vec<f32> {
         let reads = self.network.reads;
         assert_eq!(seen.reads(), reads, "what is seen is what it reads");
         let looked = Looked::of(seen, &self.rows);
-        let out = self.network.forward(seen, &looked, rows);
-        Users::of(seen, rows).around(&out, &looked.vectors)
+        let candidates = self.start.candidates(&looked, rows, texts);
+        let (out, _) = self.network.forward(seen, &looked, (rows, &candidates));
+        Users::of(seen, rows).around(&out, &looked.vectors, &candidates)
     }
 }
 
@@ -153,6 +162,8 @@ fn sizes(spec: &KeyVectorSpec) -> (usize, usize) {
 pub struct Learning {
     spec: KeyVectorSpec,
     reads: Reads,
+    /// Numbers of a candidate's text.
+    texts: usize,
     settings: RowSettings,
     table: Table,
     /// Whether a CPU is to go the way of a device, for tests.
@@ -166,8 +177,21 @@ pub struct Way {
     computed: Computed,
     reads: Reads,
     rows: Option<Rows>,
+    of: Of,
+    start: Start,
+    /// (rows, numbers of a text)
+    texts: Vec<f32>,
     /// (rows, outputs): what the head reads.
     pub outputs: Tensor,
+}
+
+/// What it is of: rows, vectors of items, users, and candidates' vectors, one a row.
+#[derive(Debug)]
+struct Of {
+    asked: Vec<Asked>,
+    looked: Looked,
+    users: Users,
+    candidates: Vec<Vector>,
 }
 
 /// Where it was computed.
@@ -184,18 +208,13 @@ enum Computed {
 struct Here {
     network: Network,
     seen: Seen,
-    asked: Vec<Asked>,
-    looked: Looked,
     ahead: Ahead,
-    users: Users,
 }
 
 #[cfg(any(test, feature = "cuda"))]
 #[derive(Debug)]
 struct There {
     way: OnDevice,
-    looked: Looked,
-    users: Users,
     /// (rows, NUMBERS)
     numbers: Var,
 }
@@ -210,6 +229,7 @@ impl Learning {
             table: Table::new(settings.table()).map_err(of_table)?,
             spec,
             reads: Reads::default(),
+            texts: 0,
             settings,
             #[cfg(any(test, feature = "cuda"))]
             apart: false,
@@ -223,14 +243,32 @@ impl Learning {
         self
     }
 
+    /// The same, under a head that reads so many numbers of a candidate's text: there items start, if that is read.
+    #[must_use]
+    pub fn with_texts(mut self, numbers: usize) -> Self {
+        self.texts = if self.reads.text { numbers } else { 0 };
+        self
+    }
+
+    /// Whether it reads texts of candidates.
+    pub fn reads_texts(&self) -> bool {
+        self.texts > 0
+    }
+
     /// First values of the network.
     ///
     /// # Errors
     /// None but the tensor library's.
     pub fn random(&self, seed: u64) -> Result<BTreeMap<String, Tensor>, LanguageError> {
         let mut values = Network::random(sizes(&self.spec), self.reads, seed)?;
-        let held = self.reads.hold(&mut values);
-        held.map_err(computing("making first values"))?;
+        let mut begin = || {
+            self.reads.hold(&mut values)?;
+            if self.texts > 0 {
+                values.insert(START.to_owned(), Start::zeros(self.texts)?);
+            }
+            Ok(())
+        };
+        begin().map_err(computing("making first values"))?;
         Ok(values)
     }
 
@@ -293,17 +331,17 @@ impl Learning {
         self.table.set_rate(self.settings.rate * pace as f32);
     }
 
-    /// The way forward of rows over what they see, and nothing more ([`Seen::part`]); `step` is the number of the step that will be learned, none where nothing will.
+    /// The way forward of rows over what they see, and nothing more ([`Seen::part`]), with their candidates' texts ([`Interest::forward`]); `step` is the number of the step that will be learned, none where nothing will.
     ///
     /// # Errors
     /// A tensor of the network that is missing.
     ///
     /// # Panics
-    /// If what is seen is not what it reads.
+    /// If what is seen is not what it reads, or texts are not as many numbers.
     pub fn forward(
         &self,
         values: &BTreeMap<String, Tensor>,
-        (seen, asked): (Seen, Vec<Asked>),
+        (seen, asked, texts): (Seen, Vec<Asked>, Vec<f32>),
         step: Option<u64>,
         device: &Device,
     ) -> Result<Way, LanguageError> {
@@ -321,54 +359,81 @@ impl Learning {
             }
             None => (Looked::of(&seen, &self.table.snapshot()), None),
         };
-        let (sizes, reads) = (sizes(&self.spec), self.reads);
+        let start = Start::of(values, self.texts, Path::new("the values"))?;
+        let candidates = start.candidates(&looked, &asked, &texts);
+        let of = Of {
+            users: Users::of(&seen, &asked),
+            asked,
+            looked,
+            candidates,
+        };
         #[cfg(any(test, feature = "cuda"))]
-        if self.apart || !device.is_cpu() {
-            let sizes = (sizes.0, sizes.1, reads);
-            let way = OnDevice::forward(sizes, values, (&seen, &looked), &asked, device)?;
-            let users = Users::of(&seen, &asked);
-            let around = || {
-                let numbers = users.numbers(&looked.vectors);
-                let numbers = Tensor::from_vec(numbers, (asked.len(), NUMBERS), device)?;
-                let numbers = Var::from_tensor(&numbers)?;
-                let [product, of_user] = [numbers.narrow(1, 0, 1)?, numbers.narrow(1, 1, WIDTH)?];
-                let outputs = Tensor::cat(&[&product, &way.outputs, &of_user], 1)?;
-                candle_core::Result::Ok((numbers, outputs))
-            };
-            let (numbers, outputs) = around().map_err(computing("reading rows of users"))?;
-            let there = There {
-                way,
-                looked,
-                users,
-                numbers,
-            };
-            return Ok(Way {
-                outputs,
-                computed: Computed::Device(Box::new(there)),
-                reads,
-                rows,
-            });
-        }
-        let network = Network::of(sizes, reads, values, Path::new("the values"))?;
-        let (out, ahead) = network.forward_kept(&seen, &looked, &asked);
-        let users = Users::of(&seen, &asked);
-        let out = users.around(&out, &looked.vectors);
-        let shape = (asked.len(), self.outputs());
+        let (computed, outputs) = if self.apart || !device.is_cpu() {
+            self.there(values, &seen, &of, device)?
+        } else {
+            self.here(values, seen, &of, device)?
+        };
+        #[cfg(not(any(test, feature = "cuda")))]
+        let (computed, outputs) = self.here(values, seen, &of, device)?;
+        Ok(Way {
+            computed,
+            of,
+            reads: self.reads,
+            rows,
+            start,
+            texts,
+            outputs,
+        })
+    }
+
+    /// By our own code.
+    fn here(
+        &self,
+        values: &BTreeMap<String, Tensor>,
+        seen: Seen,
+        of: &Of,
+        device: &Device,
+    ) -> Result<(Computed, Tensor), LanguageError> {
+        let path = Path::new("the values");
+        let network = Network::of(sizes(&self.spec), self.reads, values, path)?;
+        let rows = (&*of.asked, &*of.candidates);
+        let (out, ahead) = network.forward(&seen, &of.looked, rows);
+        let out = (of.users).around(&out, &of.looked.vectors, &of.candidates);
+        let shape = (of.asked.len(), self.outputs());
         let out = Tensor::from_vec(out, shape, device);
         let outputs = out.and_then(|out| Ok(Var::from_tensor(&out)?.as_tensor().clone()));
-        Ok(Way {
-            outputs: outputs.map_err(computing("running the network of interest"))?,
-            computed: Computed::Here(Box::new(Here {
-                network,
-                seen,
-                asked,
-                looked,
-                ahead,
-                users,
-            })),
-            reads,
-            rows,
-        })
+        let outputs = outputs.map_err(computing("running the network of interest"))?;
+        let here = Here {
+            network,
+            seen,
+            ahead,
+        };
+        Ok((Computed::Here(Box::new(here)), outputs))
+    }
+
+    /// On a device, or as there.
+    #[cfg(any(test, feature = "cuda"))]
+    fn there(
+        &self,
+        values: &BTreeMap<String, Tensor>,
+        seen: &Seen,
+        of: &Of,
+        device: &Device,
+    ) -> Result<(Computed, Tensor), LanguageError> {
+        let (kinds, buckets) = sizes(&self.spec);
+        let sizes = (kinds, buckets, self.reads);
+        let rows = (&*of.asked, &*of.candidates);
+        let way = OnDevice::forward(sizes, values, (seen, &of.looked), rows, device)?;
+        let around = || {
+            let numbers = (of.users).numbers(&of.looked.vectors, &of.candidates);
+            let numbers = Tensor::from_vec(numbers, (of.asked.len(), NUMBERS), device)?;
+            let numbers = Var::from_tensor(&numbers)?;
+            let [product, of_user] = [numbers.narrow(1, 0, 1)?, numbers.narrow(1, 1, WIDTH)?];
+            let outputs = Tensor::cat(&[&product, &way.outputs, &of_user], 1)?;
+            candle_core::Result::Ok((numbers, outputs))
+        };
+        let (numbers, outputs) = around().map_err(computing("reading rows of users"))?;
+        Ok((Computed::Device(Box::new(There { way, numbers })), outputs))
     }
 
     /// Moves the rows that a way read, against the gradient under [`ROWS`] times `scale`.
@@ -402,47 +467,38 @@ impl Way {
         into: &mut BTreeMap<String, Tensor>,
     ) -> Result<(), LanguageError> {
         let doing = "learning interest";
-        let of_vectors = match &self.computed {
+        let flat = |of: &Tensor| {
+            let flat = of.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            flat.map_err(computing(doing))
+        };
+        let of = &self.of;
+        let from = (&*of.looked.vectors, &*of.candidates);
+        let (mut of_vectors, mut of_candidates);
+        match &self.computed {
             Computed::Here(here) => {
                 let Some(gradient) = gradients.get(&self.outputs) else {
                     return Ok(());
                 };
-                let flat = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
-                let out = flat(&self.outputs).map_err(computing(doing))?;
-                let gradient = flat(gradient).map_err(computing(doing))?;
-                let [out, _] = here.users.apart(&out);
-                let [gradient, of_users] = here.users.apart(&gradient);
-                let of = (&here.seen, &here.looked, &here.ahead);
-                let network = &here.network;
-                let gradients: Gradients = network.backward(of, &here.asked, &out, &gradient);
-                network.gather(&gradients, into)?;
-                let mut vectors = gradients.vectors;
-                (here.users).back(&here.looked.vectors, &of_users, &mut vectors);
-                vectors
+                let [out, _] = of.users.apart(&flat(&self.outputs)?);
+                let [gradient, of_users] = of.users.apart(&flat(gradient)?);
+                let ahead = (&here.seen, &of.looked, &here.ahead);
+                let gradients: Gradients = here.network.backward(ahead, &out, &gradient);
+                here.network.gather(&gradients, into)?;
+                (of_vectors, of_candidates) = (gradients.vectors, gradients.candidates);
+                let to = (&mut *of_vectors, &mut *of_candidates);
+                of.users.back(from, &of_users, to);
             }
             #[cfg(any(test, feature = "cuda"))]
             Computed::Device(there) => {
-                let There {
-                    way,
-                    looked,
-                    users,
-                    numbers,
-                } = &**there;
-                let [mut of_items, of_asked] = way.backward(gradients, into)?;
-                for (item, of) in users.candidates().zip(of_asked) {
-                    let to = of_items[item].iter_mut();
-                    to.zip(of).for_each(|(to, of)| *to += of);
+                [of_vectors, of_candidates] = there.way.backward(gradients, into)?;
+                if let Some(gradient) = gradients.get(&there.numbers) {
+                    let to = (&mut *of_vectors, &mut *of_candidates);
+                    of.users.back(from, &flat(gradient)?, to);
                 }
-                if let Some(gradient) = gradients.get(numbers) {
-                    let flat = gradient
-                        .flatten_all()
-                        .and_then(|flat| flat.to_vec1::<f32>());
-                    let flat = flat.map_err(computing(doing))?;
-                    users.back(&looked.vectors, &flat, &mut of_items);
-                }
-                of_items
             }
-        };
+        }
+        let texts = (&*of.asked, &*self.texts);
+        (self.start).back(texts, &of_candidates, &mut of_vectors, into)?;
         let learned = self.reads.learned(into);
         learned.map_err(computing(doing))?;
         if let Some(rows) = &self.rows {

@@ -18,7 +18,7 @@ use super::network::{
     Ahead, INNER, Inner, Looked, MARK, Network, VOLUME, Vector, WIDTH, Weights, add, dot, part,
 };
 use super::pool::Pools;
-use super::seen::{Asked, Seen};
+use super::seen::Seen;
 
 /// Parts of a batch whose gradients are added up by themselves: so many whatever the machine has, so that sums are the same everywhere.
 const PARTS: usize = 4;
@@ -27,8 +27,10 @@ const PARTS: usize = 4;
 #[derive(Debug)]
 pub struct Gradients {
     network: Weights,
-    /// Of vectors of items.
+    /// Of vectors of items, but as candidates.
     pub(super) vectors: Vec<Vector>,
+    /// Of candidates' vectors, one a row.
+    pub(super) candidates: Vec<Vector>,
 }
 
 /// The rows of a table that a batch reads.
@@ -104,7 +106,8 @@ pub(super) struct Sums {
     pub(super) network: Weights,
     pub(super) vectors: Vec<Vector>,
     pub(super) keys: Vec<Inner>,
-    pub(super) candidates: Vec<Inner>,
+    /// Of the part's rows.
+    pub(super) candidates: Vec<Vector>,
     /// Of each mark's part in the hidden layer.
     pub(super) marks: Vec<Inner>,
 }
@@ -115,7 +118,7 @@ impl Sums {
             network: Weights::zeros((network.kinds, network.buckets), network.reads),
             vectors: vec![[0.0; WIDTH]; items],
             keys: vec![[0.0; INNER]; items],
-            candidates: vec![[0.0; INNER]; items],
+            candidates: Vec::new(),
             marks: vec![[0.0; INNER]; marks],
         }
     }
@@ -130,10 +133,7 @@ impl Sums {
             other.vectors.as_flattened(),
         );
         each(self.keys.as_flattened_mut(), other.keys.as_flattened());
-        each(
-            self.candidates.as_flattened_mut(),
-            other.candidates.as_flattened(),
-        );
+        self.candidates.extend_from_slice(&other.candidates);
         each(self.marks.as_flattened_mut(), other.marks.as_flattened());
     }
 }
@@ -157,7 +157,7 @@ pub(super) fn back<const N: usize>(to: &mut [f32], weights: &[f32], line: &[f32;
 }
 
 impl Network {
-    /// Gradients of all that learns, from what came out of [`Network::forward_kept`], (rows, outputs), and the gradient of that.
+    /// Gradients of all that learns, from what came out of [`Network::forward`], (rows, outputs), and the gradient of that.
     ///
     /// # Panics
     /// If these are not as many numbers.
@@ -165,11 +165,11 @@ impl Network {
     pub(super) fn backward(
         &self,
         (seen, looked, ahead): (&Seen, &Looked, &Ahead),
-        rows: &[Asked],
         out: &[f32],
         gradient: &[f32],
     ) -> Gradients {
         let outputs = Self::outputs(self.buckets);
+        let rows = &ahead.rows[..];
         let numbers = rows.len() * outputs;
         assert!(
             gradient.len() == numbers && out.len() == numbers,
@@ -264,13 +264,10 @@ impl Network {
     fn behind(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, mut sums: Sums) -> Gradients {
         let weights = &self.weights;
         for (item, vector) in looked.vectors.iter().enumerate() {
-            let (keys, candidates) = (&sums.keys[item], &sums.candidates[item]);
+            let keys = &sums.keys[item];
             let to = &mut sums.vectors[item];
             outer(&mut sums.network.key, vector, keys);
             back(to, &weights.key, keys);
-            outer(&mut sums.network.candidate, vector, candidates);
-            back(to, &weights.candidate, candidates);
-            each(&mut sums.network.inner_bias, candidates);
         }
         let marks = seen.marks().iter().zip(&ahead.marks).zip(&sums.marks);
         for ((mark, marked), inner) in marks {
@@ -294,6 +291,7 @@ impl Network {
         Gradients {
             network: sums.network,
             vectors: sums.vectors,
+            candidates: sums.candidates,
         }
     }
 

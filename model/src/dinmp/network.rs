@@ -203,14 +203,22 @@ fn vector<'a>(mut groups: impl ExactSizeIterator<Item = &'a [f32]>) -> Vector {
     vector
 }
 
-/// What is computed once for each item or mark of a batch.
+/// What is computed once for each item, row or mark of a batch.
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// Of each item as a key.
     pub(super) keys: Vec<Inner>,
-    /// Of each item as a candidate, where it is one.
-    pub(super) candidates: Vec<Inner>,
+    /// Of each row.
+    pub(super) rows: Vec<Row>,
     pub(super) marks: Vec<Marked>,
+}
+
+/// A row: whom it asks about, the candidate's vector, and its part of the hidden layer.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) asked: Asked,
+    pub(super) candidate: Vector,
+    pub(super) inner: Inner,
 }
 
 /// What a mark comes to.
@@ -342,25 +350,30 @@ impl Network {
         buckets * SIDES
     }
 
-    /// What is computed once for each mark and item; of items as candidates for those alone that are asked for.
-    pub(super) fn ahead(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Ahead {
+    /// What is computed once for each mark, item and row; of each row the candidate's vector is given.
+    pub(super) fn ahead(
+        &self,
+        seen: &Seen,
+        looked: &Looked,
+        (rows, candidates): (&[Asked], &[Vector]),
+    ) -> Ahead {
         let weights = &self.weights;
-        let mut asked = vec![false; looked.vectors.len()];
-        rows.iter().for_each(|row| asked[row.item as usize] = true);
         let vectors = looked.vectors.as_flattened();
         let mut keys = vec![[0.0; INNER]; looked.vectors.len()];
         add_product(vectors, &weights.key, keys.as_flattened_mut(), INNER);
-        let candidates = looked.vectors.iter().zip(asked).map(|(vector, asked)| {
+        let rows = rows.iter().zip(candidates).map(|(asked, candidate)| {
             let mut inner = [0.0; INNER];
-            if asked {
-                inner.copy_from_slice(&weights.inner_bias);
-                add_product(vector, &weights.candidate, &mut inner, INNER);
+            inner.copy_from_slice(&weights.inner_bias);
+            add_product(candidate, &weights.candidate, &mut inner, INNER);
+            Row {
+                asked: *asked,
+                candidate: *candidate,
+                inner,
             }
-            inner
         });
         Ahead {
             keys,
-            candidates: candidates.collect(),
+            rows: rows.collect(),
             marks: widest(|| seen.marks().iter().map(|mark| self.marked(mark)).collect()),
         }
     }

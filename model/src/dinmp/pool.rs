@@ -14,7 +14,7 @@ use crate::language::kernel::exp;
 use crate::wide::product;
 
 use super::mark::SIDES;
-use super::network::{Ahead, INNER, Inner, Looked, Network, Pooled, Vector, WIDTH, add, line};
+use super::network::{Ahead, INNER, Inner, Looked, Network, Pooled, Row, Vector, WIDTH, add, line};
 use super::seen::{Asked, Atom, Seen};
 
 /// Atoms that are computed side by side.
@@ -44,14 +44,14 @@ struct Buffers {
 /// Sums of rows, each given to `take` with its number.
 struct Rows<'a, T> {
     of: Pools<'a>,
-    rows: &'a [Asked],
+    rows: &'a [Row],
     take: T,
 }
 
 impl Network {
-    /// The sums of a row.
+    /// The sums of the row at a place.
     #[cfg(test)]
-    pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, row: Asked) -> Pooled {
+    pub(super) fn pool(&self, seen: &Seen, looked: &Looked, ahead: &Ahead, place: usize) -> Pooled {
         let mut pooled = Pooled::default();
         let of = Pools {
             network: self,
@@ -59,27 +59,24 @@ impl Network {
             looked,
             ahead,
         };
-        of.each(&[row], |_, of_row| pooled = of_row.clone());
+        of.each(&ahead.rows[place..=place], |_, of_row| {
+            pooled = of_row.clone();
+        });
         pooled
     }
 
-    /// What comes out for each row, (rows, outputs).
+    /// What comes out for each row, (rows, outputs), of candidates with these vectors, one a row; and what was computed ahead of it, for the way back.
     ///
     /// # Panics
     /// If a row's request or item is not among what is seen, or a mark's kind or stretch not among the network's.
-    pub fn forward(&self, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
-        self.forward_kept(seen, looked, rows).0
-    }
-
-    /// The same, and what was computed ahead of it, for the way back.
-    pub(super) fn forward_kept(
+    pub(super) fn forward(
         &self,
         seen: &Seen,
         looked: &Looked,
-        rows: &[Asked],
+        (rows, candidates): (&[Asked], &[Vector]),
     ) -> (Vec<f32>, Ahead) {
         let outputs = Self::outputs(self.buckets);
-        let ahead = self.ahead(seen, looked, rows);
+        let ahead = self.ahead(seen, looked, (rows, candidates));
         let mut all = vec![0.0; rows.len() * outputs];
         let of = Pools {
             network: self,
@@ -87,20 +84,20 @@ impl Network {
             looked,
             ahead: &ahead,
         };
-        let fill = |to: &mut [f32], rows: &[Asked]| {
+        let fill = |to: &mut [f32], rows: &[Row]| {
             of.each(rows, |place, pooled| {
                 let to = &mut to[place * outputs..][..outputs];
-                self.write(pooled, &looked.vectors[rows[place].item as usize], to);
+                self.write(pooled, &rows[place].candidate, to);
             });
         };
         if rows.len() <= PIECE {
             // A small request is done before other threads have heard of it.
-            fill(&mut all, rows);
+            fill(&mut all, &ahead.rows);
             return (all, ahead);
         }
         let pieces = all.par_chunks_mut(PIECE * outputs);
         pieces
-            .zip(rows.par_chunks(PIECE))
+            .zip(ahead.rows.par_chunks(PIECE))
             .for_each(|(to, rows)| fill(to, rows));
         (all, ahead)
     }
@@ -108,7 +105,7 @@ impl Network {
 
 impl Pools<'_> {
     /// Gives the sums of each row.
-    pub(super) fn each(self, rows: &[Asked], take: impl FnMut(usize, &Pooled)) {
+    pub(super) fn each(self, rows: &[Row], take: impl FnMut(usize, &Pooled)) {
         Arch::new().dispatch(Rows {
             of: self,
             rows,
@@ -120,12 +117,7 @@ impl Pools<'_> {
 #[cfg(test)]
 impl Pools<'_> {
     /// The same by these vectors.
-    pub(super) fn each_by<S: Simd>(
-        self,
-        simd: S,
-        rows: &[Asked],
-        take: impl FnMut(usize, &Pooled),
-    ) {
+    pub(super) fn each_by<S: Simd>(self, simd: S, rows: &[Row], take: impl FnMut(usize, &Pooled)) {
         let of = self;
         S::vectorize(simd, Rows { of, rows, take });
     }
@@ -148,7 +140,7 @@ impl<T: FnMut(usize, &Pooled)> WithSimd for Rows<'_, T> {
             },
         };
         for (place, row) in rows.iter().enumerate() {
-            of.pool(simd, *row, &mut buffers);
+            of.pool(simd, row, &mut buffers);
             take(place, &buffers.pooled);
         }
     }
@@ -199,12 +191,12 @@ impl Pools<'_> {
     }
 
     #[inline(always)]
-    fn pool<S: Simd>(self, simd: S, row: Asked, buffers: &mut Buffers) {
+    fn pool<S: Simd>(self, simd: S, row: &Row, buffers: &mut Buffers) {
         let Self {
             network,
             seen,
-            looked,
             ahead,
+            ..
         } = self;
         let Buffers {
             keys,
@@ -212,18 +204,17 @@ impl Pools<'_> {
             is_of,
             pooled,
         } = buffers;
-        let asked = row.item as usize;
-        let crossing = network.crossing(&looked.vectors[asked]);
+        let asked = row.asked.item as usize;
+        let crossing = network.crossing(&row.candidate);
         let attention: &Inner = line(&network.weights.attention, 0);
         let bias = network.weights.attention_bias[0];
-        let candidate = &ahead.candidates[asked];
         pooled.sums.as_flattened_mut().fill(0.0);
         pooled.volumes.fill(0.0);
         for group in seen.groups_of(asked) {
             is_of[*group as usize] = true;
         }
-        for atoms in seen.atoms_of(row.request).chunks(ATOMS) {
-            self.hidden(simd, atoms, (candidate, &crossing), keys, inner);
+        for atoms in seen.atoms_of(row.asked.request).chunks(ATOMS) {
+            self.hidden(simd, atoms, (&row.inner, &crossing), keys, inner);
             for line in inner.as_flattened_mut() {
                 *line = *line / (1.0 + exp(-*line));
             }

@@ -29,6 +29,8 @@ pub struct Reads {
     pub time: bool,
     /// What is of the candidate's own kind apart from the rest; else all lies on one side. Groups are a part of an item's vector in either case, as they are in DIN.
     pub category: bool,
+    /// What a candidate's text says of its vector, where the head looks at texts; else its rows alone make it.
+    pub text: bool,
     /// Products of all pairs of buckets. Those of a bucket with the candidate are how the head reads any bucket, and stay.
     pub products: bool,
     /// Self-attention among buckets, before they are held against each other and the candidate.
@@ -43,6 +45,7 @@ impl Default for Reads {
             attention: true,
             time: true,
             category: true,
+            text: true,
             products: true,
             self_attention: false,
         }

@@ -8,8 +8,9 @@ use headwater_config::DeviceChoice;
 use proptest::prelude::*;
 
 use super::mark::SIDES;
-use super::network::{INNER, Pooled};
+use super::network::{Ahead, INNER, Pooled, Vector};
 use super::pool::Pools;
+use super::start::Start;
 use super::{
     Asked, ItemKeys, Learning, Looked, Mark, Network, Reads, RowSettings, Rows, Seen, WIDTH,
 };
@@ -19,6 +20,7 @@ use crate::numbers::Numbers;
 use crate::table::{Adagrad, Admission, Dropout, Table, TableSettings};
 
 mod reads;
+mod start;
 
 const KINDS: usize = 3;
 const BUCKETS: usize = 3;
@@ -148,9 +150,23 @@ fn learning(dropout: f64, reads: Reads) -> Learning {
     Learning::new(spec, settings).unwrap().reading(reads)
 }
 
+/// Vectors of candidates whose texts say nothing.
+fn candidates(looked: &Looked, rows: &[Asked]) -> Vec<Vector> {
+    Start::default().candidates(looked, rows, &[])
+}
+
+fn ahead(network: &Network, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Ahead {
+    network.ahead(seen, looked, (rows, &candidates(looked, rows)))
+}
+
+fn out(network: &Network, seen: &Seen, looked: &Looked, rows: &[Asked]) -> Vec<f32> {
+    let candidates = candidates(looked, rows);
+    network.forward(seen, looked, (rows, &candidates)).0
+}
+
 /// Some function of all that comes out.
 fn loss(network: &Network, seen: &Seen, looked: &Looked, rows: &[Asked]) -> f64 {
-    let out = network.forward(seen, looked, rows);
+    let out = out(network, seen, looked, rows);
     let weights = Numbers(11).normal(out.len(), 1.0);
     let all = out.iter().zip(&weights);
     all.map(|(one, weight)| f64::from(*one) * f64::from(*weight))
@@ -175,7 +191,7 @@ fn all_widths_give_the_same_bits() {
     let of_rows = Rows::gather(&seen, &table(), None);
     let looked = of_rows.looked();
     let network = network(&values());
-    let ahead = network.ahead(&seen, &looked, &rows);
+    let ahead = ahead(&network, &seen, &looked, &rows);
     let of = Pools {
         network: &network,
         seen: &seen,
@@ -187,13 +203,11 @@ fn all_widths_give_the_same_bits() {
         all.map(|number| number.to_bits()).collect::<Vec<u32>>()
     };
     let mut wanted = Vec::new();
-    of.each_by(pulp::Scalar::new(), &rows, |_, pooled| {
+    of.each_by(pulp::Scalar::new(), &ahead.rows, |_, pooled| {
         wanted.push(bits(pooled));
     });
     let same = |what: &str, found: Vec<Vec<u32>>| assert!(found == wanted, "{what}");
-    let alone = rows
-        .iter()
-        .map(|row| bits(&network.pool(&seen, &looked, &ahead, *row)));
+    let alone = (0..rows.len()).map(|row| bits(&network.pool(&seen, &looked, &ahead, row)));
     same("alone", alone.collect());
     #[cfg(target_arch = "x86_64")]
     {
@@ -201,7 +215,7 @@ fn all_widths_give_the_same_bits() {
             ($($width:ident),*) => {
                 $(if let Some(simd) = pulp::x86::$width::try_new() {
                     let mut found = Vec::new();
-                    of.each_by(simd, &rows, |_, pooled| found.push(bits(pooled)));
+                    of.each_by(simd, &ahead.rows, |_, pooled| found.push(bits(pooled)));
                     same(stringify!($width), found);
                 })*
             };
@@ -228,9 +242,18 @@ fn differences(what: &str, reads: Reads, silent: &[&str]) {
     let network = |values: &_| network_of(reads, values);
     let bare = network(&values);
     let count = rows.len() * Network::outputs(BUCKETS);
-    let (out, ahead) = bare.forward_kept(&seen, &looked, &rows);
+    let all = (&*rows, &*candidates(&looked, &rows));
+    let (out, ahead) = bare.forward(&seen, &looked, all);
     let of = (&seen, &looked, &ahead);
-    let gradients = bare.backward(of, &rows, &out, &Numbers(11).normal(count, 1.0));
+    let mut gradients = bare.backward(of, &out, &Numbers(11).normal(count, 1.0));
+    let to = &mut gradients.vectors;
+    let behind = Start::default().back(
+        (&rows, &[]),
+        &gradients.candidates,
+        to,
+        &mut BTreeMap::new(),
+    );
+    behind.unwrap();
     let mut found = BTreeMap::new();
     bare.gather(&gradients, &mut found).unwrap();
     assert_eq!(found.len(), values.len());
@@ -290,13 +313,20 @@ fn a_device_goes_the_same_way() {
 fn goes_the_same_way(left_out: &str, reads: Reads) {
     let (seen, rows) = seen_by(reads, &requests());
     // Half of the ids are left out, and read zeros, in this step some users and some items: one past has nothing else.
-    let mut learning = learning(0.5, reads);
+    let mut learning = learning(0.5, reads).with_texts(3);
+    let texts = if reads.text { rows.len() * 3 } else { 0 };
+    let texts = Numbers(13).normal(texts, 1.0);
     let met = seen.met(&rows, &vec![0; rows.len()]);
     learning.meet(&seen, &met).unwrap();
     let wide = learning.outputs();
     let mut go = |apart: bool, device: &Device| {
         learning.apart = apart;
-        let values: BTreeMap<String, Var> = values_of(reads)
+        let mut values = values_of(reads);
+        if reads.text {
+            let start = Tensor::from_vec(Numbers(12).normal(3 * WIDTH, 0.3), (3, WIDTH), device);
+            values.insert("dinmp.text".to_owned(), start.unwrap());
+        }
+        let values: BTreeMap<String, Var> = values
             .into_iter()
             .map(|(name, value)| {
                 let value = value.to_device(device).unwrap();
@@ -305,7 +335,8 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
             .collect();
         let tensors = values.iter();
         let tensors = tensors.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
-        let laid = seen.part(&rows);
+        let (seen, rows) = seen.part(&rows);
+        let laid = (seen, rows, texts.clone());
         let way = learning.forward(&tensors.collect(), laid, Some(34), device);
         let way = way.unwrap();
         let count = way.outputs.elem_count();
@@ -328,7 +359,7 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
         found.collect::<BTreeMap<_, _>>()
     };
     let right = go(false, &Device::Cpu);
-    assert!(!reads.is_whole() || right.len() == values().len() + 2);
+    assert!(!reads.is_whole() || right.len() == values().len() + 3);
     // A row's product of user and candidate in front, the user's row behind.
     let numbers = right["out"].chunks(wide);
     let of_users = numbers.map(|row| [&row[..1], &row[row.len() - WIDTH..]].concat());
@@ -402,11 +433,11 @@ fn counts_as_weights_are_din_over_every_event() {
     };
     let (one, rows) = seen(&request(repeated.collect()));
     let looked = Looked::of(&one, &table.snapshot());
-    let ahead = bare.ahead(&one, &looked, &rows);
-    let by_event = bare.pool(&one, &looked, &ahead, rows[0]);
+    let of = ahead(&bare, &one, &looked, &rows);
+    let by_event = bare.pool(&one, &looked, &of, 0);
     let (keyed, rows) = seen(&request(whole));
     let looked = Looked::of(&keyed, &table.snapshot());
-    let ahead = bare.ahead(&keyed, &looked, &rows);
+    let ahead = ahead(&bare, &keyed, &looked, &rows);
     // By key: the weight of DIN times the count.
     let mut sums = vec![[0.0_f32; WIDTH]; BUCKETS * SIDES];
     for (atom, (_, count)) in keyed.atoms_of(0).iter().zip(events) {
@@ -417,7 +448,7 @@ fn counts_as_weights_are_din_over_every_event() {
         let crossing = bare.crossing(candidate);
         let before = [
             &ahead.keys[atom.item as usize],
-            &ahead.candidates[rows[0].item as usize],
+            &ahead.rows[0].inner,
             &[0.0; INNER],
         ];
         let inner = (0..INNER).map(|at| {
@@ -456,17 +487,17 @@ proptest! {
         let table = table().snapshot();
         let (all, rows) = seen(&requests());
         let outputs = Network::outputs(BUCKETS);
-        let out = bare.forward(&all, &Looked::of(&all, &table), &rows);
+        let found = out(&bare, &all, &Looked::of(&all, &table), &rows);
         let row = rows[turn];
         let (alone, asked) = all.part(&[row]);
-        let single = bare.forward(&alone, &Looked::of(&alone, &table), &asked);
+        let single = out(&bare, &alone, &Looked::of(&alone, &table), &asked);
         // To the bit.
-        prop_assert_eq!(&single, &out[turn * outputs..][..outputs]);
+        prop_assert_eq!(&single, &found[turn * outputs..][..outputs]);
         let mut shuffled = requests();
         shuffled[0].0 = order.map(|place| requests()[0].0[place].clone()).to_vec();
         let (other, rows) = seen(&shuffled);
-        let other = bare.forward(&other, &Looked::of(&other, &table), &rows);
-        for (one, other) in out.iter().zip(&other) {
+        let other = out(&bare, &other, &Looked::of(&other, &table), &rows);
+        for (one, other) in found.iter().zip(&other) {
             prop_assert!((one - other).abs() < 1e-5, "{} and {} in another order", one, other);
         }
     }
@@ -481,8 +512,8 @@ fn each_of_k_groups_counts_a_kth() {
     let volumes = |key: usize, candidate: usize| {
         let (seen, rows) = seen(&[(vec![(key, 0, 0, vec![(0, 1)])], vec![candidate])]);
         let looked = Looked::of(&seen, &table);
-        let ahead = bare.ahead(&seen, &looked, &rows);
-        bare.pool(&seen, &looked, &ahead, rows[0]).volumes[..SIDES].to_vec()
+        let ahead = ahead(&bare, &seen, &looked, &rows);
+        bare.pool(&seen, &looked, &ahead, 0).volumes[..SIDES].to_vec()
     };
     // 3 is of g0 and g1, 7 of all three, 1 of g0, 4 of g2, 0 of none.
     assert_eq!(volumes(3, 7), [1.0, 0.0]);
@@ -500,7 +531,7 @@ fn times_and_counts_and_kinds_matter() {
         let mut all = requests();
         change(&mut all[0]);
         let (seen, rows) = seen(&all);
-        let out = bare.forward(&seen, &Looked::of(&seen, &table), &rows);
+        let out = out(&bare, &seen, &Looked::of(&seen, &table), &rows);
         out[..Network::outputs(BUCKETS)].to_vec()
     };
     let as_it_was = out(&|_| {});

@@ -10,16 +10,16 @@ use pulp::{Arch, Simd, WithSimd};
 use crate::language::kernel::exp;
 use crate::wide::product;
 
-use super::learn::{Sums, each};
+use super::learn::{Sums, back, each, outer};
 use super::mark::SIDES;
-use super::network::{INNER, Inner, Network, Vector, WIDTH, add, line};
+use super::network::{INNER, Inner, Network, Row, Vector, WIDTH, add, line};
 use super::pool::{ATOMS, Pools, dot};
-use super::seen::{Asked, Atom};
+use super::seen::Atom;
 
 /// Rows, what came out for them, and the gradient of that; what comes of it is added to `sums`.
 struct Rows<'a> {
     of: Pools<'a>,
-    rows: &'a [Asked],
+    rows: &'a [Row],
     out: &'a [f32],
     gradients: &'a [f32],
     sums: &'a mut Sums,
@@ -43,7 +43,7 @@ struct Buffers {
 
 impl Pools<'_> {
     /// Adds the gradients of some rows to `sums`.
-    pub(super) fn back(self, rows: &[Asked], (out, gradients): (&[f32], &[f32]), sums: &mut Sums) {
+    pub(super) fn back(self, rows: &[Row], (out, gradients): (&[f32], &[f32]), sums: &mut Sums) {
         Arch::new().dispatch(Rows {
             of: self,
             rows,
@@ -74,7 +74,7 @@ impl WithSimd for Rows<'_> {
         let told = self.out.chunks_exact(outputs);
         let told = told.zip(self.gradients.chunks_exact(outputs));
         for (row, told) in self.rows.iter().zip(told) {
-            self.of.row_back(simd, *row, told, &mut buffers, self.sums);
+            self.of.row_back(simd, row, told, &mut buffers, self.sums);
         }
     }
 }
@@ -84,19 +84,13 @@ impl Pools<'_> {
     fn row_back<S: Simd>(
         self,
         simd: S,
-        row: Asked,
+        row: &Row,
         told: (&[f32], &[f32]),
         buffers: &mut Buffers,
         sums: &mut Sums,
     ) {
-        let Self {
-            network,
-            seen,
-            looked,
-            ahead,
-        } = self;
-        let asked = row.item as usize;
-        let candidate = &looked.vectors[asked];
+        let Self { network, seen, .. } = self;
+        let (asked, candidate) = (row.asked.item as usize, &row.candidate);
         let (of_sums, of_network) = (&mut buffers.of_sums, &mut sums.network);
         let mut of_candidate = network.unread(told, candidate, of_sums, of_network);
         let crossing = network.crossing(candidate);
@@ -107,16 +101,17 @@ impl Pools<'_> {
         }
         buffers.crossed.as_flattened_mut().fill(0.0);
         let mut of_asked = [0.0; INNER];
-        let before = &ahead.candidates[asked];
-        for atoms in seen.atoms_of(row.request).chunks(ATOMS) {
+        for atoms in seen.atoms_of(row.asked.request).chunks(ATOMS) {
             let (keys, inner) = (&mut buffers.keys, &mut buffers.inner);
-            self.hidden(simd, atoms, (before, &crossing), keys, inner);
+            self.hidden(simd, atoms, (&row.inner, &crossing), keys, inner);
             self.atoms_back(simd, atoms, asked, buffers, sums);
             for inner in &buffers.inner[..atoms.len()] {
                 add(&mut of_asked, 1.0, inner);
             }
         }
-        each(&mut sums.candidates[asked], &of_asked);
+        outer(&mut sums.network.candidate, candidate, &of_asked);
+        back(&mut of_candidate, &network.weights.candidate, &of_asked);
+        each(&mut sums.network.inner_bias, &of_asked);
         // The product's weights are multiplied by the candidate: from there to both.
         let lines = network.weights.product.as_chunks::<INNER>().0;
         let products = sums.network.product.as_chunks_mut::<INNER>().0;
@@ -124,7 +119,7 @@ impl Pools<'_> {
             add(&mut products[at], candidate[at], crossed);
             of_candidate[at] += dot(simd, crossed, &lines[at]);
         }
-        each(&mut sums.vectors[asked], &of_candidate);
+        sums.candidates.push(of_candidate);
     }
 
     /// Of some atoms, whose hidden layers lie in the buffers; leaves the gradients of these there.

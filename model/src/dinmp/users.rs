@@ -9,33 +9,35 @@ use super::seen::{Asked, Seen};
 /// Numbers of a row: in front of the network's the product, behind them the user's row.
 pub(super) const NUMBERS: usize = 1 + WIDTH;
 
-/// Of each row its user and its candidate, among the items that are seen.
+/// Of each row its user, among the items that are seen.
 #[derive(Debug)]
-pub(super) struct Users(Vec<[usize; 2]>);
+pub(super) struct Users(Vec<usize>);
 
 impl Users {
     pub(super) fn of(seen: &Seen, rows: &[Asked]) -> Self {
         let rows = rows.iter();
-        Self(
-            rows.map(|row| [seen.user_of(row.request), row.item as usize])
-                .collect(),
-        )
+        Self(rows.map(|row| seen.user_of(row.request)).collect())
     }
 
-    /// What the head reads of each row, in front of and behind the network's numbers, (rows, NUMBERS); `vectors` are the items'.
-    pub(super) fn numbers(&self, vectors: &[Vector]) -> Vec<f32> {
+    /// What the head reads of each row, in front of and behind the network's numbers, (rows, NUMBERS); `vectors` are the items', users among them, and `candidates` those of the rows.
+    pub(super) fn numbers(&self, vectors: &[Vector], candidates: &[Vector]) -> Vec<f32> {
         let mut numbers = Vec::with_capacity(self.0.len() * NUMBERS);
-        for [user, item] in &self.0 {
-            numbers.push(dot(&vectors[*user], &vectors[*item]));
+        for (user, candidate) in self.0.iter().zip(candidates) {
+            numbers.push(dot(&vectors[*user], candidate));
             numbers.extend_from_slice(&vectors[*user]);
         }
         numbers
     }
 
     /// Puts them around what the network says, (rows, outputs).
-    pub(super) fn around(&self, out: &[f32], vectors: &[Vector]) -> Vec<f32> {
+    pub(super) fn around(
+        &self,
+        out: &[f32],
+        vectors: &[Vector],
+        candidates: &[Vector],
+    ) -> Vec<f32> {
         let wide = out.len() / self.0.len().max(1);
-        let numbers = self.numbers(vectors);
+        let numbers = self.numbers(vectors, candidates);
         let mut around = Vec::with_capacity(out.len() + numbers.len());
         for (out, numbers) in out.chunks(wide.max(1)).zip(numbers.chunks(NUMBERS)) {
             around.push(numbers[0]);
@@ -60,20 +62,22 @@ impl Users {
     }
 
     /// Adds what comes back to the vectors of users and candidates, from the gradient of [`Users::numbers`].
-    pub(super) fn back(&self, vectors: &[Vector], gradient: &[f32], to: &mut [Vector]) {
-        for ([user, item], gradient) in self.0.iter().zip(gradient.as_chunks::<NUMBERS>().0) {
+    pub(super) fn back(
+        &self,
+        (vectors, candidates): (&[Vector], &[Vector]),
+        gradient: &[f32],
+        (to, to_candidates): (&mut [Vector], &mut [Vector]),
+    ) {
+        let rows = self.0.iter().zip(candidates).zip(to_candidates);
+        for (((user, candidate), to_candidate), gradient) in
+            rows.zip(gradient.as_chunks::<NUMBERS>().0)
+        {
             let (product, of_user) = (gradient[0], &gradient[1..]);
             for at in 0..WIDTH {
-                to[*user][at] += product * vectors[*item][at] + of_user[at];
-                to[*item][at] += product * vectors[*user][at];
+                to[*user][at] += product * candidate[at] + of_user[at];
+                to_candidate[at] += product * vectors[*user][at];
             }
         }
-    }
-
-    /// The candidates.
-    #[cfg(any(test, feature = "cuda"))]
-    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().map(|[_, item]| *item)
     }
 }
 
@@ -104,14 +108,24 @@ mod tests {
         let weights: Vec<f32> = (0..asked.len() * NUMBERS)
             .map(|at| number(3 * at))
             .collect();
+        let candidates = |vectors: &[Vector]| -> Vec<Vector> {
+            let of_rows = asked.iter().map(|row| vectors[row.item as usize]);
+            of_rows.collect()
+        };
         let sum = |vectors: &[Vector]| -> f64 {
-            let numbers = users.numbers(vectors);
+            let numbers = users.numbers(vectors, &candidates(vectors));
             let pairs = numbers.iter().zip(&weights);
             pairs.map(|(one, other)| f64::from(one * other)).sum()
         };
 
         let mut back = vec![[0.0; WIDTH]; seen.items()];
-        users.back(&vectors, &weights, &mut back);
+        let mut of_candidates = vec![[0.0; WIDTH]; asked.len()];
+        let from = (&vectors[..], &candidates(&vectors)[..]);
+        users.back(from, &weights, (&mut back, &mut of_candidates));
+        for (row, of) in asked.iter().zip(of_candidates) {
+            let to = back[row.item as usize].iter_mut();
+            to.zip(of).for_each(|(to, of)| *to += of);
+        }
         for item in 0..seen.items() {
             for at in 0..WIDTH {
                 let mut moved = |by: f32| {
@@ -130,7 +144,8 @@ mod tests {
             }
         }
         let out: Vec<f32> = (0..asked.len() * 5).map(number).collect();
-        let [same, numbers] = users.apart(&users.around(&out, &vectors));
-        assert_eq!((same, numbers), (out, users.numbers(&vectors)));
+        let candidates = candidates(&vectors);
+        let [same, numbers] = users.apart(&users.around(&out, &vectors, &candidates));
+        assert_eq!((same, numbers), (out, users.numbers(&vectors, &candidates)));
     }
 }

@@ -103,7 +103,16 @@ fn is_of(
         Some(network) => {
             let mut seen = network.seen();
             let asked = seen.logged(logged, network.spec())?;
-            network.forward(&seen, &asked)
+            let mut texts = vec![0.0; asked.len() * network.texts()];
+            if network.texts() > 0 {
+                let texts = texts.chunks_mut(network.texts());
+                for (text, candidate) in texts.zip(&logged.candidates) {
+                    if !candidate.vector.is_empty() {
+                        text.copy_from_slice(&candidate.vector);
+                    }
+                }
+            }
+            network.forward(&seen, &asked, &texts)
         }
         None => Vec::new(),
     };

@@ -368,7 +368,7 @@ fn a_model_says_what_training_said() {
     let rows = row..row + ITEMS;
     let said = trainer.score(&corpus, rows, &mut |_| {}).unwrap();
     let (seen, asked) = corpus.seen.part(&candidates);
-    let of = interest.forward(&seen, &asked);
+    let of = interest.forward(&seen, &asked, &[]);
     let base = |log_odds: f32| 1.0 / (1.0 + (-log_odds).exp());
     let mut scores = Scores::default();
     crate::Baseline::default().score(&batch, &mut scores);
@@ -393,7 +393,7 @@ fn a_model_says_what_training_said() {
             );
         }
         let (seen, asked) = corpus.seen.part(&candidates[candidate..=candidate]);
-        let alone = interest.forward(&seen, &asked);
+        let alone = interest.forward(&seen, &asked, &[]);
         let mut one = [base(0.4), base(-0.2)];
         let seen = (&[][..], &[][..], &*alone);
         model.scorer().score_row(

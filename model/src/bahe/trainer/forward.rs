@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::dinmp::{Asked, Seen, Way};
+use crate::dinmp::{Asked, Learning, Seen, Way};
 use crate::language::error::computing;
 use crate::language::kernel;
 use crate::language::{Kernels, LanguageError};
@@ -46,21 +46,24 @@ impl Trainer {
             Some(deep) => Some(self.vectors(deep, corpus, batch, learned_from)?),
             None => None,
         };
+        let logged = self.projections(corpus, batch)?;
         let way = match &self.interest {
             Some(interest) => {
+                let items = vectors.as_ref().map(|of| self.head.projected(&of.items));
+                let items = items.or_else(|| Some(Ok(logged.as_ref()?.1.clone())));
+                let texts = self.texts(items.transpose()?.as_ref())?;
                 let variables = self.variables.iter();
                 let values = variables.filter(|(name, _)| is_of_interest(name));
                 let values = values.map(|(name, value)| (name.clone(), value.as_tensor().clone()));
                 let step = learned_from.then(|| self.adam.steps());
                 let laid = laid.unwrap_or_else(|| laid_out(corpus, batch));
                 let values = values.collect();
-                let laid = (laid.seen, laid.asked);
+                let laid = (laid.seen, laid.asked, texts);
                 Some(interest.forward(&values, laid, step, &self.device)?)
             }
             None => None,
         };
         let scenarios = self.scenarios(corpus, batch, learned_from)?;
-        let logged = self.projections(corpus, batch)?;
         let made = vectors.as_ref();
         let made = made.map(|of| SeenTexts::Vectors(&of.users, &of.items));
         let logged = logged.as_ref();
@@ -80,6 +83,16 @@ impl Trainer {
             passes,
             way,
         })
+    }
+
+    /// What the network of interest reads of candidates' texts, from what the head does: (rows, projected). Layers and projections learn nothing by it.
+    fn texts(&self, items: Option<&Tensor>) -> Result<Vec<f32>, LanguageError> {
+        let reads = self.interest.as_ref().is_some_and(Learning::reads_texts);
+        let Some(items) = items.filter(|_| reads) else {
+            return Ok(Vec::new());
+        };
+        let flat = items.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+        flat.map_err(computing("reading texts"))
     }
 
     /// What a head saw of texts when the rows were logged: of users, and of items.
