@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use headwater::champion::{promote, put_on_trial, retire};
 use headwater::train::{Source, Texts, TrainBahe, TrainError, TrainSummary};
@@ -142,13 +143,6 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     assert_ne!(name, champion);
     let by_canary = beside.first_of(&name, &champion);
     assert_eq!(by_canary["degraded"], Value::Null);
-    let runs = |beside: &Beside| {
-        let (_, metrics) = get(&beside.address, "/metrics").unwrap();
-        let line = metrics
-            .lines()
-            .find(|line| line.starts_with("headwater_consumers_deep_runs_total{outcome=\"anew\"}"));
-        line.map(str::to_owned)
-    };
     let made = runs(&beside);
     promote(&config, &*log, &live).unwrap();
     until("it to be champion", || {
@@ -233,6 +227,46 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
         "{none:?}"
     );
     daemon.stop(true).unwrap();
+    a_canary_of_other_layers(&config, &log, &deeper);
+}
+
+/// Beside a champion one of other layers scores the users that it is to score once its vectors are there, and all with these when it is promoted.
+fn a_canary_of_other_layers(config: &Config, log: &Arc<dyn Log>, canary: &Path) {
+    let daemon = start(config, log);
+    let mut beside = Beside::new(&daemon, log);
+    beside.time += 10 * WEEK_MS;
+    let standing = headwater::champion::standing(config, &**log).unwrap();
+    let name = json!(standing.announced.unwrap().champion.unwrap().name);
+    until("the champion to score", || {
+        (beside.ask()["model"] == name).then_some(())
+    });
+    put_on_trial(config, &**log, canary, None).unwrap();
+    let other = canary_of_all(config, &**log);
+    let by_canary = beside.first_of(&other, &name);
+    assert_eq!(by_canary["degraded"], Value::Null);
+    let model = beside.model();
+    assert_eq!((&model["name"], &model["ahead"]), (&name, &Value::Null));
+    let made = runs(&beside);
+    promote(config, &**log, canary).unwrap();
+    until("it to be champion", || {
+        (beside.model()["name"] == other).then_some(())
+    });
+    let answer = beside.first_of(&other, &name);
+    assert_eq!(
+        (&answer["items"], &answer["degraded"]),
+        (&by_canary["items"], &Value::Null)
+    );
+    assert_eq!(runs(&beside), made, "nothing was made again for it");
+    daemon.stop(true).unwrap();
+}
+
+/// How many runs went through the layers whole.
+fn runs(beside: &Beside) -> Option<String> {
+    let (_, metrics) = get(&beside.address, "/metrics").unwrap();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("headwater_consumers_deep_runs_total{outcome=\"anew\"}"));
+    line.map(str::to_owned)
 }
 
 /// Makes the one trial's record that of a canary of all users; gives the model's name.

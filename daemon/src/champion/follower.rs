@@ -46,17 +46,39 @@ struct Loaded {
 pub(crate) struct Scoring {
     /// The champion; none: the baseline.
     pub(crate) model: Option<Arc<BaheModel>>,
-    /// A model that scores some users, and which share of them.
-    pub(crate) canary: Option<(Arc<BaheModel>, f64)>,
+    /// A model that scores some users.
+    pub(crate) canary: Option<ForSome>,
     /// The champion that was announced, and scores once vectors of texts are there for it.
     pub(crate) ahead: Option<Arc<BaheModel>>,
 }
 
+/// A model that scores some users.
+#[derive(Clone, Debug)]
+pub(crate) struct ForSome {
+    pub(crate) model: Arc<BaheModel>,
+    /// Which share of them.
+    pub(crate) share: f64,
+    /// Whether vectors of its layers were made here, where the champion has others.
+    pub(crate) is_made: bool,
+}
+
 impl Scoring {
     fn ids(&self) -> [Option<[u8; 16]>; 3] {
-        let canary = self.canary.as_ref().map(|(model, _)| model);
+        let canary = self.canary.as_ref().map(|canary| &canary.model);
         let all = [self.model.as_ref(), canary, self.ahead.as_ref()];
         all.map(|model| model.map(|model| model.id()))
+    }
+
+    /// Whose vectors are made beside those of the champion: of the one that waits, or of a canary of other layers.
+    pub(crate) fn beside(&self) -> Option<&Arc<BaheModel>> {
+        let layers = |model: &Arc<BaheModel>| model.deep().map(|_| model.deep_id());
+        let at_work = self.model.as_ref().and_then(layers);
+        let canary = self.canary.as_ref().map(|canary| &canary.model);
+        let has_own = |model: &&Arc<BaheModel>| {
+            let of = layers(model);
+            of.is_some() && of != at_work
+        };
+        self.ahead.as_ref().or_else(|| canary.filter(has_own))
     }
 }
 
@@ -78,11 +100,27 @@ impl Held {
         self.0.read().scoring.ahead.clone()
     }
 
-    /// Has a model score that waited for its vectors, unless another was announced meanwhile.
+    /// Whose vectors are made beside those of the champion, and whether it scores already what it is to.
+    pub(crate) fn beside(&self) -> Option<(Arc<BaheModel>, bool)> {
+        let loaded = self.0.read();
+        let model = loaded.scoring.beside()?;
+        let canary = loaded.scoring.canary.as_ref();
+        let canary = canary.filter(|canary| canary.model.id() == model.id());
+        let scores = loaded.scoring.ahead.is_none() && canary.is_some_and(|of| of.is_made);
+        Some((Arc::clone(model), scores))
+    }
+
+    /// Has a model score that waited for its vectors, unless another was announced meanwhile: a champion all users, a canary some of them.
     pub(crate) fn take_over(&self, id: [u8; 16]) {
         let loaded = &mut *self.0.write();
         if let Some(model) = loaded.scoring.ahead.take_if(|model| model.id() == id) {
             loaded.scoring.model = Some(model);
+            loaded.number += 1;
+        } else if let Some(canary) = &mut loaded.scoring.canary
+            && canary.model.id() == id
+            && !canary.is_made
+        {
+            canary.is_made = true;
             loaded.number += 1;
         }
     }
@@ -93,6 +131,10 @@ impl Held {
         // It may have come to score while it was being loaded anew.
         if scoring.ahead.is_some() && id(&scoring.ahead) == id(&loaded.scoring.model) {
             scoring.model = scoring.ahead.take();
+        }
+        // And its vectors stay where they are.
+        if let (Some(canary), Some(held)) = (&mut scoring.canary, &loaded.scoring.canary) {
+            canary.is_made = held.is_made && canary.model.id() == held.model.id();
         }
         if loaded.scoring.ids() != scoring.ids() {
             loaded.number += 1;
@@ -192,7 +234,7 @@ impl Follower {
         self.again = is_passing.then(|| Instant::now() + AGAIN_EVERY);
         match loaded {
             Ok(scoring) => {
-                let canary = scoring.canary.as_ref().map(|(model, _)| name(model));
+                let canary = scoring.canary.as_ref().map(|canary| name(&canary.model));
                 self.held.set(scoring);
                 let (scores, _) = self.held.status();
                 let scores = scores.map_or_else(|| "baseline".to_owned(), |model| name(&model));
@@ -244,7 +286,13 @@ impl Follower {
         if let Some((canary, share)) = standing.canary() {
             // Without it the champion scores all.
             match self.copy(canary) {
-                Ok(model) => scoring.canary = Some((Arc::new(model), share)),
+                Ok(model) => {
+                    scoring.canary = Some(ForSome {
+                        model: Arc::new(model),
+                        share,
+                        is_made: false,
+                    });
+                }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(

@@ -17,7 +17,7 @@ use headwater_state::EncoderId;
 
 use super::Inner;
 use super::error::StartError;
-use crate::champion::Scoring;
+use crate::champion::{ForSome, Scoring};
 use crate::status::ModelStatus;
 
 pub(super) use layers::Layers;
@@ -78,32 +78,28 @@ impl Inner {
         (change, scoring): (u64, &Scoring),
         metrics: &Metrics,
     ) -> Result<(), Error> {
-        let Scoring {
-            model,
-            ahead,
-            canary,
-        } = scoring;
+        let model = scoring.model.as_ref();
         let chosen = match &self.layers {
             Some(layers) => layers
-                .of(change, [model.as_ref(), ahead.as_ref()])
+                .of(change, [model, scoring.beside()])
                 .map_err(|source| Error::Vectors { source })?,
             None => layers::Chosen::default(),
         };
-        let ahead = (chosen.ahead).map(|of| (of.model, of.vectors, of.asked));
+        let ahead = (chosen.ahead.clone()).map(|of| (of.model, of.vectors, of.asked));
         assembler.make_ahead(ahead, metrics)?;
-        // One that looks at texts has the champion's layers: else its rows could judge nobody.
-        let shared = |model: &BaheModel| {
-            let of = chosen.at_work.as_ref()?;
-            let is_same = model.deep().is_some() && of.model.deep_id() == model.deep_id();
-            is_same.then(|| {
-                (
-                    Arc::clone(&of.vectors),
-                    Source::Asked(Arc::clone(&of.asked)),
-                )
-            })
+        // With the champion's vectors, where it has its layers, else with those that were made for it; until they are, the champion scores all.
+        let vectors_of = |canary: &ForSome| {
+            let made = chosen.ahead.as_ref().filter(|_| canary.is_made);
+            let mut all = chosen.at_work.iter().chain(made);
+            let of = all.find(|of| of.model.deep_id() == canary.model.deep_id())?;
+            let source = Source::Asked(Arc::clone(&of.asked));
+            Some((Arc::clone(&of.vectors), source))
         };
-        let canary = canary.as_ref();
-        let canary = canary.map(|(model, share)| ((Arc::clone(model), shared(model)), *share));
+        let canary = scoring.canary.as_ref().and_then(|canary| {
+            let vectors = vectors_of(canary);
+            let is_whole = vectors.is_some() || canary.model.deep().is_none();
+            is_whole.then(|| ((Arc::clone(&canary.model), vectors), canary.share))
+        });
         assembler.score_some_with(canary, metrics)?;
         let Some(model) = model else {
             assembler.score_by_baseline();

@@ -68,8 +68,6 @@ fn tried(seat: Seat, trial: &Trial) -> Tried {
 struct Looked {
     all: Judgement,
     random: Judgement,
-    /// Whether it can score some users, while the champion scores the others: instances make the vectors of one model's layers.
-    is_for_some: bool,
 }
 
 /// What a turn comes to.
@@ -382,8 +380,8 @@ impl Trials {
         let Some(looked) = looked else {
             return is_over.then_some(Outcome::Dropped);
         };
-        let Looked { all, random, .. } = looked;
-        let may_be_canary = looked.is_for_some && self.canary.0 > 0.0;
+        let Looked { all, random } = looked;
+        let may_be_canary = self.canary.0 > 0.0;
         let number = trial.looks.len() + 1;
         let verdict = all.at_look(number);
         // What is better where the champion's scores chose the rows, and worse where chance did, has learned the champion's habits.
@@ -469,13 +467,7 @@ impl Trials {
         }
         let random = rows.iter().filter(|(_, policy)| *policy == Policy::Random);
         let random = judge(random.map(|(row, _)| *row));
-        let towers = |model: Option<&BaheModel>| model.and_then(BaheModel::towers);
-        let theirs = towers(model.as_ref());
-        Ok(Some(Looked {
-            all,
-            random,
-            is_for_some: theirs.is_none() || theirs == towers(champion.as_ref()),
-        }))
+        Ok(Some(Looked { all, random }))
     }
 
     fn open(&self, config: &Config, named: &Named, name: &str) -> Result<BaheModel, ChampionError> {

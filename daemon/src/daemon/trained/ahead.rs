@@ -1,4 +1,4 @@
-//! A champion that was announced and looks at texts: who scored before goes on until vectors are there for it.
+//! A champion that was announced and looks at texts, or a canary of other layers than the champion's: who scored before goes on until vectors are there for it.
 //!
 //! Vectors of all items that are known are made, and for as long as `texts.made_ahead` says, those of the users who come; beside those of the model that scores, and for a share of the time
 //! (`texts.background`). Where it was trained on another encoder's vectors than rows see now, it waits for that encoder to have been through the texts. Going back waits for nothing.
@@ -174,7 +174,6 @@ impl Ahead {
         let began = Instant::now();
         let is_busy = self.step(inner, pool)?;
         self.spent += began.elapsed();
-        self.tell(inner);
         Ok(is_busy)
     }
 
@@ -272,7 +271,8 @@ impl Ahead {
         }
     }
 
-    fn tell(&mut self, inner: &Inner) {
+    /// Tells how far it is, now and then.
+    pub(super) fn tell(&mut self, inner: &Inner) {
         let status = self.status();
         let gauge = &inner.fast.deep.ahead;
         let set = |state: &str, count: usize| {
@@ -288,8 +288,8 @@ impl Ahead {
             let of_texts = encoder.zip(texts);
             if of_texts.is_some_and(|(encoder, texts)| !texts.has_any_of(encoder)) {
                 tracing::warn!(
-                    champion = status.name,
-                    "the announced champion waits: there are no vectors of texts of the encoder that it was trained on; does any instance make them?"
+                    model = status.name,
+                    "the announced model waits: there are no vectors of texts of the encoder that it was trained on; does any instance make them?"
                 );
                 return;
             }
@@ -300,11 +300,11 @@ impl Ahead {
                 waiting,
             } = status;
             tracing::info!(
-                champion = name,
+                model = name,
                 items,
                 made,
                 waiting,
-                "vectors of the announced champion are being made"
+                "vectors of the announced model are being made"
             );
         }
     }

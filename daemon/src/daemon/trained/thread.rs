@@ -83,6 +83,8 @@ struct Work {
     walk: Option<Walk>,
     walked: bool,
     ahead: Option<Ahead>,
+    /// Whether that one scores already: a canary, some users.
+    has_taken_over: bool,
     former: Former,
 }
 
@@ -108,14 +110,15 @@ impl Work {
             });
             (self.walk, self.walked) = (None, false);
         }
-        let model = inner.champion.ahead();
-        let is_same = match (&self.ahead, &model) {
-            (Some(ahead), Some(model)) => ahead.is_of(model),
+        let beside = inner.champion.beside();
+        let is_same = match (&self.ahead, &beside) {
+            (Some(ahead), Some((model, _))) => ahead.is_of(model),
             (None, None) => true,
             _ => false,
         };
+        self.has_taken_over = beside.as_ref().is_some_and(|(_, scores)| *scores);
         if !is_same {
-            self.ahead = model.map(Ahead::new);
+            self.ahead = beside.map(|(model, _)| Ahead::new(model));
             inner.fast.deep.ahead.reset();
         }
         if let (Some(ahead), Some(of)) = (&mut self.ahead, chosen.ahead)
@@ -137,7 +140,10 @@ impl Work {
             let mut rests = ahead.rests(share);
             if rests.is_zero() {
                 let is_busy = ahead.work(inner, pool)?;
-                if ahead.is_ready(inner) {
+                if !self.has_taken_over {
+                    ahead.tell(inner);
+                }
+                if !self.has_taken_over && ahead.is_ready(inner) {
                     take_over(inner, ahead);
                 }
                 rests = if is_busy { ahead.rests(share) } else { WAIT };
@@ -169,15 +175,19 @@ impl Work {
 
 fn take_over(inner: &Inner, ahead: &Ahead) {
     let status = ahead.status();
+    let is_champion = inner.champion.ahead().is_some();
     tracing::info!(
-        champion = status.name,
+        model = status.name,
         items = status.items,
         made = status.made,
-        "vectors of texts are there for the announced champion: it scores"
+        is_champion,
+        "vectors of texts are there: it scores what it is to"
     );
-    // Before its first score: whoever starts again goes on with it, and who comes after it goes back to it.
-    crate::champion::mark(&inner.config, ahead.model().id());
-    champion::tell_scored(inner, ahead.model());
+    if is_champion {
+        // Before its first score: whoever starts again goes on with it, and who comes after it goes back to it.
+        crate::champion::mark(&inner.config, ahead.model().id());
+        champion::tell_scored(inner, ahead.model());
+    }
     inner.champion.take_over(ahead.model().id());
 }
 
@@ -185,7 +195,8 @@ fn run(inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {
     let mut work = Work::default();
     while !stopping.is_set() {
         work.follow(inner);
-        let status = work.ahead.as_ref().map(Ahead::status);
+        let waits = work.ahead.as_ref().filter(|_| !work.has_taken_over);
+        let status = waits.map(Ahead::status);
         if let Some(layers) = &inner.layers {
             layers.tell(status);
         }
