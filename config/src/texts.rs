@@ -41,9 +41,9 @@ pub struct TextsConfig {
     pub sequence_max: usize,
     /// Whether this instance makes vectors for all.
     pub encode: bool,
-    /// Share of the time that an encoder which is not the current one yet may work.
+    /// Share of the time that an encoder which is not the current one yet may work, and layers of a champion or canary that does not score yet.
     pub background: Ratio,
-    /// How long a champion that looks at texts makes vectors of users before it scores.
+    /// How long a champion that looks at texts, or a canary of other layers, makes vectors of users before it scores.
     pub made_ahead: Span,
     /// How long vectors of an encoder that is not in use any more are kept.
     pub keep_former: Span,

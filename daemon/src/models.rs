@@ -19,6 +19,7 @@ mod sum;
 mod wheel;
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use headwater_config::Config;
@@ -174,9 +175,13 @@ pub fn encoder(config: &Config, named: &str, device: &Device) -> Result<TextEnco
 /// # Errors
 /// If there is no GPU where one was asked for.
 pub fn device(config: &Config) -> Result<Device, ModelsError> {
+    /// An instance that trains asks again and again.
+    static TOLD: Once = Once::new();
     let chosen = choose(config.texts.device)?;
     match chosen.no_gpu {
-        Some(why) if BUILT => tracing::warn!(why, "no GPU: computing on the CPU"),
+        Some(why) if BUILT && !TOLD.is_completed() => {
+            TOLD.call_once(|| tracing::warn!(why, "no GPU: computing on the CPU"));
+        }
         Some(why) => tracing::debug!(why, "computing on the CPU"),
         None => {}
     }

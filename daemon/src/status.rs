@@ -64,7 +64,7 @@ pub struct ModelStatus {
     pub has_encoder: bool,
     /// Runs and items that wait for its deep layers.
     pub waiting: usize,
-    /// The announced champion, which scores once vectors of texts are there for it.
+    /// The announced champion, or a canary of other layers, which scores once vectors of texts are there for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ahead: Option<AheadStatus>,
     /// Why the announced champion does not score.
@@ -72,7 +72,7 @@ pub struct ModelStatus {
     pub trouble: Option<String>,
 }
 
-/// How far an announced champion is that does not score yet.
+/// How far an announced champion, or a canary, is that does not score yet.
 #[derive(Clone, Debug, Serialize)]
 pub struct AheadStatus {
     /// Its name and version.

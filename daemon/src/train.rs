@@ -388,7 +388,7 @@ impl TrainBahe {
         &self,
         recorded: &Recorded,
         encoder: Option<&TextEncoder>,
-        place: &Place,
+        (start, place): (usize, &Place),
     ) -> String {
         let mut hash = Sha256::new();
         let settings = (
@@ -406,9 +406,11 @@ impl TrainBahe {
             hash.update(serde_json::to_vec(&self.parts).unwrap_or_default());
         }
         if self.key_vectors {
-            // And a candidate's text, which older checkpoints know nothing of.
-            let of = (&self.ids, self.passes, self.reads.text);
+            let of = (&self.ids, self.passes);
             hash.update(serde_json::to_vec(&of).unwrap_or_default());
+        }
+        if start > 0 {
+            hash.update(start.to_le_bytes());
         }
         if !self.reads.is_whole() {
             hash.update(serde_json::to_vec(&self.reads).unwrap_or_default());

@@ -44,3 +44,4 @@ pub use mark::Mark;
 pub use network::{Looked, Network, WIDTH};
 pub use reads::Reads;
 pub use seen::{Asked, Atom, ItemKeys, Seen};
+pub use start::{TEXT, TEXT_SCALE};

@@ -122,6 +122,7 @@ fn main() {
         scenarios: 0,
         experts: 0,
         cross: 0,
+        start: 0,
     };
     let settings = TrainSettings {
         adam: AdamSettings {

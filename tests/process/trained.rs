@@ -22,9 +22,9 @@ pub(crate) struct Trained {
     predicted: Vec<(String, f32)>,
 }
 
-/// A model of the recordings, with or without texts; "keys": of key-vectors; "less": of less of them.
+/// A model of the recordings, with or without texts; "keys": of key-vectors; "less": of less of them; "both": of texts and key-vectors.
 pub(crate) fn trained(texts: &str) -> Trained {
-    let place = Place::new(&if matches!(texts, "keys" | "less") {
+    let place = Place::new(&if matches!(texts, "keys" | "less" | "both") {
         format!("{CONFIG}\nkey_vectors.logged = true\ntrain.experts = 2\ntrain.cross = 3")
     } else {
         CONFIG.to_owned()
@@ -39,6 +39,7 @@ pub(crate) fn trained(texts: &str) -> Trained {
     // The rest is what the configuration says.
     let texts = match texts {
         "keys" => ["--texts", "none", "--key-vectors"].as_slice(),
+        "both" => &["--texts", "deep", "--key-vectors", "--text-start"],
         "less" => &[
             "--texts",
             "none",
@@ -104,7 +105,7 @@ impl Trained {
 /// rows of the recordings, by each sort of model, against the trainer's own predictions; the same bytes with steps of one record and memory for no run.
 #[test]
 fn a_backtest_says_what_training_said() {
-    for texts in ["none", "keys", "less", "mean", "deep"] {
+    for texts in ["none", "keys", "less", "mean", "deep", "both"] {
         let trained = trained(texts);
         let set = trained.setting();
         let (ran, table) = trained.backtest(&["--set", &set]);
@@ -393,7 +394,7 @@ fn a_model_of_something_else_is_refused() {
 /// of time are another schema, which the model is refused for. So it is with one that reads less of them. Method: a model with experts and a cross; behaviors and two requests in the log, one of them of a scenario that the model does not know, one daemon, `explain`; the same model under other edges.
 #[test]
 fn key_vectors_score_in_the_stream_and_are_explained() {
-    for texts in ["keys", "less"] {
+    for texts in ["keys", "less", "both"] {
         score_and_explain(&trained(texts));
     }
 }

@@ -50,6 +50,10 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
         tied: true,
     };
     let sequences: Vec<String> = config.sequences.keys().cloned().collect();
+    let reads = Reads {
+        text: schema.key_vectors().is_some(),
+        ..Reads::default()
+    };
     let interest = schema.key_vectors().map(|spec| {
         let settings = RowSettings {
             rate: 0.1,
@@ -58,9 +62,10 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
             memory: 1 << 20,
             seed,
         };
-        let mut interest = Learning::new(spec.clone(), settings)?.with_texts(PROJECTED);
+        let interest = Learning::new(spec.clone(), settings)?;
+        let mut interest = interest.reading(reads).with_texts(PROJECTED);
         // Of some of the items: others read the unknown row.
-        let mut seen = Seen::default();
+        let mut seen = Seen::reading(reads);
         for number in 0..8 {
             seen.item(ItemKeys::of(&format!("i{number}"), ["c0", "c1"]));
         }
@@ -80,6 +85,7 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
         scenarios: 0,
         experts: 0,
         cross: 0,
+        start: interest.as_ref().map_or(0, Learning::texts),
     };
     let deep = DeepConfig {
         blocks: blocks.clone(),
@@ -111,7 +117,7 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
             scenarios: Vec::new(),
             features: vec![[0.5, 2.0]; head.features],
             key_vectors: schema.key_vectors().cloned(),
-            reads: Reads::default(),
+            reads,
             head,
             objective: Objective::Labels,
             texts: Vec::new(),
@@ -137,7 +143,7 @@ pub(crate) struct DeepLayers {
     /// None: the baseline.
     scores: Option<AtWork>,
     ahead: Option<AtWork>,
-    /// Of the layers of the one that scores.
+    /// Of the layers of the one that scores, or of those that are made ready.
     canary: Option<Arc<BaheModel>>,
     /// How often there was another champion.
     change: u64,
@@ -224,14 +230,17 @@ impl DeepLayers {
         });
         assembler.make_ahead(ahead, metrics)?;
         let vectors_of = |model: &Arc<BaheModel>| {
-            let of = self.scores.as_ref()?;
-            let source = || Source::Asked(Arc::clone(&of.asked));
-            let is_same = of.model.deep_id() == model.deep_id();
-            is_same.then(|| (Arc::clone(&of.vectors), source()))
+            let mut all = self.scores.iter().chain(&self.ahead);
+            let of = all.find(|of| of.model.deep_id() == model.deep_id())?;
+            let source = Source::Asked(Arc::clone(&of.asked));
+            Some((Arc::clone(&of.vectors), source))
         };
-        // Where it has not the champion's layers, or there is none, it has no vectors, and the baseline scores its users.
+        // Where nobody makes its vectors the champion scores all.
         let canary = self.canary.as_ref();
-        let canary = canary.map(|model| ((Arc::clone(model), vectors_of(model)), 0.5));
+        let canary = canary.and_then(|model| {
+            let vectors = vectors_of(model)?;
+            Some(((Arc::clone(model), Some(vectors)), 0.5))
+        });
         assembler.score_some_with(canary, metrics)?;
         let Some(scores) = &self.scores else {
             assembler.score_by_baseline();

@@ -19,7 +19,7 @@ pub(super) struct Scorers {
     /// A model that was trained; none: the baseline scores alone.
     pub(super) champion: Option<Trained>,
     canary: Option<Canary>,
-    /// A model that is to be the champion when its vectors are there: rows ask for them.
+    /// A model that is to score, all users or some, when its vectors are there: rows ask for them.
     ahead: Option<Trained>,
     /// Whether the last rows were the canary's.
     is_canary: bool,
@@ -229,6 +229,7 @@ mod tests {
             scenarios: 0,
             experts: 0,
             cross: 0,
+            start: 0,
         };
         let mut values = Head::random(&head, 1).unwrap();
         // Sums without bounds, and one of them less another.

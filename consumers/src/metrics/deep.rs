@@ -19,7 +19,7 @@ pub struct DeepMetrics {
     pub seconds: Histogram,
     /// Runs and items that wait.
     pub queue: IntGauge,
-    /// Items of a champion that does not score yet, by state: made, missing.
+    /// Items of a champion, or a canary, that does not score yet, by state: made, missing.
     pub ahead: IntGaugeVec,
     /// Runs and items that were not taken in, because too many waited.
     pub dropped: IntCounter,
@@ -63,7 +63,7 @@ impl DeepMetrics {
         let ahead = IntGaugeVec::new(
             Opts::new(
                 "headwater_consumers_ahead_items",
-                "Items of an announced champion that scores once their vectors are there.",
+                "Items of an announced champion or canary that scores once their vectors are there.",
             ),
             &["state"],
         )?;

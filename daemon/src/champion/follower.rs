@@ -132,10 +132,6 @@ impl Held {
         if scoring.ahead.is_some() && id(&scoring.ahead) == id(&loaded.scoring.model) {
             scoring.model = scoring.ahead.take();
         }
-        // And its vectors stay where they are.
-        if let (Some(canary), Some(held)) = (&mut scoring.canary, &loaded.scoring.canary) {
-            canary.is_made = held.is_made && canary.model.id() == held.model.id();
-        }
         if loaded.scoring.ids() != scoring.ids() {
             loaded.number += 1;
             loaded.scoring = scoring;

@@ -88,6 +88,9 @@ struct Bahe {
         requires = "key_vectors"
     )]
     without: Vec<Part>,
+    /// Where the model looks at texts, adds what a candidate's text says to its vector, with --key-vectors; without it, its rows alone make that.
+    #[arg(long, requires = "key_vectors")]
+    text_start: bool,
     /// So many of a user's items alone, those that it had to do with last, with --key-vectors; without it, all.
     #[arg(long, requires = "key_vectors", value_parser = clap::value_parser!(u32).range(1..))]
     newest: Option<u32>,
@@ -200,11 +203,9 @@ enum Part {
     Time,
     /// What is of the candidate's own categories and attributes, apart from the rest: all lies on one side.
     Category,
-    /// What a candidate's text says of its vector, beside a language model's layers: its rows alone make it.
-    Text,
 }
 
-fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
+fn reads(newest: Option<u32>, without: &[Part], text: bool) -> Reads {
     let has = |part| !without.contains(&part);
     Reads {
         newest,
@@ -212,7 +213,7 @@ fn reads(newest: Option<u32>, without: &[Part]) -> Reads {
         attention: has(Part::Attention),
         time: has(Part::Time),
         category: has(Part::Category),
-        text: has(Part::Text),
+        text,
         ..Reads::default()
     }
 }
@@ -316,7 +317,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<(), Failure>
         },
         key_vectors: bahe.key_vectors,
         reads: of_interactions(
-            reads(bahe.newest, &bahe.without),
+            reads(bahe.newest, &bahe.without, bahe.text_start),
             bahe.interactions.unwrap_or(config.train.interactions),
         ),
         ids: Ids {

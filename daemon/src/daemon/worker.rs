@@ -216,11 +216,11 @@ impl Working {
 
     /// Has the worker score with the champion, where another was announced since: between two turns, so that no step sees two.
     fn follow_champion(&self, worker: &mut Worker, number: &mut u64) -> Result<(), Failure> {
-        let Some((now, scoring)) = self.inner.champion.other_than(*number) else {
-            return Ok(());
-        };
-        (self.inner).score_in(worker.assembler(), (now, &scoring), &self.metrics)?;
-        *number = now;
+        // Another may be announced meanwhile, whose vectors take the place of these.
+        while let Some((now, scoring)) = self.inner.champion.other_than(*number) {
+            (self.inner).score_in(worker.assembler(), (now, &scoring), &self.metrics)?;
+            *number = now;
+        }
         Ok(())
     }
 

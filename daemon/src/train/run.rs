@@ -152,7 +152,8 @@ impl TrainBahe {
         }
         described.reached = reached.as_ref().map(|reached| reached.from.clone());
         let mut trainer = self.trainer(&head, depth, interest, &place)?;
-        let of = self.identity(&recorded, encoder, &place);
+        trainer.scale_texts(&recorded.corpus, 0..summary.rows[0])?;
+        let of = self.identity(&recorded, encoder, (head.start, &place));
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok((summary, None));
@@ -262,6 +263,7 @@ impl TrainBahe {
             scenarios: told_apart(config).len(),
             experts: self.parts.experts,
             cross: self.parts.cross,
+            start: interest.map_or(0, Learning::texts),
         }
     }
 

@@ -261,20 +261,15 @@ impl Trials {
         };
         let before = canary.looks.last().map_or(0, |look| look.rows[1]);
         let time_ms = self.canary.1.saturating_add(self.labels_ms);
-        let is_time = unix_ms() >= canary.since.saturating_add(time_ms);
-        // At the end once more, whatever there is.
-        let wanted = match next_look(canary.looks.len(), before) {
-            Some(_) if is_time => before + 1,
-            Some(wanted) => wanted,
-            None => usize::MAX,
-        };
+        let is_due = |since: i64| unix_ms() >= since.saturating_add(time_ms);
+        let may_be_time = is_due(canary.since);
         let late_ms = time_ms.saturating_add(self.longest_ms);
         let is_late = unix_ms() >= canary.since.saturating_add(late_ms);
         let labels = stretches(config, log, Topic::Labels, Some(&canary.from[0]))?;
         let reached: i64 = labels.iter().map(|of| of.until).sum();
         let of_canary = (tried(Seat::Challenger, &held), canary.since);
         let not_before = self.not_before.get(&of_canary).copied().unwrap_or(i64::MIN);
-        if reached < not_before && !is_time {
+        if reached < not_before && !may_be_time {
             return Ok(None);
         }
         let more = labels.iter().map(|of| of.until - of.from).sum::<i64>() / 4;
@@ -288,9 +283,18 @@ impl Trials {
         }
         let mut outcome = None;
         let model = held.model.as_ref().map(|named| &*named.name);
-        let found = match self.shown((config, log), &canary.from, model.unwrap_or_default()) {
-            Err(_) if is_late => difference([]),
-            found => found?,
+        let shown = self.shown((config, log), &canary.from, model.unwrap_or_default());
+        let (found, first) = match shown {
+            Err(_) if is_late => (difference([]), None),
+            shown => shown?,
+        };
+        // Its time begins with its first row: before that its vectors were made.
+        let is_time = is_due(first.map_or(canary.since, |first| first.max(canary.since)));
+        // At the end once more, whatever there is.
+        let wanted = match next_look(canary.looks.len(), before) {
+            Some(_) if is_time => before + 1,
+            Some(wanted) => wanted,
+            None => usize::MAX,
         };
         if found.is_enough && found.rows[1] >= wanted {
             canary.looks.push(CanaryLook {
@@ -322,13 +326,13 @@ impl Trials {
         Ok(is_done.then_some(outcome))
     }
 
-    /// What the canary's users did, and the others: of rows that were scored since it began, by who scored them.
+    /// What the canary's users did, and the others: of rows that were scored since it came to score, by who scored them; and when that was.
     fn shown(
         &self,
         (config, log): (&Config, &dyn Log),
         from: &[Vec<i64>; 2],
         canary: &str,
-    ) -> Result<Difference, TrainError> {
+    ) -> Result<(Difference, Option<i64>), TrainError> {
         let wanted = Wanted {
             later_than: i64::MIN,
             newest: self.rows_max,
@@ -344,15 +348,23 @@ impl Trials {
             // What was shown in random order says nothing of who scored.
             let labels = matched.labels.iter().flatten().flatten().flatten();
             let labels = labels.filter(|_| matched.policy == Policy::Scored);
-            rows.extend(labels.map(|(label, weight)| Shown {
-                user,
-                weight: (*weight).into(),
-                positive: *label > 0.0,
-                is_of_some,
+            let time = logged.time;
+            rows.extend(labels.map(|(label, weight)| {
+                let shown = Shown {
+                    user,
+                    weight: (*weight).into(),
+                    positive: *label > 0.0,
+                    is_of_some,
+                };
+                (time, shown)
             }));
             Ok(())
         })?;
-        Ok(difference(rows))
+        // Until its vectors were made the champion scored all: of another time, which would be held against it.
+        let of_canary = rows.iter().filter(|(_, shown)| shown.is_of_some);
+        let first = of_canary.map(|(time, _)| *time).min();
+        let rows = rows.into_iter().filter(|(time, _)| Some(*time) >= first);
+        Ok((difference(rows.map(|(_, shown)| shown)), first))
     }
 
     /// Whether a challenger's time is over: that which it has for rows whose labels are final.

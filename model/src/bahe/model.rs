@@ -152,8 +152,7 @@ impl BaheModel {
             deep_id,
             interest: match &manifest.key_vectors {
                 Some(spec) => {
-                    let texts = manifest.head.projections();
-                    let of = (spec, manifest.reads, texts);
+                    let of = (spec, manifest.reads, manifest.head.start);
                     Some(Interest::of(of, tensors, path)?)
                 }
                 None => None,

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
-use crate::dinmp::Learning;
+use crate::dinmp::{Learning, TEXT, TEXT_SCALE};
 use crate::gradient::Weighing;
 use crate::language::LanguageError;
 use crate::language::error::computing;
@@ -70,6 +70,8 @@ pub struct TrainSettings {
 
 /// How much faster the network of interest learns than the head: it is small, and until it tells events apart, rows of ids learn nothing from them; the head meanwhile learns its rows by heart.
 const INTEREST_FACTOR: f64 = 10.0;
+/// And how much slower than the head what a candidate's text says: its many numbers move all candidates at once, and each product with them.
+const TEXT_FACTOR: f64 = 0.03;
 /// Part of all passes in which rates fall, the last.
 const FALLING: f64 = 0.3;
 /// Rates that fall do not fall below this part.
@@ -198,6 +200,11 @@ impl Trainer {
             } else if name == LINES {
                 // Calibration lays it.
                 0.0
+            } else if name == TEXT_SCALE {
+                // It is looked at once.
+                0.0
+            } else if name == TEXT {
+                TEXT_FACTOR
             } else if is_of_interest(name) {
                 INTEREST_FACTOR
             } else if name.starts_with("head.") {

@@ -19,7 +19,7 @@ use super::learn::{Gradients, Rows};
 use super::network::{Ahead, Looked, Network, Vector, WIDTH};
 use super::reads::Reads;
 use super::seen::{Asked, Seen};
-use super::start::{NAME as START, Start};
+use super::start::Start;
 use super::users::{NUMBERS, Users};
 
 /// The name of the gradient of the rows that a batch read.
@@ -93,7 +93,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Of a model's values, that reads this much of key-vectors, under a head that reads so many numbers of an item's text. Models of builds before this one begin with no text.
+    /// Of a model's values, that reads this much of key-vectors, and where so many numbers of a candidate's text say where it starts.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; `path` is where they were read.
@@ -246,13 +246,21 @@ impl Learning {
     /// The same, under a head that reads so many numbers of a candidate's text: there items start, if that is read.
     #[must_use]
     pub fn with_texts(mut self, numbers: usize) -> Self {
-        self.texts = if self.reads.text { numbers } else { 0 };
+        self.texts = numbers;
         self
     }
 
-    /// Whether it reads texts of candidates.
-    pub fn reads_texts(&self) -> bool {
-        self.texts > 0
+    /// The means and spreads of candidates' texts, (texts, numbers), by which it reads them: the value of [`TEXT_SCALE`](super::TEXT_SCALE).
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn scale_of(texts: &Tensor) -> Result<Tensor, LanguageError> {
+        Start::scale_of(texts).map_err(computing("reading texts"))
+    }
+
+    /// Numbers of a candidate's text that it reads: those of the head, or none.
+    pub fn texts(&self) -> usize {
+        if self.reads.text { self.texts } else { 0 }
     }
 
     /// First values of the network.
@@ -263,8 +271,8 @@ impl Learning {
         let mut values = Network::random(sizes(&self.spec), self.reads, seed)?;
         let mut begin = || {
             self.reads.hold(&mut values)?;
-            if self.texts > 0 {
-                values.insert(START.to_owned(), Start::zeros(self.texts)?);
+            if self.texts() > 0 {
+                values.extend(Start::first(self.texts())?);
             }
             Ok(())
         };
@@ -359,7 +367,7 @@ impl Learning {
             }
             None => (Looked::of(&seen, &self.table.snapshot()), None),
         };
-        let start = Start::of(values, self.texts, Path::new("the values"))?;
+        let start = Start::of(values, self.texts(), Path::new("the values"))?;
         let candidates = start.candidates(&looked, &asked, &texts);
         let of = Of {
             users: Users::of(&seen, &asked),

@@ -1,7 +1,7 @@
 //! What of a user's past is read: all that key-vectors tell, or less of it, to hold each part of the network against its absence.
 //!
 //! What is left out of key-vectors is left out where they are laid out ([`super::Seen`]), so training, serving and `explain` read the same. What is left out of the network keeps its place, says 0, and does not learn:
-//! networks that read more and less have the same sizes, and begin with the same values.
+//! networks that read more and less have the same sizes, and begin with the same values. Self-attention, and where a candidate's text says that it starts, have tensors of their own, which are not there without.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::{Mark, SIDES};
 
-/// Which parts are read. Self-attention, which is more than is read by default, has tensors of its own.
+/// Which parts are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(
@@ -29,7 +29,7 @@ pub struct Reads {
     pub time: bool,
     /// What is of the candidate's own kind apart from the rest; else all lies on one side. Groups are a part of an item's vector in either case, as they are in DIN.
     pub category: bool,
-    /// What a candidate's text says of its vector, where the head looks at texts; else its rows alone make it.
+    /// What a candidate's text says of its vector, where the head looks at texts; else, as by default, its rows alone make it.
     pub text: bool,
     /// Products of all pairs of buckets. Those of a bucket with the candidate are how the head reads any bucket, and stay.
     pub products: bool,
@@ -45,7 +45,7 @@ impl Default for Reads {
             attention: true,
             time: true,
             category: true,
-            text: true,
+            text: false,
             products: true,
             self_attention: false,
         }

@@ -12,7 +12,8 @@ use super::network::{Ahead, INNER, Pooled, Vector};
 use super::pool::Pools;
 use super::start::Start;
 use super::{
-    Asked, ItemKeys, Learning, Looked, Mark, Network, Reads, RowSettings, Rows, Seen, WIDTH,
+    Asked, ItemKeys, Learning, Looked, Mark, Network, Reads, RowSettings, Rows, Seen, TEXT,
+    TEXT_SCALE, WIDTH,
 };
 use crate::device::choose;
 use crate::feature::KeyVectorSpec;
@@ -324,7 +325,10 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
         let mut values = values_of(reads);
         if reads.text {
             let start = Tensor::from_vec(Numbers(12).normal(3 * WIDTH, 0.3), (3, WIDTH), device);
-            values.insert("dinmp.text".to_owned(), start.unwrap());
+            values.insert(TEXT.to_owned(), start.unwrap());
+            let scale = vec![0.3, -0.2, 0.1, 2.0, 0.5, 1.0];
+            let scale = Tensor::from_vec(scale, (2, 3), device);
+            values.insert(TEXT_SCALE.to_owned(), scale.unwrap());
         }
         let values: BTreeMap<String, Var> = values
             .into_iter()
@@ -359,7 +363,7 @@ fn goes_the_same_way(left_out: &str, reads: Reads) {
         found.collect::<BTreeMap<_, _>>()
     };
     let right = go(false, &Device::Cpu);
-    assert!(!reads.is_whole() || right.len() == values().len() + 3);
+    assert!(!reads.is_whole() || right.len() == values().len() + 2);
     // A row's product of user and candidate in front, the user's row behind.
     let numbers = right["out"].chunks(wide);
     let of_users = numbers.map(|row| [&row[..1], &row[row.len() - WIDTH..]].concat());

@@ -66,6 +66,12 @@ pub(super) fn judge(
         let value = seen.value.unwrap_or_default();
         let logged = LoggedRequest::read(&value).map_err(|error| format!("row {id}: {error}"))?;
         let Some(vectors) = &logged.vectors else {
+            // Whoever looks at texts says what it saw.
+            if logged.model == "bahe" {
+                return Err(format!("row {id} says nothing of texts"));
+            }
+            is_of(None, &assembler, &logged)
+                .map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
             continue;
         };
         // Of standing scores nobody has the position any more.
@@ -77,7 +83,8 @@ pub(super) fn judge(
             .position(|model| model.version() == logged.version);
         let place = place.ok_or_else(|| format!("row {id}: no model {}", logged.version))?;
         let model = &models[place];
-        is_of(model, &assembler, &logged).map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
+        is_of(Some(model), &assembler, &logged)
+            .map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
         tally.vectors += 1;
         tally.by_model[place] += 1;
         let then = world.counted.iter().filter(|counted| {
@@ -91,15 +98,15 @@ pub(super) fn judge(
     Ok(())
 }
 
-/// Whether a row's scores are a model's, to the bit.
+/// Whether a row's scores are a model's, or the baseline's, to the bit.
 fn is_of(
-    model: &BaheModel,
+    model: Option<&BaheModel>,
     assembler: &Assembler,
     logged: &LoggedRequest<'_>,
 ) -> Result<(), String> {
     let wrong = |error| format!("{error:?}");
     let rows = logged.rows(assembler.schema()).map_err(wrong)?;
-    let interest = match model.interest() {
+    let interest = match model.and_then(BaheModel::interest) {
         Some(network) => {
             let mut seen = network.seen();
             let asked = seen.logged(logged, network.spec())?;
@@ -116,7 +123,7 @@ fn is_of(
         }
         None => Vec::new(),
     };
-    let wide = model.scorer().config().interest;
+    let wide = model.map_or(0, |model| model.scorer().config().interest);
     let users = logged.vectors.as_ref().map_or(&[][..], |of| &*of.users);
     for (place, (row, candidate)) in rows.zip(&logged.candidates).enumerate() {
         let baseline = assembler.baseline();
@@ -124,7 +131,7 @@ fn is_of(
         let mut scores: Vec<f32> = (0..assembler.schema().tasks().len())
             .map(of_baseline)
             .collect();
-        if !candidate.vector.is_empty() {
+        if let Some(model) = model.filter(|_| !candidate.vector.is_empty()) {
             let seen = (users, &*candidate.vector, &interest[place * wide..][..wide]);
             let scenario = model.scenario(&logged.scenario);
             (model.scorer()).score_row((row, scenario), seen, (baseline, &mut scores));

@@ -17,7 +17,7 @@ use super::turn::{TAKEN_MAX, Turn};
 use crate::status::AheadStatus;
 
 /// Runs that are made at once: whoever asks for vectors of the model that scores does not wait long.
-const RUNS_MAX: usize = 8;
+pub(super) const RUNS_MAX: usize = 8;
 /// Items that are looked at, or made, at once.
 const ITEMS_MAX: usize = 64;
 /// Between two looks at items that lack vectors of their texts.
@@ -169,15 +169,20 @@ impl Ahead {
         due.saturating_sub(self.began.elapsed())
     }
 
-    /// Makes some vectors. Gives whether there was anything to do.
-    pub(super) fn work(&mut self, inner: &Inner, pool: &Pool) -> Result<bool, Error> {
+    /// Makes some vectors, of so many runs at most. Gives whether there was anything to do.
+    pub(super) fn work(
+        &mut self,
+        inner: &Inner,
+        pool: &Pool,
+        runs_max: usize,
+    ) -> Result<bool, Error> {
         let began = Instant::now();
-        let is_busy = self.step(inner, pool)?;
+        let is_busy = self.step((inner, pool), runs_max)?;
         self.spent += began.elapsed();
         Ok(is_busy)
     }
 
-    fn step(&mut self, inner: &Inner, pool: &Pool) -> Result<bool, Error> {
+    fn step(&mut self, (inner, pool): (&Inner, &Pool), runs_max: usize) -> Result<bool, Error> {
         if self.walk.is_none() {
             self.walk = Walk::begin(inner);
         }
@@ -210,7 +215,7 @@ impl Ahead {
             _ => Ok(false),
         };
         if let Some(turn) = &mut self.turn {
-            let asked = turn.work(pool, RUNS_MAX, Duration::ZERO)?;
+            let asked = turn.work(pool, runs_max, Duration::ZERO)?;
             return Ok(walk.step((turn, pool), &is_missed)? || asked);
         }
         if self.model.deep().is_some() {

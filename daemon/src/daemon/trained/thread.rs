@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_consumers::Error;
+use headwater_model::bahe::BaheModel;
 use headwater_state::{EncoderId, Timestamp};
 
 use super::super::error::StopError;
 use super::super::pool::Pool;
 use super::super::{Inner, champion};
-use super::ahead::{Ahead, Walk};
+use super::ahead::{Ahead, RUNS_MAX, Walk};
 use super::layers::{AHEAD_SHARE, Layers};
 use super::turn::{TAKEN_MAX, Turn};
 use crate::supervisor::{Stopping, TaskKind};
@@ -122,7 +123,7 @@ impl Work {
             inner.fast.deep.ahead.reset();
         }
         if let (Some(ahead), Some(of)) = (&mut self.ahead, chosen.ahead)
-            && ahead.is_of(&of.model)
+            && ahead.model().deep_id() == of.model.deep_id()
             && !ahead.turn.as_ref().is_some_and(|turn| turn.is_of(&of))
         {
             ahead.turn = Turn::of(inner, of, memory / AHEAD_SHARE);
@@ -137,9 +138,16 @@ impl Work {
         let mut wait = WAIT;
         if let Some(ahead) = &mut self.ahead {
             let share = inner.config.texts.background.get();
+            // Whoever scores does not wait, be it for some.
+            let share = if self.has_taken_over { 1.0 } else { share };
             let mut rests = ahead.rests(share);
             if rests.is_zero() {
-                let is_busy = ahead.work(inner, pool)?;
+                let runs_max = if self.has_taken_over {
+                    TAKEN_MAX
+                } else {
+                    RUNS_MAX
+                };
+                let is_busy = ahead.work(inner, pool, runs_max)?;
                 if !self.has_taken_over {
                     ahead.tell(inner);
                 }
@@ -162,7 +170,9 @@ impl Work {
         }
         let is_busy = turn.work(pool, TAKEN_MAX, wait)?;
         turn.warn();
-        inner.fast.deep.queue.set(turn.waiting() as i64);
+        let of_canary = self.ahead.as_ref().filter(|_| self.has_taken_over);
+        let waiting = turn.waiting() + of_canary.map_or(0, |of| of.status().waiting);
+        inner.fast.deep.queue.set(waiting as i64);
         // Whoever asks comes first.
         if let Some(walk) = self.walk.as_mut().filter(|_| !is_busy)
             && !walk.step((turn, pool), &|_| Ok(false))?
@@ -175,7 +185,8 @@ impl Work {
 
 fn take_over(inner: &Inner, ahead: &Ahead) {
     let status = ahead.status();
-    let is_champion = inner.champion.ahead().is_some();
+    let is_it = |of: Arc<BaheModel>| ahead.is_of(&of);
+    let is_champion = inner.champion.ahead().is_some_and(is_it);
     tracing::info!(
         model = status.name,
         items = status.items,
@@ -189,6 +200,7 @@ fn take_over(inner: &Inner, ahead: &Ahead) {
         champion::tell_scored(inner, ahead.model());
     }
     inner.champion.take_over(ahead.model().id());
+    inner.fast.deep.ahead.reset();
 }
 
 fn run(inner: &Inner, pool: &Pool, stopping: &Stopping) -> Result<(), Error> {

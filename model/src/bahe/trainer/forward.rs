@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::dinmp::{Asked, Learning, Seen, Way};
+use crate::dinmp::{Asked, Learning, Seen, TEXT_SCALE, Way};
 use crate::language::error::computing;
 use crate::language::kernel;
 use crate::language::{Kernels, LanguageError};
@@ -18,6 +18,8 @@ use super::{Depth, Trainer, is_of_interest};
 
 /// Share of the rows that are passed off as of another scenario while they are learned from: so that there is something to read where a scenario is new.
 const SCENARIO_DROPOUT: f64 = 0.05;
+/// Rows whose candidates' texts are looked at before the first step, about.
+const SCALED: usize = 20_000;
 
 impl Trainer {
     /// Some rows of a column, where the trainer computes.
@@ -87,12 +89,73 @@ impl Trainer {
 
     /// What the network of interest reads of candidates' texts, from what the head does: (rows, projected). Layers and projections learn nothing by it.
     fn texts(&self, items: Option<&Tensor>) -> Result<Vec<f32>, LanguageError> {
-        let reads = self.interest.as_ref().is_some_and(Learning::reads_texts);
+        let reads = self.interest.as_ref().is_some_and(|of| of.texts() > 0);
         let Some(items) = items.filter(|_| reads) else {
             return Ok(Vec::new());
         };
         let flat = items.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
         flat.map_err(computing("reading texts"))
+    }
+
+    /// Looks at the texts of some of these rows' candidates, so that the network of interest reads them by their means and spreads. Before the first step.
+    ///
+    /// # Errors
+    /// None but the tensor library's.
+    pub fn scale_texts(
+        &mut self,
+        corpus: &Corpus,
+        rows: std::ops::Range<usize>,
+    ) -> Result<(), LanguageError> {
+        let reads = self.interest.as_ref().is_some_and(|of| of.texts() > 0);
+        let batch: Vec<usize> = rows
+            .clone()
+            .step_by(rows.len().div_ceil(SCALED).max(1))
+            .collect();
+        if !reads || batch.is_empty() {
+            return Ok(());
+        }
+        let texts = match &self.deep {
+            Some(deep) => {
+                let (items, _) = self.items(corpus, &batch)?;
+                self.head.projected(&deep.items(&items, Kernels::Fused)?)?
+            }
+            None => match self.projections(corpus, &batch)? {
+                Some((_, items)) => items,
+                None => return Ok(()),
+            },
+        };
+        let scale = Learning::scale_of(&texts)?;
+        let mut variables = self.variables.iter();
+        let variable = variables.find(|(name, _)| name == TEXT_SCALE);
+        let (_, variable) = variable.expect("invariant: it reads texts");
+        variable.set(&scale).map_err(computing("reading texts"))
+    }
+
+    /// Vectors of the texts of a batch's candidates, each once, and the place of each row's.
+    fn items(&self, corpus: &Corpus, batch: &[usize]) -> Result<(Tensor, Tensor), LanguageError> {
+        let mut distinct = BTreeMap::new();
+        let mut items = Vec::new();
+        let mut of_row = Vec::with_capacity(batch.len());
+        for row in batch {
+            let text = corpus.rows.item[*row];
+            let place = *distinct.entry(text).or_insert_with(|| {
+                items.push(text);
+                items.len() as u32 - 1
+            });
+            of_row.push(place);
+        }
+        let looked_up = || {
+            let items = self.look_up(corpus, &Tensor::new(items, &Device::Cpu)?)?;
+            Ok((items, Tensor::new(of_row, &self.device)?))
+        };
+        looked_up().map_err(computing("looking vectors up"))
+    }
+
+    /// Vectors of texts. All may be more than a GPU holds: those that are asked for are moved, unless all of them are there already.
+    fn look_up(&self, corpus: &Corpus, texts: &Tensor) -> candle_core::Result<Tensor> {
+        let texts = texts.to_device(corpus.vectors.device())?;
+        let vectors = corpus.vectors.index_select(&texts, 0)?;
+        vectors.to_device(&self.device)
     }
 
     /// What a head saw of texts when the rows were logged: of users, and of items.
@@ -155,37 +218,16 @@ impl Trainer {
         let limit = self.limit().expect("invariant: runs are looked at");
         let runs = corpus.runs(batch, limit)?;
         let (count, longest) = runs.shape;
-        let mut distinct = BTreeMap::new();
-        let mut items = Vec::new();
-        let mut of_row = Vec::with_capacity(batch.len());
-        for row in batch {
-            let text = corpus.rows.item[*row];
-            let place = *distinct.entry(text).or_insert_with(|| {
-                items.push(text);
-                items.len() as u32 - 1
-            });
-            of_row.push(place);
-        }
         let doing = "looking vectors up";
-        // All texts' vectors may be more than a GPU holds: those of a batch are moved, unless all of them are there already.
-        let look_up = |texts: &Tensor| {
-            let texts = texts.to_device(corpus.vectors.device())?;
-            corpus
-                .vectors
-                .index_select(&texts, 0)?
-                .to_device(&self.device)
-        };
-        let inputs = runs
-            .texts
-            .flatten_all()
-            .and_then(|texts| look_up(&texts)?.reshape((count, longest, ())))
-            .map_err(computing(doing))?;
+        let texts = runs.texts.flatten_all();
+        let inputs = texts.and_then(|texts| {
+            let looked_up = self.look_up(corpus, &texts)?;
+            looked_up.reshape((count, longest, ()))
+        });
+        let inputs = inputs.map_err(computing(doing))?;
         let gaps = runs.gaps.to_device(&self.device);
         let gaps = gaps.map_err(computing(doing))?;
-        let items = Tensor::new(items, &Device::Cpu)
-            .and_then(|texts| look_up(&texts))
-            .map_err(computing(doing))?;
-        let of_row = Tensor::new(of_row, &self.device).map_err(computing(doing))?;
+        let (items, of_row) = self.items(corpus, batch)?;
         let sequences: Vec<usize> = (0..batch.len()).flat_map(|_| 0..corpus.sequences).collect();
         let mut passes = Vec::new();
         // Layers that stay as they are need no way back.

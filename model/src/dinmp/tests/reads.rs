@@ -29,6 +29,7 @@ pub(super) fn choices() -> Vec<(&'static str, Reads)> {
         ("category", without(|of| of.category = false)),
         ("interactions", without(|of| of.products = false)),
         ("self-attention", without(|of| of.self_attention = true)),
+        ("text", without(|of| of.text = true)),
         (
             "self-attention alone",
             without(|of| (of.products, of.self_attention) = (false, true)),
@@ -37,7 +38,7 @@ pub(super) fn choices() -> Vec<(&'static str, Reads)> {
     ]
 }
 
-fn choice(wanted: &str) -> Reads {
+pub(super) fn choice(wanted: &str) -> Reads {
     let mut choices = choices().into_iter();
     choices.find(|(name, _)| *name == wanted).unwrap().1
 }

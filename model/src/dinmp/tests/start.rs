@@ -1,5 +1,6 @@
 //! What a candidate's text says of its vector: it learns, and tells apart whom nobody knows.
 
+use super::reads::choice;
 use super::*;
 use crate::dinmp::Way;
 
@@ -8,15 +9,19 @@ use crate::dinmp::Way;
 #[test]
 fn an_item_starts_from_its_text() {
     const NUMBERS: usize = 3;
-    let (mut seen, mut rows) = seen(&requests());
+    let reads = choice("text");
+    let (mut seen, mut rows) = seen_by(reads, &requests());
     for name in ["one stranger", "another"] {
         let item = seen.item(ItemKeys::of(name, ["g1"]));
         rows.push(Asked { request: 0, item });
     }
-    let learning = learning(0.0, Reads::default()).with_texts(NUMBERS);
+    let learning = learning(0.0, reads).with_texts(NUMBERS);
     let texts = Numbers(13).normal(rows.len() * NUMBERS, 1.0);
     let mut values = values();
-    let first = learning.random(7).unwrap()["dinmp.text"].clone();
+    let first = learning.random(7).unwrap();
+    let first = first
+        .into_iter()
+        .filter(|(name, _)| [TEXT, TEXT_SCALE].contains(&&**name));
     let go = |values: &BTreeMap<String, Tensor>| {
         let laid = (seen.clone(), rows.clone(), texts.clone());
         let way = learning.forward(values, laid, Some(1), &Device::Cpu);
@@ -26,7 +31,11 @@ fn an_item_starts_from_its_text() {
         let out = way.outputs.to_vec2::<f32>().unwrap();
         [out[rows.len() - 2].clone(), out[rows.len() - 1].clone()]
     };
-    values.insert("dinmp.text".to_owned(), first);
+    values.extend(first);
+    let scale = Learning::scale_of(
+        &Tensor::from_vec(texts.clone(), (rows.len(), NUMBERS), &Device::Cpu).unwrap(),
+    );
+    values.insert(TEXT_SCALE.to_owned(), scale.unwrap());
     let [one, other] = strangers(&go(&values));
     assert_eq!(one, other, "nothing is said before it is learned");
 
@@ -34,7 +43,7 @@ fn an_item_starts_from_its_text() {
     let with = |weights: Vec<f32>| {
         let mut values = values.clone();
         let start = Tensor::from_vec(weights, (NUMBERS, WIDTH), &Device::Cpu);
-        values.insert("dinmp.text".to_owned(), start.unwrap());
+        values.insert(TEXT.to_owned(), start.unwrap());
         go(&values)
     };
     let way = with(weights.clone());
@@ -46,11 +55,7 @@ fn an_item_starts_from_its_text() {
     let mut found = BTreeMap::new();
     way.backward(&loss(&way).backward().unwrap(), &mut found)
         .unwrap();
-    let found = found["dinmp.text"]
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap();
+    let found = found[TEXT].flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for (at, found) in found.into_iter().enumerate() {
         let moved = |by: f32| {
             let mut weights = weights.clone();
@@ -62,5 +67,38 @@ fn an_item_starts_from_its_text() {
             (found - difference).abs() < 0.02 * difference.abs().max(1.0),
             "{at}: {found}, {difference}"
         );
+    }
+}
+
+/// Goal: texts are read by what tells them apart: much that all have in common, and how far numbers spread, changes nothing. Method: means and spreads of texts, the same ones shifted and stretched, and what comes out by each.
+#[test]
+fn what_texts_have_in_common_says_nothing() {
+    let (seen, rows) = seen(&requests());
+    let looked = Looked::of(&seen, &table().snapshot());
+    let texts = Numbers(13).normal(rows.len() * 2, 1.0);
+    let moved = texts.iter().enumerate();
+    let moved = moved.map(|(at, value)| {
+        if at % 2 == 0 {
+            10.0 + value
+        } else {
+            7.0 * value
+        }
+    });
+    let moved: Vec<f32> = moved.collect();
+    let candidates = |texts: &[f32]| {
+        let of = Tensor::from_slice(texts, (rows.len(), 2), &Device::Cpu).unwrap();
+        let weights =
+            Tensor::from_vec(Numbers(12).normal(2 * WIDTH, 0.3), (2, WIDTH), &Device::Cpu);
+        let values = [
+            (TEXT.to_owned(), weights.unwrap()),
+            (TEXT_SCALE.to_owned(), Learning::scale_of(&of).unwrap()),
+        ];
+        let start = Start::of(&values.into(), 2, Path::new("here")).unwrap();
+        start.candidates(&looked, &rows, texts)
+    };
+    let (before, after) = (candidates(&texts), candidates(&moved));
+    assert_ne!(before, super::candidates(&looked, &rows));
+    for (one, other) in before.as_flattened().iter().zip(after.as_flattened()) {
+        assert!((one - other).abs() < 1e-3, "{one}, {other}");
     }
 }
