@@ -21,7 +21,7 @@ mod follower;
 mod registry;
 mod trial;
 
-pub(crate) use follower::{Follower, ForSome, Held, Scoring, mark};
+pub(crate) use follower::{CanaryModel, Follower, Held, Scoring, mark};
 pub(crate) use trial::{Bench, note, take_over};
 pub use trial::{
     Canary, CanaryLook, Look, Outcome, Seat, Seen, Standing, Trial, put_on_trial, shown, standing,

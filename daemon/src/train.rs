@@ -388,7 +388,7 @@ impl TrainBahe {
         &self,
         recorded: &Recorded,
         encoder: Option<&TextEncoder>,
-        (start, place): (usize, &Place),
+        place: &Place,
     ) -> String {
         let mut hash = Sha256::new();
         let settings = (
@@ -408,9 +408,6 @@ impl TrainBahe {
         if self.key_vectors {
             let of = (&self.ids, self.passes);
             hash.update(serde_json::to_vec(&of).unwrap_or_default());
-        }
-        if start > 0 {
-            hash.update(start.to_le_bytes());
         }
         if !self.reads.is_whole() {
             hash.update(serde_json::to_vec(&self.reads).unwrap_or_default());

@@ -122,7 +122,6 @@ fn main() {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let settings = TrainSettings {
         adam: AdamSettings {

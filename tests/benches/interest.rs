@@ -96,7 +96,6 @@ fn model(schema: &FeatureSchema) -> (BaheModel, BTreeMap<String, Tensor>) {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let mut values = Head::random(&head, 1).unwrap();
     values.extend(learning.random(1).unwrap());

@@ -166,7 +166,6 @@ fn values(spec: &KeyVectorSpec) -> (HeadConfig, BTreeMap<String, Tensor>) {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let mut values = Head::random(&head, 1).unwrap();
     values.extend(learning.random(1).unwrap());

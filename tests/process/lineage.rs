@@ -143,17 +143,12 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     assert_ne!(name, champion);
     let by_canary = beside.first_of(&name, &champion);
     assert_eq!(by_canary["degraded"], Value::Null);
-    let made = runs(&beside);
-    promote(&config, &*log, &live).unwrap();
-    until("it to be champion", || {
-        (beside.model()["name"] == name).then_some(())
-    });
-    let answer = beside.first_of(&name, &champion);
-    assert_eq!(
-        (&answer["items"], &answer["degraded"]),
-        (&by_canary["items"], &Value::Null)
+    becomes_champion(
+        (&config, &*log),
+        &mut beside,
+        &live,
+        [&champion, &by_canary],
     );
-    assert_eq!(runs(&beside), made, "nothing was made again for it");
     // Rows of either teach, and judge, whoever has the same layers.
     let (next, summary) = learn("next", 100).unwrap();
     assert_eq!(summary.without_vectors, 0);
@@ -246,27 +241,43 @@ fn a_canary_of_other_layers(config: &Config, log: &Arc<dyn Log>, canary: &Path) 
     assert_eq!(by_canary["degraded"], Value::Null);
     let model = beside.model();
     assert_eq!((&model["name"], &model["ahead"]), (&name, &Value::Null));
-    let made = runs(&beside);
-    promote(config, &**log, canary).unwrap();
+    becomes_champion((config, &**log), &mut beside, canary, [&name, &by_canary]);
+    daemon.stop(true).unwrap();
+}
+
+/// A canary becomes champion, says what it said, and goes on with what it has in memory: a behavior more is added to it.
+fn becomes_champion(
+    (config, log): (&Config, &dyn Log),
+    beside: &mut Beside,
+    folder: &Path,
+    [champion, by_canary]: [&Value; 2],
+) {
+    let name = &by_canary["model"];
+    promote(config, log, folder).unwrap();
     until("it to be champion", || {
-        (beside.model()["name"] == other).then_some(())
+        (beside.model()["name"] == *name).then_some(())
     });
-    let answer = beside.first_of(&other, &name);
+    let answer = beside.first_of(name, champion);
     assert_eq!(
         (&answer["items"], &answer["degraded"]),
         (&by_canary["items"], &Value::Null)
     );
-    assert_eq!(runs(&beside), made, "nothing was made again for it");
-    daemon.stop(true).unwrap();
+    let [anew, held] = ["anew", "held"].map(|outcome| runs(beside, outcome));
+    let record = json!({"user_id": "u7", "item_id": "ia", "kind": "view", "scenario": "home", "time": beside.time});
+    send(log, Topic::Behaviors, "u7", record.to_string().as_bytes());
+    until("a behavior to be added", || {
+        (runs(beside, "held") > held).then_some(())
+    });
+    assert_eq!(runs(beside, "anew"), anew, "nothing was made again for it");
 }
 
-/// How many runs went through the layers whole.
-fn runs(beside: &Beside) -> Option<String> {
+/// How many runs went through the layers: whole (`anew`), or behind what was in memory (`held`).
+fn runs(beside: &Beside, outcome: &str) -> u64 {
     let (_, metrics) = get(&beside.address, "/metrics").unwrap();
-    let line = metrics
-        .lines()
-        .find(|line| line.starts_with("headwater_consumers_deep_runs_total{outcome=\"anew\"}"));
-    line.map(str::to_owned)
+    let name = format!("headwater_consumers_deep_runs_total{{outcome=\"{outcome}\"}} ");
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix(&*name));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 /// Makes the one trial's record that of a canary of all users; gives the model's name.

@@ -135,7 +135,7 @@ pub(crate) fn made_ahead(config: &mut Config, span: &str) {
 }
 
 /// Goal: models that look at texts become champions of a daemon that runs, one after the other, and are gone back from, without a restart: every request has an answer, by one model, and whoever comes to score has all vectors
-/// from its first answer on, the one before scoring until then; going back waits for nothing. Method: one with deep layers and one with means, promoted, rolled back and retired beside a daemon that is asked all the while; neither can be tried, for nobody else's rows have its vectors.
+/// from its first answer on, the one before scoring until then; going back waits for nothing. Method: one with deep layers and one with means, promoted, rolled back, followed by two of one sort of layers at once, and retired beside a daemon that is asked all the while; neither can be tried, for nobody else's rows have its vectors.
 #[test]
 fn champions_that_look_at_texts_take_over_while_it_runs() {
     let trained = trained("deep");
@@ -188,8 +188,24 @@ fn champions_that_look_at_texts_take_over_while_it_runs() {
     let back = beside.first_of(&by[1].0, &by[2].0);
     assert_eq!(back["degraded"], Value::Null);
     assert_eq!(back["items"], by[1].1, "to the bit");
+    // One of the same layers under another head follows while the first still waits: it takes the vectors over, and waits no longer for it.
+    let [waits, follows] = ["7", "8"].map(|seed| {
+        let folder = PathBuf::from(format!("{}-{seed}", trained.model));
+        let seeded = [&more[..], &["--seed", seed]].concat();
+        let ran = train(place, &trained.recordings, &folder, &seeded);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        folder
+    });
+    promote(&config, &*log, &waits).unwrap();
+    until("it to be made ready", || {
+        (beside.model()["ahead"]["items"].as_u64() > Some(0)).then_some(())
+    });
+    let next = promote(&config, &*log, &follows).unwrap();
+    let next = json!(next.champion.unwrap().name);
+    let answer = beside.first_of(&next, &by[1].0);
+    assert_eq!(answer["degraded"], Value::Null);
     retire(&config, &*log).unwrap();
-    let last = beside.first_of(&by[0].0, &by[1].0);
+    let last = beside.first_of(&by[0].0, &next);
     assert_eq!(last["items"], by[0].1);
     let answers = records(&*log, Topic::Scores);
     let names: Vec<&Value> = answers.iter().map(|answer| &answer["model"]).collect();

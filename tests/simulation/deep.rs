@@ -85,7 +85,6 @@ fn model(config: &Config, seed: u64, out: f32) -> BaheModel {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: interest.as_ref().map_or(0, Learning::texts),
     };
     let deep = DeepConfig {
         blocks: blocks.clone(),

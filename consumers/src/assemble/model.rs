@@ -229,7 +229,6 @@ mod tests {
             scenarios: 0,
             experts: 0,
             cross: 0,
-            start: 0,
         };
         let mut values = Head::random(&head, 1).unwrap();
         // Sums without bounds, and one of them less another.

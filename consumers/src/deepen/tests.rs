@@ -57,7 +57,6 @@ fn model(seed: u64) -> Arc<BaheModel> {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let mut values = Head::random(&head, seed).unwrap();
     let deep = DeepConfig {

@@ -47,14 +47,14 @@ pub(crate) struct Scoring {
     /// The champion; none: the baseline.
     pub(crate) model: Option<Arc<BaheModel>>,
     /// A model that scores some users.
-    pub(crate) canary: Option<ForSome>,
+    pub(crate) canary: Option<CanaryModel>,
     /// The champion that was announced, and scores once vectors of texts are there for it.
     pub(crate) ahead: Option<Arc<BaheModel>>,
 }
 
 /// A model that scores some users.
 #[derive(Clone, Debug)]
-pub(crate) struct ForSome {
+pub(crate) struct CanaryModel {
     pub(crate) model: Arc<BaheModel>,
     /// Which share of them.
     pub(crate) share: f64,
@@ -283,7 +283,7 @@ impl Follower {
             // Without it the champion scores all.
             match self.copy(canary) {
                 Ok(model) => {
-                    scoring.canary = Some(ForSome {
+                    scoring.canary = Some(CanaryModel {
                         model: Arc::new(model),
                         share,
                         is_made: false,

@@ -45,7 +45,6 @@ fn write(config: &Config, folder: &Path, seed: u64) {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let values = to_safetensors(&Head::random(&head, seed).unwrap()).unwrap();
     assert!(values.len() > 2 * PART_BYTES, "{}", values.len());

@@ -17,7 +17,7 @@ use headwater_state::EncoderId;
 
 use super::Inner;
 use super::error::StartError;
-use crate::champion::{ForSome, Scoring};
+use crate::champion::{CanaryModel, Scoring};
 use crate::status::ModelStatus;
 
 pub(super) use layers::Layers;
@@ -88,7 +88,7 @@ impl Inner {
         let ahead = (chosen.ahead.clone()).map(|of| (of.model, of.vectors, of.asked));
         assembler.make_ahead(ahead, metrics)?;
         // With the champion's vectors, where it has its layers, else with those that were made for it; until they are, the champion scores all.
-        let vectors_of = |canary: &ForSome| {
+        let vectors_of = |canary: &CanaryModel| {
             let made = chosen.ahead.as_ref().filter(|_| canary.is_made);
             let mut all = chosen.at_work.iter().chain(made);
             let of = all.find(|of| of.model.deep_id() == canary.model.deep_id())?;

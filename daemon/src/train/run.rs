@@ -134,6 +134,9 @@ impl TrainBahe {
                 let learning = self.ids.learning(spec, of)?.reading(self.reads);
                 let [width, _, projected] = widths;
                 let texts = if width == 0 { 0 } else { projected };
+                if self.reads.text && texts == 0 {
+                    tracing::warn!("--text-start adds nothing: no texts are looked at");
+                }
                 Ok::<_, LanguageError>(learning.with_texts(texts))
             })
             .transpose()?;
@@ -153,7 +156,7 @@ impl TrainBahe {
         described.reached = reached.as_ref().map(|reached| reached.from.clone());
         let mut trainer = self.trainer(&head, depth, interest, &place)?;
         trainer.scale_texts(&recorded.corpus, 0..summary.rows[0])?;
-        let of = self.identity(&recorded, encoder, (head.start, &place));
+        let of = self.identity(&recorded, encoder, &place);
         self.learn(&mut trainer, &recorded, &artifact, (of, stop), &mut summary)?;
         if !summary.finished {
             return Ok((summary, None));
@@ -263,7 +266,6 @@ impl TrainBahe {
             scenarios: told_apart(config).len(),
             experts: self.parts.experts,
             cross: self.parts.cross,
-            start: interest.map_or(0, Learning::texts),
         }
     }
 

@@ -51,9 +51,6 @@ pub struct HeadConfig {
     /// Rank of the cross; 0: there is none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cross: usize,
-    /// Numbers of a candidate's text at which it starts in the network of interest: all that are read of a vector, or 0, and its rows alone are its vector there.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub start: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -89,8 +86,7 @@ impl HeadConfig {
     /// Whether no part of it is larger than anybody can mean.
     pub(super) fn is_sane(&self) -> bool {
         let parts = [self.scenarios, self.experts, self.cross];
-        let starts = self.start == 0 || self.interest > 0 && self.start == self.projections();
-        parts.iter().all(|part| *part <= PARTS_MAX) && self.matches <= self.interest && starts
+        parts.iter().all(|part| *part <= PARTS_MAX) && self.matches <= self.interest
     }
 }
 

@@ -152,7 +152,7 @@ impl BaheModel {
             deep_id,
             interest: match &manifest.key_vectors {
                 Some(spec) => {
-                    let of = (spec, manifest.reads, manifest.head.start);
+                    let of = (spec, manifest.reads, manifest.head.projections());
                     Some(Interest::of(of, tensors, path)?)
                 }
                 None => None,

@@ -93,7 +93,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Of a model's values, that reads this much of key-vectors, and where so many numbers of a candidate's text say where it starts.
+    /// Of a model's values, that reads this much of key-vectors, under a head that reads so many numbers of a text.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; `path` is where they were read.
@@ -112,7 +112,7 @@ impl Interest {
         let table = Table::of_tensors(settings.table(), tensors).map_err(of_table)?;
         Ok(Self {
             network: Network::of(sizes(spec), reads, tensors, path)?,
-            start: Start::of(tensors, texts, path)?,
+            start: Start::of(tensors, reads.texts(texts), path)?,
             spec: spec.clone(),
             rows: table.snapshot(),
         })
@@ -260,7 +260,7 @@ impl Learning {
 
     /// Numbers of a candidate's text that it reads: those of the head, or none.
     pub fn texts(&self) -> usize {
-        if self.reads.text { self.texts } else { 0 }
+        self.reads.texts(self.texts)
     }
 
     /// First values of the network.

@@ -59,6 +59,11 @@ impl Reads {
         *self == Self::default()
     }
 
+    /// How many numbers are read of a candidate's text, where a head reads so many.
+    pub(super) fn texts(self, numbers: usize) -> usize {
+        if self.text { numbers } else { 0 }
+    }
+
     /// What is read of a request's atoms, by their items.
     pub(super) fn of(self, mut told: Vec<(u32, Mark)>) -> Vec<(u32, Mark)> {
         if let Some(newest) = self.newest {

@@ -52,7 +52,6 @@ fn model(schema: &FeatureSchema) -> BaheModel {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let deep = DeepConfig {
         blocks: blocks.clone(),

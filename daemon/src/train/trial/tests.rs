@@ -90,7 +90,6 @@ impl World {
             scenarios: 0,
             experts: 0,
             cross: 0,
-            start: 0,
         };
         let mut values = Head::random(&head, 1).unwrap();
         let bias = Tensor::from_vec(vec![adds], 1, &Device::Cpu).unwrap();

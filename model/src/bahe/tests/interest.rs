@@ -90,7 +90,6 @@ fn head(features: usize) -> HeadConfig {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     }
 }
 

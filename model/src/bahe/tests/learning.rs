@@ -77,7 +77,6 @@ fn trainer(depth: Depth, width: usize) -> Trainer {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&config(), 5).unwrap());

@@ -96,7 +96,6 @@ fn head() -> HeadConfig {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     }
 }
 

@@ -54,7 +54,6 @@ fn trainer([scenarios, experts, cross]: [usize; 3], inner: [usize; 2]) -> Traine
         scenarios,
         experts,
         cross,
-        start: 0,
     };
     let values = Head::random(&head, 3).unwrap();
     let settings = TrainSettings {

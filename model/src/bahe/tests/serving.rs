@@ -82,7 +82,6 @@ fn made_of(
         scenarios,
         experts,
         cross,
-        start: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     for (seed, (name, value)) in values.iter_mut().enumerate() {

@@ -71,7 +71,6 @@ fn trainer(tasks: usize, objective: Objective, accumulate: usize) -> Trainer {
         scenarios: 0,
         experts: 0,
         cross: 0,
-        start: 0,
     };
     let mut values = Head::random(&head, 3).unwrap();
     values.extend(Deep::random(&deep, 5).unwrap());
