@@ -37,7 +37,7 @@ pub enum Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it open.
-    #[error("{path}: in use by another process")]
+    #[error("{path}: in use by another process or daemon")]
     Locked {
         /// Its folder.
         path: PathBuf,

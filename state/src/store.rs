@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use headwater_config::Topic;
 
@@ -78,8 +79,12 @@ pub struct Opened {
 /// Folders that were put aside and are kept: for whoever wants to know what befell them.
 const ASIDE_MAX: usize = 3;
 
+/// How long [`open`] waits for a folder that is in use. A backend's own threads may hold it a little longer than its last handle lives (a
+/// task of sled's pool that ends a write does), and a host that stops a daemon and starts another has done nothing wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Opens the stores below `folder`. What does not open (sled's panics included), or was condemned by a process before, is renamed to `<name>.aside-<n>` and made anew: the
-/// changelog has it all. The newest three of them are kept. A folder in use by another process is an error, never put aside.
+/// changelog has it all. The newest three of them are kept. A folder that stays in use is an error, never put aside.
 pub fn open(folder: &Path, backend: Backend, memory: u64) -> Result<Opened, StoreError> {
     let name = match backend {
         Backend::Sled => "sled",
@@ -151,6 +156,18 @@ fn asides(folder: &Path, name: &str) -> Result<Vec<(u64, PathBuf)>, StoreError> 
 }
 
 fn try_open(path: &Path, backend: Backend, memory: u64) -> Result<Arc<dyn Stores>, StoreError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match open_once(path, backend, memory) {
+            Err(StoreError::Locked { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn open_once(path: &Path, backend: Backend, memory: u64) -> Result<Arc<dyn Stores>, StoreError> {
     guarded(path, || match backend {
         Backend::Sled => {
             sled::SledStores::open(path, memory).map(|stores| Arc::new(stores) as Arc<dyn Stores>)

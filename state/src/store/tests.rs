@@ -2,19 +2,6 @@
 
 use super::*;
 
-/// Opens stores that were open a moment ago: a backend's own threads may still hold the folder after the last handle is gone.
-fn reopened(folder: &Path, backend: Backend) -> Opened {
-    for _ in 0..500 {
-        match open(folder, backend, 64 << 20) {
-            Err(StoreError::Locked { .. }) => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            opened => return opened.unwrap(),
-        }
-    }
-    panic!("{} stays locked", folder.display());
-}
-
 fn filled(stores: &dyn Stores) -> Arc<dyn Store> {
     let store = stores.open(3).unwrap();
     store
@@ -63,7 +50,7 @@ fn backends_keep_what_they_are_given() {
             );
             opened.stores.sync().unwrap();
         }
-        let opened = reopened(folder.path(), backend);
+        let opened = open(folder.path(), backend, 64 << 20).unwrap();
         let store = opened.stores.open(3).unwrap();
         assert_eq!(
             keys(&*store, b"a"),
@@ -80,17 +67,38 @@ fn backends_keep_what_they_are_given() {
     }
 }
 
-/// Goal: a store that another process has is refused, never put aside. Method: open it twice.
+/// Goal: a store that somebody else has is refused, never put aside. Method: open it twice.
 #[test]
 fn a_store_in_use_is_refused() {
+    std::thread::scope(|scope| {
+        for backend in [Backend::Sled, Backend::Fjall] {
+            scope.spawn(move || {
+                let folder = tempfile::tempdir().unwrap();
+                let _held = open(folder.path(), backend, 64 << 20).unwrap();
+                let second = open(folder.path(), backend, 64 << 20);
+                assert!(
+                    matches!(second, Err(StoreError::Locked { .. })),
+                    "{backend:?}: {second:?}"
+                );
+            });
+        }
+    });
+}
+
+/// Goal: whoever opens a store that is just being let go has it. Method: opened while it is open, and let go half a second later.
+#[test]
+fn a_store_that_is_let_go_is_waited_for() {
     for backend in [Backend::Sled, Backend::Fjall] {
         let folder = tempfile::tempdir().unwrap();
-        let _held = open(folder.path(), backend, 64 << 20).unwrap();
-        let second = open(folder.path(), backend, 64 << 20);
-        assert!(
-            matches!(second, Err(StoreError::Locked { .. })),
-            "{backend:?}: {second:?}"
-        );
+        let held = open(folder.path(), backend, 64 << 20).unwrap();
+        filled(&*held.stores);
+        let leaving = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            drop(held);
+        });
+        let next = open(folder.path(), backend, 64 << 20).unwrap();
+        assert_eq!(keys(&*next.stores.open(3).unwrap(), b"a"), [b"a1", b"a2"]);
+        leaving.join().unwrap();
     }
 }
 
@@ -118,7 +126,7 @@ fn a_damaged_store_is_put_aside() {
             opened.stores.sync().unwrap();
         }
         ruin(folder.path());
-        let opened = reopened(folder.path(), backend);
+        let opened = open(folder.path(), backend, 64 << 20).unwrap();
         let (aside, reason) = opened.put_aside.expect("it was put aside");
         assert!(aside.exists() && !reason.is_empty());
         assert_eq!(
@@ -179,7 +187,7 @@ fn a_store_that_cannot_be_mended_is_put_aside() {
             let error = stores.remove(3).unwrap_err();
             assert!(matches!(error, StoreError::Condemned { .. }), "{error}");
             drop(stores);
-            let opened = reopened(folder.path(), backend);
+            let opened = open(folder.path(), backend, 64 << 20).unwrap();
             let (aside, reason) = opened.put_aside.expect("it was condemned");
             assert!(aside.exists());
             let expected = if stuck {
@@ -189,7 +197,12 @@ fn a_store_that_cannot_be_mended_is_put_aside() {
             };
             assert_eq!(reason, expected);
             drop(opened.stores);
-            assert!(reopened(folder.path(), backend).put_aside.is_none());
+            assert!(
+                open(folder.path(), backend, 64 << 20)
+                    .unwrap()
+                    .put_aside
+                    .is_none()
+            );
         }
     }
 }
@@ -206,9 +219,9 @@ fn the_newest_stores_put_aside_are_kept() {
     std::fs::create_dir(folder.path().join("sled.aside-7")).unwrap();
     let mut removed = Vec::new();
     for round in 8..13 {
-        drop(reopened(folder.path(), Backend::Sled));
+        drop(open(folder.path(), Backend::Sled, 64 << 20).unwrap());
         ruin(&folder.path().join("sled"));
-        let opened = reopened(folder.path(), Backend::Sled);
+        let opened = open(folder.path(), Backend::Sled, 64 << 20).unwrap();
         let (aside, _) = opened.put_aside.unwrap();
         assert_eq!(aside, folder.path().join(format!("sled.aside-{round}")));
         removed.extend(opened.removed.into_iter().map(|(path, outcome)| {
