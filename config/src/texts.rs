@@ -41,6 +41,8 @@ pub struct TextsConfig {
     pub sequence_max: usize,
     /// Whether this instance makes vectors for all.
     pub encode: bool,
+    /// Whether rows that were scored without a look at texts name those that there were: of what the user did, and of the candidates.
+    pub logged: bool,
     /// Share of the time that an encoder which is not the current one yet may work, and layers of a champion or canary that does not score yet.
     pub background: Ratio,
     /// How long a champion that looks at texts, or a canary of other layers, makes vectors of users before it scores.

@@ -62,8 +62,10 @@ pub struct TrainConfig {
     pub passes: u64,
     /// Learning rate. More than 0, at most 1.
     pub rate: f64,
-    /// Whether layers of a champion that looks at texts learn as well; else a head learns over them as they are.
+    /// Whether layers that look at texts learn: a champion's, or where it has none the language model's own; else a head learns over a champion's as they are.
     pub learn_layers: bool,
+    /// So many of the language model's own, where these are what learning begins with. 1 to 64.
+    pub layers: usize,
     /// Parts of the second hidden layer that each task of each scenario mixes by weights of its own; 0: none. At most 64.
     pub experts: usize,
     /// Rank of the layer of crosses; 0: none. At most 256.

@@ -7,15 +7,13 @@
 //! A row costs one pass over the user's recent behaviors and entries, whatever the number of events behind them, and a few look-ups a
 //! candidate. Decayed counts of an entity are kept for the minute, and the rate that an item's trials were expected to have for the hour.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use headwater_config::{Config, Span};
-use headwater_model::bahe::BaheModel;
 use headwater_model::language::text_hash;
 use headwater_model::{
-    Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, LogHead,
-    LoggedRequest, Scores, Smoothing, TaskSpec,
+    Baseline, Counts, FeatureBatch, FeatureSchema, FeatureSchemaError, HalfLives, Level, Scores,
+    Smoothing, TaskSpec,
 };
 use headwater_state::{
     EncoderId, Entity, ItemTable, KindId, Length, ScenarioId, SequenceId, TextHash, Timestamp,
@@ -33,9 +31,11 @@ mod deep;
 mod entries;
 mod key_vectors;
 mod likings;
+mod log;
 mod look;
 mod memo;
 mod model;
+mod runs;
 mod served;
 
 use entries::{Entries, Groups};
@@ -44,6 +44,7 @@ use likings::Likings;
 use look::TextLook;
 use memo::{Memo, Plan};
 use model::Scorers;
+use runs::Told;
 
 pub use deep::Source;
 pub use look::MissingText;
@@ -108,6 +109,8 @@ pub struct Assembler {
     sequences: Arc<Sequences>,
     /// What is told of texts; none: nothing, likenesses stay 0.
     texts: Option<(TextLook, Likings)>,
+    /// What rows tell of texts where nobody looks at them; none: nothing.
+    told: Option<Told>,
     /// What users did with each item; none: rows have nothing of it.
     keyed: Option<Keyed>,
     /// Models over the baseline.
@@ -257,6 +260,7 @@ impl Assembler {
                 user,
             })
             .collect();
+        let sequences = Arc::new(Sequences::new(config));
         Ok(Self {
             tasks,
             roles,
@@ -270,7 +274,8 @@ impl Assembler {
             entries: Entries::default(),
             groups: Groups::default(),
             item_state: 0,
-            sequences: Arc::new(Sequences::new(config)),
+            told: Told::of(config, &sequences),
+            sequences,
             texts: None,
             keyed: keyed.map(Keyed::new),
             schema,
@@ -356,7 +361,12 @@ impl Assembler {
     pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
         self.assemble(row, items);
         self.baseline.score(&self.batch, scores);
-        if let Some(trained) = self.scorers.of(row) {
+        let scorer = self.scorers.of(row);
+        let is_looked_at = (scorer.as_ref()).is_some_and(|scorer| scorer.looks_at_texts());
+        if let Some(told) = self.told.as_mut().filter(|_| !is_looked_at) {
+            told.fill(row, items);
+        }
+        if let Some(trained) = scorer {
             let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
             trained.fill(row, items, encoder);
             let of = (&self.batch, self.keyed.as_ref());
@@ -545,45 +555,6 @@ impl Assembler {
     /// What item statistics the last rows saw: the sum of the next offsets of `item-state`.
     pub fn item_state(&self) -> i64 {
         self.item_state
-    }
-
-    /// The rows assembled last, as the feature log keeps them.
-    pub fn log<'a>(
-        &'a self,
-        request: &RowRequest<'a>,
-        items: &'a ItemTable,
-        pseudonym: &'a str,
-        scores: &'a Scores,
-    ) -> LoggedRequest<'a> {
-        let scorer = self.scorers.last().filter(|trained| trained.has_scored());
-        let (model, version) = scorer.map_or((Baseline::NAME, Baseline::VERSION), |trained| {
-            (BaheModel::NAME, trained.version())
-        });
-        let head = LogHead {
-            model,
-            version,
-            request_id: request.request_id,
-            user: pseudonym,
-            scenario: request.scenario_name,
-            item_state: self.item_state,
-            embeddings: self
-                .texts
-                .as_ref()
-                .and_then(|(look, _)| look.encoder_name()),
-        };
-        let candidates = request.candidates.iter().copied();
-        let mut logged = LoggedRequest::of(head, &self.schema, candidates, &self.batch, scores);
-        if let Some(keyed) = &self.keyed {
-            logged.key_vectors = Some(keyed.key_vectors().borrowed());
-            for candidate in &mut logged.candidates {
-                let groups = Keyed::groups_of(&candidate.item_id, items);
-                candidate.groups = groups.map(Cow::Borrowed).collect();
-            }
-        }
-        if let Some(trained) = scorer {
-            trained.log(&mut logged);
-        }
-        logged
     }
 }
 

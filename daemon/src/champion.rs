@@ -102,7 +102,7 @@ pub enum ChampionError {
     },
     /// It looks at texts, and is to be tried.
     #[error(
-        "the model looks at texts, and the champion's rows do not tell of them: it looks at none, at another encoder's, not at all of these sequences, or not as far back. `headwater champion promote` makes it champion untried"
+        "the model looks at texts, and the champion's rows do not tell of them: it looks at none (then they do where texts.logged holds), at another encoder's, not at all of these sequences, or not as far back. `headwater champion promote` makes it champion untried"
     )]
     Texts,
     /// It is to be tried beside itself.

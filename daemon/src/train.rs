@@ -16,13 +16,12 @@ use headwater_model::bahe::{
     Place, TrainSettings, Trainer,
 };
 use headwater_model::dinmp::{Learning, Reads};
-use headwater_model::language::{
-    DecoderConfig, Family, LanguageError, Shape, TextEncoder, Weights,
-};
+use headwater_model::language::{DecoderConfig, Family, Shape, TextEncoder, Weights};
 use headwater_model::{DType, Tensor};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::engine::EngineError;
 use crate::report::Predicted;
 
 mod artifact;
@@ -113,7 +112,7 @@ pub enum Source {
         /// `{"topic", "record"}` a line, in the order of time; plain or gzipped.
         events: PathBuf,
     },
-    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from; beside a champion that looks at texts, what its rows hold of them as well, or its layers learn ([`Texts::Deep`]).
+    /// The feature log and the labels of a log: rows as they were scored. Numbers alone are learned from; beside a champion that looks at texts, what its rows hold of them as well. Or layers learn ([`Texts::Deep`]): the champion's, and where it has none those of the configuration's language model, of rows that name texts (`texts.logged`).
     Log(Arc<dyn Log>),
 }
 
@@ -122,7 +121,7 @@ pub enum Source {
 pub struct TrainBahe {
     /// Where rows come from.
     pub source: Source,
-    /// A model folder, or a GGUF file.
+    /// A model folder, or a GGUF file. Of a log: the configuration's.
     pub model: PathBuf,
     /// Where the model goes, the vectors of texts, from which another run begins, and a checkpoint, from which a run that was cut off goes on.
     pub out: PathBuf,
@@ -140,11 +139,11 @@ pub struct TrainBahe {
     pub reads: Reads,
     /// How rows of ids learn, where it does.
     pub ids: Ids,
-    /// Shallow layers: those below the cut.
+    /// Shallow layers: those below the cut. Of a log: those of the configuration.
     pub cut: usize,
-    /// Deep layers.
+    /// Deep layers. Of a log: where the champion has none.
     pub layers: usize,
-    /// Behaviors of a run at most.
+    /// Behaviors of a run at most. Of a log: those of the configuration, or of the champion.
     pub limit: usize,
     /// Passes over the rows at most; it ends earlier when the validation loss rises.
     pub passes: u64,
@@ -255,12 +254,12 @@ impl TrainBahe {
         config
     }
 
-    /// What becomes of vectors, with the first values of deep layers.
+    /// What becomes of vectors, with the first values of deep layers: where a log's rows teach none that a champion has, the language model's own.
     fn depth(
         &self,
         config: &Config,
         encoder: Option<&TextEncoder>,
-    ) -> Result<(Depth, BTreeMap<String, Tensor>), LanguageError> {
+    ) -> Result<(Depth, BTreeMap<String, Tensor>), TrainError> {
         Ok(match (self.texts, encoder) {
             (Texts::None, _) | (_, None) => (Depth::None, BTreeMap::new()),
             (Texts::Mean, _) => (Depth::Mean { limit: self.limit }, BTreeMap::new()),
@@ -287,8 +286,11 @@ impl TrainBahe {
                 Depth::Mean { .. } => (Layers::Mean, None),
                 Depth::Deep { config, .. } => (Layers::Deep, Some(config.blocks.clone())),
             },
-            encoder: (encoder.map(|encoder| hex(encoder.version())), self.cut),
-            limit: self.limit,
+            encoder: (
+                encoder.map(|encoder| hex(encoder.version())),
+                config.texts.cut,
+            ),
+            limit: config.texts.sequence_max,
             sequences: config.sequences.keys().cloned().collect(),
             scenarios: told_apart(config).to_vec(),
             head: head.clone(),
@@ -346,21 +348,28 @@ impl TrainBahe {
         &self,
         config: &Config,
         encoder: &TextEncoder,
-    ) -> Result<(BTreeMap<String, Tensor>, DeepConfig), LanguageError> {
-        let weights = Weights::open(&self.model)?;
+    ) -> Result<(BTreeMap<String, Tensor>, DeepConfig), TrainError> {
+        let weights = match (&self.source, &config.texts.encoder) {
+            (Source::Log(_), Some(named)) => {
+                Weights::open(&crate::models::locate(config, named).map_err(EngineError::from)?)?
+            }
+            _ => Weights::open(&self.model)?,
+        };
+        let (cut, limit) = (config.texts.cut, config.texts.sequence_max);
         let deep = |blocks: DecoderConfig| DeepConfig {
             blocks: DecoderConfig {
                 layers: self.layers,
                 ..blocks
             },
             sequences: config.sequences.len(),
-            limit: self.limit,
+            limit,
         };
         match weights.shape() {
             Shape::Decoder(blocks) => {
                 let config = deep(blocks.clone());
                 let first = encoder.first_state()?;
-                Ok((Deep::above(&weights, self.cut, &first, &config)?, config))
+                let values = Deep::above(&weights, cut, &first, &config)?;
+                Ok((values, config))
             }
             Shape::Encoder(held) => {
                 let config = deep(DecoderConfig {
@@ -372,7 +381,7 @@ impl TrainBahe {
                     kv_heads: held.heads,
                     head_width: held.width / held.heads,
                     vocabulary: held.vocabulary,
-                    positions_max: self.limit + 1,
+                    positions_max: limit + 1,
                     rope_base: 10_000.0,
                     norm_epsilon: 1e-5,
                     first_token: 0,

@@ -60,10 +60,10 @@ pub struct LoggedRequest<'a> {
     pub candidates: Vec<LoggedCandidate<'a>>,
 }
 
-/// What a model saw of a user's sequences.
+/// What a model saw of a user's sequences, or what it could have seen where nobody looked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoggedVectors<'a> {
-    /// The deep layers that made the vectors: [`crate::bahe::BaheModel::deep_id`] in hexadecimal.
+    /// The deep layers that made the vectors: [`crate::bahe::BaheModel::deep_id`] in hexadecimal. Empty where nobody looked: then there are no vectors, and runs are told alone.
     #[serde(borrow)]
     pub layers: Cow<'a, str>,
     /// What the head saw these vectors by: [`crate::bahe::BaheModel::towers`] in hexadecimal. Empty in rows of builds that did not say.
@@ -74,6 +74,13 @@ pub struct LoggedVectors<'a> {
     pub sequences: Vec<LoggedSequence<'a>>,
     /// What the head saw of the user's vectors: their projections, (sequences, projected), one behind the other.
     pub users: Cow<'a, [f32]>,
+}
+
+impl LoggedVectors<'_> {
+    /// Whether nobody looked at texts: the runs are those that there were.
+    pub fn is_of_nobody(&self) -> bool {
+        self.layers.is_empty()
+    }
 }
 
 /// A run of a user's behaviors as a row saw it: all that a vector can be made of again, by any layers.
@@ -106,7 +113,7 @@ pub struct LoggedCandidate<'a> {
     /// What the head saw of its vector: the projection; empty where it had none, and has the baseline's scores.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub vector: Cow<'a, [f32]>,
-    /// The hash of its text, 16 bytes in base64, where the head saw its vector; empty: it had no text. None where it had no vector, and in rows of builds that did not say.
+    /// The hash of its text, 16 bytes in base64, where the head saw its vector, or nobody looked; empty: it had no text. None where it had no vector, and in rows of builds that did not say.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub text: Option<Cow<'a, str>>,
     /// Its categories and attributes, where rows have key-vectors.

@@ -3,6 +3,7 @@
 
 use headwater_tests::program;
 
+mod beginning;
 mod commands;
 mod crash;
 mod demo;

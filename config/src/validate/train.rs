@@ -12,6 +12,7 @@ pub(super) fn check(rules: &mut Rules, config: &Config) {
     let train = &config.train;
     rules.range("train.rows_min", train.rows_min, (100, 1_000_000_000));
     rules.range("train.passes", train.passes, (1, 100));
+    rules.range("train.layers", train.layers, (1, 64));
     rules.range("train.experts", train.experts, (0, 64));
     rules.range("train.cross", train.cross, (0, 256));
     rules.require(train.canary.get() < 1.0, &["train.canary"], || {

@@ -5,20 +5,14 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use headwater_model::bahe::segment::start_of;
-use headwater_model::bahe::{BaheModel, RowVectors, gap_of};
+use headwater_model::bahe::{BaheModel, RowVectors};
 use headwater_model::dinmp::{Asked, Interest, ItemKeys, Seen};
-use headwater_model::{
-    Baseline, FeatureBatch, LoggedRequest, LoggedSequence, LoggedVectors, Scores,
-};
-use headwater_state::{
-    CurrentEncoder, EncoderId, ItemTable, Looked, Sequence, SequenceId, TextHash, Timestamp, User,
-};
+use headwater_model::{Baseline, FeatureBatch, LoggedRequest, LoggedVectors, Scores};
+use headwater_state::{CurrentEncoder, EncoderId, ItemTable, Looked, SequenceId, TextHash, User};
 
 use super::Row;
 use super::key_vectors::Keyed;
+use super::runs::{Run, logged_text};
 use crate::deepen::{Asked as AskedVectors, DeepVectors, Deepen, WantedRun};
 use crate::error::Error;
 use crate::metrics::DeepMetrics;
@@ -30,17 +24,6 @@ pub enum Source {
     Asked(Arc<AskedVectors>),
     /// They are made at once, in event time: for the engine and for backtests.
     AtOnce(Box<Deepen>),
-}
-
-/// What a row took of one sequence.
-#[derive(Clone, Debug, Default)]
-struct Took {
-    start: u64,
-    /// Behaviors of the run before the row's time: their texts, and gaps.
-    texts: Vec<TextHash>,
-    gaps: Vec<u8>,
-    /// Those that the vector is made of.
-    used: usize,
 }
 
 /// A trained model beside the rows.
@@ -64,7 +47,8 @@ pub(super) struct Trained {
     /// What a row sees of its user's past, where the model weighs it.
     seen: Seen,
     asked: Vec<Asked>,
-    took: Vec<Took>,
+    /// What a row took of each sequence.
+    took: Vec<Run>,
     lacks: Vec<&'static str>,
     /// Whether the vectors of texts are of the encoder that the model was trained on.
     is_usable: bool,
@@ -97,7 +81,7 @@ impl Trained {
                 .towers()
                 .map_or_else(String::new, |towers| EncoderId(towers).to_string()),
             sequences: names.iter().map(|name| SequenceId::of(name)).collect(),
-            took: vec![Took::default(); if deep.is_some() { names.len() } else { 0 }],
+            took: vec![Run::default(); if deep.is_some() { names.len() } else { 0 }],
             seen: model.interest().map_or_else(Seen::default, Interest::seen),
             model,
             empty,
@@ -132,6 +116,11 @@ impl Trained {
     /// Whether the last row has scores of the model, and not the baseline's alone.
     pub(super) fn has_scored(&self) -> bool {
         self.scored
+    }
+
+    /// Whether it looks at texts.
+    pub(super) fn looks_at_texts(&self) -> bool {
+        self.deep.is_some()
     }
 
     /// What the last row went without.
@@ -199,11 +188,7 @@ impl Trained {
         self.model
             .scorer()
             .begin(row.candidates.len(), &mut self.row);
-        self.took.iter_mut().for_each(|took| {
-            took.texts.clear();
-            took.gaps.clear();
-            (took.start, took.used) = (0, 0);
-        });
+        self.took.iter_mut().for_each(Run::clear);
         // Vectors of another encoder are not what the layers, and the row's likenesses, were trained on.
         let trained_on = self.model.encoder();
         self.is_usable = trained_on.is_none() || encoder.map(|encoder| encoder.id.0) == trained_on;
@@ -241,9 +226,7 @@ impl Trained {
         let before = sequence.before(row.time);
         let limit = self.model.manifest().limit as u64;
         let is_late = before < sequence.entries().len();
-        if is_late && start_of(sequence.start() + before as u64, limit) != sequence.start() {
-            // From before the run began anew: what it would have seen has left.
-            self.took[place].start = sequence.start();
+        if !self.took[place].take(sequence, before, limit) {
             count("late");
             self.lack("user_vectors");
             return Ok(None);
@@ -252,7 +235,6 @@ impl Trained {
             count("empty");
             return Ok(None);
         }
-        took(sequence, before, &mut self.took[place]);
         let Some((vectors, source)) = &mut self.deep else {
             return Ok(None);
         };
@@ -405,14 +387,7 @@ impl Trained {
             return;
         };
         let sequences = self.took.iter().zip(&self.model.manifest().sequences);
-        let sequences = sequences.map(|(took, name)| LoggedSequence {
-            name: name.as_str().into(),
-            start: took.start,
-            length: took.texts.len(),
-            used: took.used,
-            texts: BASE64_STANDARD.encode(took.texts.as_flattened()).into(),
-            gaps: took.gaps.as_slice().into(),
-        });
+        let sequences = sequences.map(|(took, name)| took.logged(name));
         logged.vectors = Some(LoggedVectors {
             layers: vectors.layers().id.to_string().into(),
             towers: self.towers.as_str().into(),
@@ -423,22 +398,8 @@ impl Trained {
         for (place, (candidate, text)) in candidates.enumerate() {
             if let Some(vector) = self.row.item(place) {
                 candidate.vector = vector.into();
-                let text = text.map_or_else(String::new, |text| BASE64_STANDARD.encode(text));
-                candidate.text = Some(text.into());
+                candidate.text = Some(logged_text(*text).into());
             }
         }
-    }
-}
-
-/// Notes the behaviors of a run before a row.
-fn took(sequence: &Sequence, before: usize, took: &mut Took) {
-    took.start = sequence.start();
-    let mut last: Option<Timestamp> = None;
-    for entry in &sequence.entries()[..before] {
-        took.texts.push(entry.text);
-        let gap = gap_of(last.map(|last| entry.time.since(last)));
-        took.gaps
-            .push(u8::try_from(gap).expect("invariant: kinds of gaps are few"));
-        last = Some(entry.time);
     }
 }

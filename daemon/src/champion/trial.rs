@@ -369,12 +369,16 @@ pub fn put_on_trial(
     let of = super::hex(model.id());
     let champion = Standing::of(&registry)?.champion().cloned();
     if model.deep().is_some() {
-        let is_told = champion.as_ref().map(|champion| {
-            let (manifest, _) = registry.bytes_of(champion)?;
-            let is_told = model.is_told_by(manifest);
-            is_told.map_err(|error| ChampionError::Trained(error.into()))
-        });
-        if is_told.transpose()? != Some(true) {
+        let is_logged = config.texts.logged;
+        let is_told = match &champion {
+            None => is_logged,
+            Some(champion) => {
+                let (manifest, _) = registry.bytes_of(champion)?;
+                let is_told = model.is_told_by(manifest, is_logged);
+                is_told.map_err(|error| ChampionError::Trained(error.into()))?
+            }
+        };
+        if !is_told {
             return Err(ChampionError::Texts);
         }
     }

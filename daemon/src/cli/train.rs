@@ -53,7 +53,7 @@ struct Bahe {
     /// Recorded behaviors and score requests.
     #[arg(long, value_name = "FILE", required_unless_present = "log")]
     events: Option<PathBuf>,
-    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none, beside a champion that looks at texts, what its rows hold of them is learned from, and its layers are the new model's as they are; with --texts deep they learn as well.
+    /// Learn from what daemons logged instead: rows of the feature log with the labels that became of them. With --texts none, beside a champion that looks at texts, what its rows hold of them is learned from, and its layers are the new model's as they are; with --texts deep they learn as well, or where it looks at none those of texts.encoder.
     #[arg(long, conflicts_with_all = ["items", "events"])]
     log: bool,
     /// The language model: a folder of the Llama, Qwen2 or BERT family, a GGUF file, or the name of one in the cache (`headwater models list`); without it,
@@ -103,7 +103,7 @@ struct Bahe {
     /// Shallow layers; without it, texts.cut.
     #[arg(long, value_parser = layers)]
     cut: Option<usize>,
-    /// Deep layers, those above the cut.
+    /// Deep layers, those above the cut; of a log, where the champion has none.
     #[arg(long, default_value_t = 2, value_parser = layers)]
     layers: usize,
     /// Behaviors at which a run begins anew with its newest half, even; without it, `texts.sequence_max`.

@@ -286,7 +286,9 @@ impl<'a> Reader<'a> {
         let schema = self.assembler.schema();
         let rows: Vec<_> = logged.rows(schema)?.collect();
         let chosen = choose(&taken, selection);
-        let sequences = logged.vectors.iter().flat_map(|vectors| &vectors.sequences);
+        // What nobody looked at is in no score.
+        let vectors = logged.vectors.as_ref().filter(|of| !of.is_of_nobody());
+        let sequences = vectors.iter().flat_map(|vectors| &vectors.sequences);
         let sequences = sequences.map(|of| SequenceView {
             name: of.name.to_string(),
             start: of.start,
@@ -311,7 +313,7 @@ impl<'a> Reader<'a> {
                     RowView {
                         item_id: candidate.item_id.to_string(),
                         features: features(schema.own(), &candidate.values),
-                        vector: (logged.vectors.as_ref()).map(|_| !candidate.vector.is_empty()),
+                        vector: vectors.map(|_| !candidate.vector.is_empty()),
                         scores: self.scores(&taken, rows[place], place),
                     }
                 })

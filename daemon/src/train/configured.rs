@@ -26,7 +26,7 @@ impl TrainBahe {
             reads: of_interactions(Reads::default(), settings.interactions),
             ids: Ids::default(),
             cut: config.texts.cut,
-            layers: 1,
+            layers: settings.layers,
             limit: config.texts.sequence_max,
             passes: settings.passes,
             rate: settings.rate,

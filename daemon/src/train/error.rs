@@ -107,12 +107,12 @@ pub enum TrainError {
     },
     /// Rows of the log hold no texts.
     #[error(
-        "--log learns from what rows hold: with --texts none (beside a champion that looks at texts, over its layers as they are), or with --texts deep (these layers learn)"
+        "--log learns from what rows hold: with --texts none (beside a champion that looks at texts, over its layers as they are), or with --texts deep (layers learn: these, or where there are none those of texts.encoder)"
     )]
     TextsOfLog,
     /// There are no layers that could learn.
     #[error(
-        "--log with --texts deep: layers that learn are the champion's, and it has none; a model of recordings has (without --log), and is to be promoted first"
+        "--log with --texts deep: there are no layers that could learn: the champion looks at means of texts, or at none, and texts.encoder is empty"
     )]
     NoLayers,
     /// There is nothing to learn from.

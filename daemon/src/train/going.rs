@@ -10,7 +10,7 @@ use headwater_model::bahe::{BaheModel, Described, Trainer};
 
 use super::artifact::Artifact;
 use super::labelled::Reached;
-use super::logged::Asked;
+use super::logged::{Asked, Looks};
 use super::onward::Course;
 use super::rows::{Before, Recorded};
 use super::{PIECE, Source, TrainBahe, TrainError, TrainSummary, logged, trial};
@@ -32,8 +32,8 @@ pub(crate) struct Going {
     before: Before,
     /// What the champion saw texts by; none: it looked at none.
     towers: Option<[u8; 16]>,
-    /// Whether its layers learn.
-    layers: bool,
+    /// What layers look at that learn; none: no layers do.
+    looks: Option<Looks>,
     /// Requests of a piece.
     piece: usize,
     /// Rows that it began with, and that came since.
@@ -46,7 +46,7 @@ impl Going {
         (trainer, course): (Trainer, Course),
         described: Described,
         recorded: &Recorded,
-        (reached, towers, layers): (Reached, Option<[u8; 16]>, bool),
+        (reached, towers, looks): (Reached, Option<[u8; 16]>, Option<Looks>),
     ) -> Self {
         Self {
             trainer,
@@ -54,7 +54,7 @@ impl Going {
             schema: recorded.schema.clone(),
             reached,
             towers,
-            layers,
+            looks,
             before: Before {
                 moments: recorded.moments.clone(),
                 newest: recorded.newest(),
@@ -103,7 +103,7 @@ impl TrainBahe {
             Asked {
                 champion: champion.as_ref(),
                 reads: self.reads,
-                layers: held.layers,
+                looks: held.looks.as_ref(),
             },
             (&held.reached, &held.before),
             (held.piece, rows),

@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::assemble::Assembler;
+use headwater_consumers::embed::Embed as _;
 use headwater_consumers::log::Log;
 use headwater_model::bahe::{BaheModel, History, squashed};
 use headwater_model::dinmp::{Reads, Seen};
+use headwater_model::language::TextEncoder;
 use headwater_model::{FeatureSchema, Tensor};
-use headwater_state::EncoderId;
+use headwater_state::{CurrentEncoder, EncoderId};
 
 use super::TrainError;
 use super::artifact::Artifact;
@@ -46,9 +49,48 @@ struct Reader<'a> {
     users: BTreeMap<String, u32>,
     /// What users did, where layers learn of it.
     runs: Option<Runs>,
+    looks: Option<&'a Looks>,
     rows: Vec<(String, Met)>,
     seen: Seen,
     without_vectors: u64,
+}
+
+/// What layers that learn look at: which sequences, runs of how many behaviors at most, and whose vectors of their texts.
+#[derive(Clone, Debug)]
+pub(super) struct Looks {
+    pub(super) sequences: Vec<String>,
+    pub(super) limit: usize,
+    pub(super) encoder: EncoderId,
+    pub(super) width: usize,
+}
+
+impl Looks {
+    /// Those of a champion's layers; where it looks at no texts, of layers over an encoder, as a configuration has sequences.
+    ///
+    /// # Errors
+    /// If there are no such layers: it looks at means of texts, or there is no encoder.
+    pub(super) fn of(
+        (config, encoder): (&Config, Option<&Arc<TextEncoder>>),
+        champion: Option<&BaheModel>,
+    ) -> Result<Self, TrainError> {
+        if let Some(champion) = champion.filter(|champion| champion.towers().is_some()) {
+            let encoder = champion.encoder().filter(|_| champion.deep().is_some());
+            let manifest = champion.manifest();
+            return Ok(Self {
+                sequences: manifest.sequences.clone(),
+                limit: manifest.limit,
+                encoder: EncoderId(encoder.ok_or(TrainError::NoLayers)?),
+                width: manifest.head.width,
+            });
+        }
+        let CurrentEncoder { id, width } = encoder.ok_or(TrainError::NoLayers)?.encoder();
+        Ok(Self {
+            sequences: config.sequences.keys().cloned().collect(),
+            limit: config.texts.sequence_max,
+            encoder: id,
+            width: width.into(),
+        })
+    }
 }
 
 /// Who is to be judged against, and what of rows is read.
@@ -58,8 +100,8 @@ pub(super) struct Asked<'a> {
     pub(super) champion: Option<&'a BaheModel>,
     /// Of key-vectors.
     pub(super) reads: Reads,
-    /// Whether layers are to learn, beside a champion that looks at texts: rows hold the runs that they saw, and the vectors are read from their topic.
-    pub(super) layers: bool,
+    /// What layers look at that are to learn: rows name the runs, and the vectors are read from their topic. None: no layers learn.
+    pub(super) looks: Option<&'a Looks>,
 }
 
 /// Reads both topics to their ends as of now: whole, or from where a reading before says that nothing is missed.
@@ -155,14 +197,12 @@ impl<'a> Reader<'a> {
         (split, before): (Split, Option<&Before>),
         progress: bool,
     ) -> Result<Read, TrainError> {
-        let manifest = asked.champion.map(BaheModel::manifest);
         let mut reader = Self {
             config,
             champion: asked.champion,
             users: BTreeMap::new(),
-            runs: manifest
-                .filter(|_| asked.layers)
-                .map(|of| Runs::new(&of.sequences, of.limit)),
+            runs: (asked.looks).map(|of| Runs::new(&of.sequences, of.limit)),
+            looks: asked.looks,
             rows: Vec::new(),
             seen: Seen::reading(asked.reads),
             without_vectors: 0,
@@ -191,14 +231,11 @@ impl<'a> Reader<'a> {
         of: (&Config, &dyn Log),
         progress: bool,
     ) -> Result<Option<Tensor>, TrainError> {
-        let (Some(runs), Some(champion)) = (&self.runs, self.champion) else {
+        let (Some(runs), Some(looks)) = (&self.runs, self.looks) else {
             return Ok(None);
         };
-        let Some(encoder) = champion.encoder().map(EncoderId) else {
-            return Ok(None);
-        };
-        let width = champion.manifest().head.width;
-        let vectors = runs.vectors(of, (encoder, width), progress)?;
+        let width = looks.width;
+        let vectors = runs.vectors(of, (looks.encoder, width), progress)?;
         let before = self.rows.len();
         self.rows
             .retain(|(_, met)| runs.is_whole(&vectors, &met.saw, met.item));
@@ -217,11 +254,17 @@ impl<'a> Reader<'a> {
             histories: user * self.config.sequences.len() as u32,
             counts: vec![0; self.config.sequences.len()],
         };
-        // What others scored is left out below: its texts need no vectors.
+        let towers = self.champion.filter(|of| of.towers().is_some());
         let mut places = 0..logged.candidates.len();
-        let is_seen = self
-            .champion
-            .is_some_and(|champion| places.any(|place| champion.saw(logged, place).is_some()));
+        let is_seen = match (towers, self.looks) {
+            // What others scored is left out below: its texts need no vectors.
+            (Some(champion), _) => places.any(|place| champion.saw(logged, place).is_some()),
+            // Likenesses are of that encoder's vectors, too.
+            (None, Some(looks)) => {
+                logged.embeddings.as_deref() == Some(&*looks.encoder.to_string())
+            }
+            (None, None) => true,
+        };
         let saw = match (&mut self.runs, &logged.vectors) {
             (None, _) => Some(nothing),
             (Some(runs), Some(vectors)) if is_seen => runs.take(&logged.user, vectors)?,
@@ -241,7 +284,7 @@ impl<'a> Reader<'a> {
         let scores = base.chunks(tasks).zip(champion.chunks(tasks));
         for ((place, candidate, labels), (base, champion)) in with_labels.zip(scores) {
             let mut projections = Vec::new();
-            if let Some(champion) = self.champion.filter(|of| of.towers().is_some()) {
+            if let Some(champion) = towers {
                 let Some((users, item)) = champion.saw(logged, place) else {
                     self.without_vectors += 1;
                     continue;

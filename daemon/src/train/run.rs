@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use headwater_config::Config;
 use headwater_consumers::log::Log;
+use headwater_model::KeyVectorSpec;
 use headwater_model::bahe::{BaheModel, Depth, HeadConfig, Objective};
 use headwater_model::dinmp::Learning;
 use headwater_model::gradient::TASKS_MAX;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use super::artifact::Artifact;
 use super::going::Going;
 use super::labelled::Reached;
-use super::logged::Asked;
+use super::logged::{Asked, Looks};
 use super::onward::Course;
 use super::predict::Said;
 use super::rows::{Recorded, told_apart};
@@ -83,10 +84,20 @@ impl TrainBahe {
         };
         let towers = Towers::of(champion.as_ref(), &self.out.join("champion"))?;
         let layers = towers.as_ref().and_then(Towers::layers);
-        if log.is_some() && self.texts == Texts::Deep && layers.is_none() {
-            return Err(TrainError::NoLayers);
-        }
-        let from_log = log.map(|log| (&**log, champion.as_ref()));
+        let looks = match log {
+            Some(_) if self.texts == Texts::Deep => {
+                Some(Looks::of((config, encoder.as_ref()), champion.as_ref())?)
+            }
+            _ => None,
+        };
+        let from_log = log.map(|log| {
+            let asked = Asked {
+                champion: champion.as_ref(),
+                reads: self.reads,
+                looks: looks.as_ref(),
+            };
+            (&**log, asked)
+        });
         let (mut recorded, reached) =
             self.read(config, vectors.as_ref(), from_log, &mut summary)?;
         summary.rows = recorded.split_sizes();
@@ -126,20 +137,12 @@ impl TrainBahe {
         }
         let encoder = encoder.as_deref();
         let spec = recorded.schema.key_vectors().filter(|_| self.key_vectors);
+        if let Some(looks) = &looks {
+            width = looks.width;
+        }
         let widths = towers.as_ref().map(Towers::widths);
         let widths = widths.unwrap_or([width, config.sequences.len(), PROJECTED]);
-        let interest = spec
-            .map(|spec| {
-                let of = (self.seed, self.winner != Winner::Stays);
-                let learning = self.ids.learning(spec, of)?.reading(self.reads);
-                let [width, _, projected] = widths;
-                let texts = if width == 0 { 0 } else { projected };
-                if self.reads.text && texts == 0 {
-                    tracing::warn!("--text-start adds nothing: no texts are looked at");
-                }
-                Ok::<_, LanguageError>(learning.with_texts(texts))
-            })
-            .transpose()?;
+        let interest = spec.map(|spec| self.interest(spec, widths)).transpose()?;
         let head = self.head(config, &recorded, interest.as_ref(), widths);
         let depth = match (&towers, layers) {
             (Some(towers), Some(config)) if self.texts == Texts::Deep => {
@@ -209,12 +212,27 @@ impl TrainBahe {
             Some((reached, values)) => {
                 trainer.restore(&values)?;
                 let towers = champion.as_ref().and_then(BaheModel::towers);
-                let of = (reached, towers, self.texts == Texts::Deep);
+                let of = (reached, towers, looks);
                 Some(Going::of((trainer, course), described, &recorded, of))
             }
             None => None,
         };
         Ok((summary, going))
+    }
+
+    /// What weighs all that users did, beside vectors that are so wide, of so many sequences, and of so many numbers once they are projected.
+    fn interest(
+        &self,
+        spec: &KeyVectorSpec,
+        [width, _, projected]: [usize; 3],
+    ) -> Result<Learning, LanguageError> {
+        let of = (self.seed, self.winner != Winner::Stays);
+        let learning = self.ids.learning(spec, of)?.reading(self.reads);
+        let texts = if width == 0 { 0 } else { projected };
+        if self.reads.text && texts == 0 {
+            tracing::warn!("--text-start adds nothing: no texts are looked at");
+        }
+        Ok(learning.with_texts(texts))
     }
 
     /// Whether what is asked for goes together.
@@ -274,19 +292,15 @@ impl TrainBahe {
         &self,
         config: &Config,
         vectors: Option<&Arc<Mutex<TextVectors>>>,
-        from_log: Option<(&dyn Log, Option<&BaheModel>)>,
+        from_log: Option<(&dyn Log, Asked<'_>)>,
         summary: &mut TrainSummary,
     ) -> Result<(Recorded, Option<Reached>), TrainError> {
-        let champion = from_log.and_then(|(_, champion)| champion);
+        let champion = from_log.and_then(|(_, asked)| asked.champion);
         let config = &self.reading(config, champion);
-        if let Some((log, champion)) = from_log {
+        if let Some((log, asked)) = from_log {
             let (recorded, left_out, reached) = logged::read(
                 (config, log),
-                Asked {
-                    champion,
-                    reads: self.reads,
-                    layers: self.texts == Texts::Deep,
-                },
+                asked,
                 (self.split(), self.log_rows, self.later_than),
                 (&self.out, self.progress),
             )?;

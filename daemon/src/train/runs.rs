@@ -37,7 +37,7 @@ impl Texts {
     }
 }
 
-/// A run as a row saw it: the behaviors that its vector was made of, for what came behind them was not seen by whoever scored.
+/// A run as a row saw it: the behaviors that its vector was made of, for what came behind them was not seen by whoever scored; where nobody looked at texts, all that there were.
 struct Run {
     start: u64,
     texts: Vec<u32>,
@@ -49,7 +49,7 @@ struct Run {
 pub(super) struct Saw {
     /// The first of its histories.
     pub(super) histories: u32,
-    /// Of each sequence, behaviors before the row, as far as its vector went.
+    /// Of each sequence, behaviors before the row: as far as its vector went, or where nobody looked, all.
     pub(super) counts: Vec<u32>,
 }
 
@@ -116,7 +116,7 @@ impl Runs {
             let Some(of) = logged.find(|of| of.name == *name) else {
                 return Ok(None);
             };
-            runs.push(run(of, &mut self.texts)?);
+            runs.push(run(of, vectors.is_of_nobody(), &mut self.texts)?);
         }
         // Where no vector had come, it saw that of an empty sequence, whatever there was.
         let counts = runs.iter().map(|run| match run.texts.len() {
@@ -274,8 +274,8 @@ impl Runs {
     }
 }
 
-/// A run as a row has it.
-fn run(logged: &LoggedSequence<'_>, texts: &mut Texts) -> Result<Run, String> {
+/// A run as a row has it: whole, or as far as a vector was made of it.
+fn run(logged: &LoggedSequence<'_>, is_whole: bool, texts: &mut Texts) -> Result<Run, String> {
     let bytes = BASE64_STANDARD.decode(&*logged.texts).unwrap_or_default();
     let (hashes, rest) = bytes.as_chunks();
     let is_gap = |gap: &u8| usize::from(*gap) < GAPS;
@@ -301,13 +301,14 @@ fn run(logged: &LoggedSequence<'_>, texts: &mut Texts) -> Result<Run, String> {
             "the run of sequence `{name}` ends behind {count} behaviors: nobody has so many"
         ));
     }
+    let seen = if is_whole { logged.length } else { logged.used };
     Ok(Run {
         start: logged.start,
-        texts: hashes[..logged.used]
+        texts: hashes[..seen]
             .iter()
             .map(|hash| texts.place(*hash))
             .collect(),
-        gaps: logged.gaps[..logged.used]
+        gaps: logged.gaps[..seen]
             .iter()
             .map(|gap| u32::from(*gap))
             .collect(),

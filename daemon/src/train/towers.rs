@@ -1,7 +1,7 @@
 //! What a champion sees texts by, and its rows hold: a model that learns from rows of a log beside it sees texts by the same, so that what is logged is all that it needs.
 //!
 //! Layers and projections are the champion's, and stay what they are; the rest of a head learns anew, from what they made of users and items. Or they are what learning begins with (`--texts deep`): rows hold by which texts a user's
-//! vectors were made ([`super::runs`]). Towers of another shape come with a model of recordings, which somebody promotes.
+//! vectors were made ([`super::runs`]). Beside a champion that looks at no texts layers begin as a language model's own ([`TrainBahe::depth`]). Towers of another shape come with a model of recordings, which somebody promotes.
 
 use std::collections::BTreeMap;
 use std::path::Path;

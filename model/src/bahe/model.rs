@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dinmp::Interest;
 use crate::feature::FeatureSchema;
-use crate::feature_log::LoggedRequest;
+use crate::feature_log::{LoggedRequest, LoggedVectors};
 use crate::language::{LanguageError, from_safetensors, to_safetensors};
 
 use super::deep::Deep;
@@ -105,16 +105,18 @@ impl BaheModel {
         places.map(drop)
     }
 
-    /// Whether rows that the model of this manifest scores name all that this one's vectors are made of: of the same encoder, the texts of its sequences, as far back as its runs begin.
+    /// Whether rows that the model of this manifest scores name all that this one's vectors are made of: of the same encoder, the texts of its sequences, as far back as its runs begin. `is_logged`: whether rows of a model that looks at none name them.
     ///
     /// # Errors
     /// A manifest that is none.
-    pub fn is_told_by(&self, manifest: &[u8]) -> Result<bool, LanguageError> {
+    pub fn is_told_by(&self, manifest: &[u8], is_logged: bool) -> Result<bool, LanguageError> {
         let theirs = Manifest::read(Path::new(MANIFEST), manifest)?;
+        if theirs.layers == Layers::None {
+            return Ok(is_logged);
+        }
         let ours = &self.manifest;
         let names = |name: &String| theirs.sequences.contains(name);
-        let is_told = theirs.layers != Layers::None
-            && theirs.encoder == ours.encoder
+        let is_told = theirs.encoder == ours.encoder
             && theirs.limit >= ours.limit
             && ours.sequences.iter().all(names);
         Ok(is_told)
@@ -236,7 +238,7 @@ impl BaheModel {
         (is_ours && is_whole).then_some((users, item))
     }
 
-    /// Whether a row does not hold what this model sees of texts: its likenesses are of another encoder's vectors, or a trained model scored it by other towers.
+    /// Whether a row does not hold what this model sees of texts: its likenesses are of another encoder's vectors, a trained model scored it by other towers, or it names the texts and nobody looked at them.
     pub fn is_blind_to(&self, logged: &LoggedRequest<'_>) -> bool {
         let encoder = self.encoder().map(|encoder| hex(&encoder));
         if encoder.is_some_and(|ours| logged.embeddings.as_deref() != Some(&*ours)) {
@@ -245,6 +247,9 @@ impl BaheModel {
         let Some(towers) = self.towers else {
             return false;
         };
+        if (logged.vectors.as_ref()).is_some_and(LoggedVectors::is_of_nobody) {
+            return true;
+        }
         let theirs = logged.vectors.as_ref().map_or("", |of| &*of.towers);
         let is_ours = if theirs.is_empty() {
             logged.version == self.version()

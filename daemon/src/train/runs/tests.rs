@@ -44,7 +44,7 @@ pub(in crate::train) fn published(
 fn vectors(start: u64, texts: &[u8], gaps: &[u8]) -> LoggedVectors<'static> {
     let hashes: Vec<u8> = texts.iter().flat_map(|name| hash(*name)).collect();
     LoggedVectors {
-        layers: "".into(),
+        layers: "cd".into(),
         towers: "".into(),
         sequences: vec![LoggedSequence {
             name: "clicks".into(),
@@ -55,6 +55,20 @@ fn vectors(start: u64, texts: &[u8], gaps: &[u8]) -> LoggedVectors<'static> {
             gaps: gaps.to_vec().into(),
         }],
         users: Vec::new().into(),
+    }
+}
+
+/// Goal: where nobody looked at texts a row's run is whole, and where a vector was made of a part of it, that part. Method: a row of two behaviors of which none, one and both are in a vector, told by layers and by nobody.
+#[test]
+fn where_nobody_looked_runs_are_whole() {
+    for (used, layers, counted) in [(0, "cd", 0), (1, "cd", 1), (2, "cd", 2), (0, "", 2)] {
+        let mut told = vectors(0, &[1, 2], &[0, 3]);
+        told.layers = layers.into();
+        told.sequences[0].used = used;
+        let mut runs = none();
+        let saw = runs.take("a", &told).unwrap().unwrap();
+        assert_eq!(saw.counts, [counted], "{used} by `{layers}`");
+        assert_eq!(runs.histories()[0].texts.len(), counted as usize);
     }
 }
 

@@ -142,7 +142,7 @@ fn row<'a>(
         }
     });
     logged.vectors = Some(LoggedVectors {
-        layers: "".into(),
+        layers: "cd".into(),
         towers: "00".into(),
         sequences: sequences.collect(),
         users: Vec::new().into(),
