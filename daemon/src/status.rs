@@ -51,7 +51,7 @@ pub struct TextsStatus {
     pub encoder: Option<String>,
     /// Texts that wait to be embedded, as this instance last saw; 0 where it does not encode.
     pub waiting: i64,
-    /// How long the text that was taken last had waited.
+    /// How long the text that was taken last had waited, where this instance encodes; 0 once none waits.
     pub waited_seconds: f64,
 }
 

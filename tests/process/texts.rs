@@ -44,7 +44,7 @@ fn texts(daemon: &Daemon) -> Value {
 }
 
 /// Goal: a request is answered before its items have vectors; their texts, and that of the behavior, are embedded once; after that, rows see how alike a candidate is to what the user
-/// met, also after a kill -9 and a start. Method: the same request three times, with an item clicked between; the last after a kill.
+/// met, also after a kill -9 and a start; while nobody encodes, an instance says how many texts wait. Method: the same request three times, with an item clicked between; the last after a kill; first an instance that does not encode.
 #[test]
 fn rows_see_vectors_once_they_are_there() {
     let place = place_with_model();
@@ -61,11 +61,21 @@ fn rows_see_vectors_once_they_are_there() {
             &request("r1", "u1", &["ia", "ib", "ix"]),
         );
     }
+    let daemon = place.start(&["--set", "texts.encode=false"]);
+    until("the texts to wait", || {
+        // Ends of transactions stand among them.
+        (texts(&daemon)["waiting"].as_u64() >= Some(3)).then_some(())
+    });
+    daemon.stop();
     let daemon = place.start(&[]);
     until("the texts to be embedded", || {
         let encoder = texts(&daemon)["encoder"].is_string();
         let encoded = daemon.metric("headwater_consumers_texts_encoded_total");
         (encoder && encoded == 3).then_some(())
+    });
+    until("nothing to wait", || {
+        let texts = texts(&daemon);
+        (texts["waiting"] == 0 && texts["waited_seconds"] == 0.0).then_some(())
     });
     daemon.wait_ready();
     daemon.stop();

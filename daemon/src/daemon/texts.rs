@@ -41,7 +41,7 @@ const DELETED_MAX: usize = 2_000;
 const NOTE_EVERY: Duration = Duration::from_hours(1);
 
 /// Between two looks at how many texts wait: a question to the brokers a partition.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What an instance has for texts.
 #[derive(Debug)]
@@ -177,7 +177,18 @@ impl Following {
         let mut pauses = BackOff::new();
         let mut follower: Option<VectorFollower> = None;
         let mut noted: Option<(EncoderId, Instant)> = None;
+        let mut queue = Queue::default();
         while !stopping.is_set() {
+            // Who encodes tells what waits for it.
+            if self
+                .inner
+                .texts
+                .as_ref()
+                .is_some_and(|texts| texts.encoder.is_none())
+                && let Err(error) = queue.look(self)
+            {
+                tracing::debug!(%error, "how many texts wait is not told");
+            }
             if let Err(error) = self.note(&mut noted) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(
@@ -238,6 +249,43 @@ impl Following {
             headers: &[],
         })?;
         producer.flush()
+    }
+}
+
+/// How many texts wait for whoever encodes, as an instance that does not sees it: for the current encoder, or for any that may come.
+#[derive(Default)]
+struct Queue {
+    looked: Option<Instant>,
+    backlog: Backlog,
+    /// The group that is looked at.
+    group: Option<(EncoderId, Arc<dyn Log>)>,
+}
+
+impl Queue {
+    fn look(&mut self, of: &Following) -> Result<(), LogError> {
+        if self
+            .looked
+            .is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+        {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let current = of.table.current();
+        // Before there is one, nobody has read anything.
+        let current = current.map_or(EncoderId([0; 16]), |current| current.id);
+        let held = self.group.take_if(|(id, _)| *id == current);
+        let (_, log) = match held {
+            Some(held) => self.group.insert(held),
+            None => {
+                self.backlog = Backlog::default();
+                let log = of.log.beside(&group_suffix(current), Topic::Texts)?;
+                self.group.insert((current, log))
+            }
+        };
+        let waiting = self.backlog.look(&**log, of.inner.found.partitions, true)?;
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        of.metrics.texts.queue.set(waiting);
+        Ok(())
     }
 }
 
@@ -376,6 +424,9 @@ impl Encoding {
         let is_through = quiet && waiting == 0;
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         self.metrics.texts.queue.set(waiting);
+        if is_through {
+            self.metrics.texts.queue_age.set(0.0);
+        }
         if !self.is_read.load(Ordering::Relaxed) {
             return Ok(());
         }

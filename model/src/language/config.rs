@@ -1,6 +1,7 @@
 //! The shape of a decoder, from `config.json` or from a GGUF file's metadata. What we do not compute is refused by its key: a model that runs with a
 //! setting ignored gives plausible numbers that are wrong.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -13,7 +14,19 @@ mod fields;
 
 pub use encoder::EncoderConfig;
 
-use fields::Fields;
+use fields::{Fields, counted};
+
+/// What counts may be: more is no model's, and would be asked of the system's memory before anybody finds that tensors are not there.
+const LAYERS: RangeInclusive<usize> = 1..=1_024;
+/// A vector's width is told in 16 bits.
+const WIDTH: RangeInclusive<usize> = 1..=65_535;
+const INNER: RangeInclusive<usize> = 1..=1 << 20;
+const HEADS: RangeInclusive<usize> = 1..=1_024;
+const HEAD_WIDTH: RangeInclusive<usize> = 2..=1_024;
+const VOCABULARY: RangeInclusive<usize> = 1..=1 << 24;
+/// A token, and what stands before and behind it.
+const POSITIONS: RangeInclusive<usize> = 3..=1 << 30;
+const SEGMENTS: RangeInclusive<usize> = 1..=1_024;
 
 /// What kind of model it is, and its shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +123,7 @@ impl DecoderConfig {
         for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
             fields.never(key)?;
         }
+        fields.one("partial_rotary_factor")?;
         let mut rope_base = fields.number("rope_theta")?;
         // Newer files hold both in one object.
         for key in ["rope_scaling", "rope_parameters"] {
@@ -120,30 +134,38 @@ impl DecoderConfig {
                 return Err(fields.wrong(key, format!("is {value}, not an object")));
             };
             let inner = Fields { path, map };
+            let named = |error: LanguageError, within: &str| match error {
+                LanguageError::Key { problem, .. } => {
+                    fields.wrong(&format!("{key}.{within}"), problem)
+                }
+                other => other,
+            };
             for kind in ["rope_type", "type"] {
-                inner
-                    .only(kind, &["default"])
-                    .map_err(|error| match error {
-                        LanguageError::Key { problem, .. } => {
-                            fields.wrong(&format!("{key}.{kind}"), problem)
-                        }
-                        other => other,
-                    })?;
+                let only = inner.only(kind, &["default"]);
+                only.map_err(|error| named(error, kind))?;
+            }
+            // Older files have a factor without a kind, and mean a kind that they do not name.
+            for factor in ["factor", "partial_rotary_factor"] {
+                inner.one(factor).map_err(|error| named(error, factor))?;
             }
             rope_base = inner.number("rope_theta")?.or(rope_base);
         }
-        let heads = fields.needed("num_attention_heads")?;
-        let width = fields.needed("hidden_size")?;
+        let heads = fields.needed("num_attention_heads", HEADS)?;
+        let width = fields.needed("hidden_size", WIDTH)?;
         Self {
             family,
-            layers: fields.needed("num_hidden_layers")?,
+            layers: fields.needed("num_hidden_layers", LAYERS)?,
             width,
-            inner: fields.needed("intermediate_size")?,
+            inner: fields.needed("intermediate_size", INNER)?,
             heads,
-            kv_heads: fields.count("num_key_value_heads")?.unwrap_or(heads),
-            head_width: fields.count("head_dim")?.unwrap_or(width / heads),
-            vocabulary: fields.needed("vocab_size")?,
-            positions_max: fields.count("max_position_embeddings")?.unwrap_or(2048),
+            kv_heads: fields.count("num_key_value_heads", HEADS)?.unwrap_or(heads),
+            head_width: fields
+                .count("head_dim", HEAD_WIDTH)?
+                .unwrap_or(width / heads),
+            vocabulary: fields.needed("vocab_size", VOCABULARY)?,
+            positions_max: fields
+                .count("max_position_embeddings", POSITIONS)?
+                .unwrap_or(2048),
             rope_base: rope_base.unwrap_or(10_000.0),
             norm_epsilon: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
             first_token: fields.token("bos_token_id")?,
@@ -174,55 +196,70 @@ impl DecoderConfig {
             }
         };
         let find = |key: &str| content.metadata.get(&format!("{architecture}.{key}"));
-        let count = |key: &str| {
-            let full = format!("{architecture}.{key}");
-            match find(key) {
-                None => Ok(None),
-                Some(Value::U32(value)) => Ok(Some(*value as usize)),
-                Some(value) => value
-                    .to_u64()
-                    .map(|value| Some(value as usize))
-                    .map_err(|_| wrong(&full, "is not a count".to_owned())),
-            }
+        let full = |key: &str| format!("{architecture}.{key}");
+        let count = |key: &str, within: RangeInclusive<usize>| {
+            let Some(value) = find(key) else {
+                return Ok(None);
+            };
+            let found = match value {
+                Value::U32(value) => Some(u64::from(*value)),
+                value => value.to_u64().ok(),
+            };
+            counted(found, within)
+                .map(Some)
+                .map_err(|problem| wrong(&full(key), format!("is {problem}")))
         };
-        let needed = |key: &str| {
-            count(key)?
-                .ok_or_else(|| wrong(&format!("{architecture}.{key}"), "is missing".to_owned()))
+        let needed = |key: &str, within: RangeInclusive<usize>| {
+            count(key, within)?.ok_or_else(|| wrong(&full(key), "is missing".to_owned()))
         };
         let number = |key: &str| {
-            let full = format!("{architecture}.{key}");
-            find(key)
-                .map(|value| {
-                    value
-                        .to_f32()
-                        .map(f64::from)
-                        .or_else(|_| value.to_f64())
-                        .map_err(|_| wrong(&full, "is not a number".to_owned()))
-                })
-                .transpose()
+            let Some(value) = find(key) else {
+                return Ok(None);
+            };
+            let found = value.to_f32().map(f64::from).or_else(|_| value.to_f64());
+            let found = found.ok().filter(|one| one.is_finite() && *one > 0.0);
+            found
+                .map(Some)
+                .ok_or_else(|| wrong(&full(key), "is not a positive number".to_owned()))
         };
-        if let Some(Value::String(kind)) = find("rope.scaling.type")
-            && kind != "none"
-        {
-            let key = format!("{architecture}.rope.scaling.type");
-            return Err(wrong(
-                &key,
-                format!("is \"{kind}\", which is not supported"),
-            ));
+        match find("rope.scaling.type") {
+            None => {
+                // Older files have a factor without a kind.
+                for key in ["rope.scaling.factor", "rope.scale_linear"] {
+                    if number(key)?.is_some_and(|factor| factor != 1.0) {
+                        return Err(wrong(
+                            &full(key),
+                            "is not 1, which is not supported".to_owned(),
+                        ));
+                    }
+                }
+            }
+            Some(Value::String(kind)) if kind == "none" => {}
+            Some(kind) => {
+                let problem = format!("is {kind:?}, which is not supported");
+                return Err(wrong(&full("rope.scaling.type"), problem));
+            }
         }
-        let heads = needed("attention.head_count")?;
-        let width = needed("embedding_length")?;
+        let heads = needed("attention.head_count", HEADS)?;
+        let width = needed("embedding_length", WIDTH)?;
+        let turned = count("rope.dimension_count", HEAD_WIDTH)?;
+        let head_width = count("attention.key_length", HEAD_WIDTH)?;
+        let head_width = head_width.unwrap_or(width / heads);
+        if turned.is_some_and(|turned| turned != head_width) {
+            let problem = format!(
+                "is not the width of a head, {head_width}: parts of heads are not turned alone"
+            );
+            return Err(wrong(&full("rope.dimension_count"), problem));
+        }
         let embedding = content.tensor_infos.get("token_embd.weight");
         Self {
             family,
-            layers: needed("block_count")?,
+            layers: needed("block_count", LAYERS)?,
             width,
-            inner: needed("feed_forward_length")?,
+            inner: needed("feed_forward_length", INNER)?,
             heads,
-            kv_heads: count("attention.head_count_kv")?.unwrap_or(heads),
-            head_width: count("attention.key_length")?
-                .or(count("rope.dimension_count")?)
-                .unwrap_or(width / heads.max(1)),
+            kv_heads: count("attention.head_count_kv", HEADS)?.unwrap_or(heads),
+            head_width,
             vocabulary: embedding
                 .and_then(|info| info.shape.dims().first().copied())
                 .ok_or_else(|| LanguageError::Tensor {
@@ -230,7 +267,7 @@ impl DecoderConfig {
                     tensor: "token_embd.weight".to_owned(),
                     problem: "is missing".to_owned(),
                 })?,
-            positions_max: needed("context_length")?,
+            positions_max: needed("context_length", POSITIONS)?,
             rope_base: number("rope.freq_base")?.unwrap_or(10_000.0),
             norm_epsilon: number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
             first_token: match content.metadata.get("tokenizer.ggml.bos_token_id") {
@@ -246,9 +283,7 @@ impl DecoderConfig {
 
     /// Refuses what contradicts itself.
     fn checked(self, path: &Path) -> Result<Self, LanguageError> {
-        let problem = if self.heads == 0 || self.kv_heads == 0 || self.layers == 0 {
-            "layers and heads must be at least 1".to_owned()
-        } else if !self.heads.is_multiple_of(self.kv_heads) {
+        let problem = if !self.heads.is_multiple_of(self.kv_heads) {
             format!(
                 "{} query heads cannot share {} heads of keys and values",
                 self.heads, self.kv_heads
@@ -258,7 +293,7 @@ impl DecoderConfig {
                 "the first token is {} of a vocabulary of {}",
                 self.first_token, self.vocabulary
             )
-        } else if self.head_width == 0 || !self.head_width.is_multiple_of(2) {
+        } else if !HEAD_WIDTH.contains(&self.head_width) || !self.head_width.is_multiple_of(2) {
             format!(
                 "heads of width {} cannot be turned by rotary positions",
                 self.head_width

@@ -17,6 +17,9 @@ mod pass;
 
 pub use pass::DecoderPass;
 
+/// Positions of one pass, at most, whatever a model says that it was trained for: a table of them is held.
+const POSITIONS_MAX: usize = 8_192;
+
 /// A decoder, or some layers of one.
 #[derive(Debug)]
 pub struct Decoder {
@@ -97,7 +100,8 @@ impl Decoder {
                 Ok::<_, LanguageError>(Top { norm, head })
             })
             .transpose()?;
-        let turns = Turns::new(config, config.positions_max, source.device())?;
+        let positions = config.positions_max.min(POSITIONS_MAX);
+        let turns = Turns::new(config, positions, source.device())?;
         Ok(Self {
             first: layers.start,
             config: config.clone(),
@@ -106,6 +110,11 @@ impl Decoder {
             top,
             turns,
         })
+    }
+
+    /// Positions that it can be run over at once: those that it was trained for, as far as anybody needs them.
+    pub fn positions_max(&self) -> usize {
+        self.config.positions_max.min(POSITIONS_MAX)
     }
 
     /// The model's shape.
@@ -147,10 +156,10 @@ impl Decoder {
             )));
         }
         let positions = states.dim(1).map_err(computing("running layers"))?;
-        if positions > self.config.positions_max {
+        if positions > self.positions_max() {
             return Err(LanguageError::Input(format!(
                 "{positions} positions of a model for {}",
-                self.config.positions_max
+                self.positions_max()
             )));
         }
         Ok(positions)

@@ -64,5 +64,16 @@ pub enum LanguageError {
 
 /// Names what was under way when the tensor library failed.
 pub(crate) fn computing(doing: &'static str) -> impl FnOnce(candle_core::Error) -> LanguageError {
-    move |source| LanguageError::Compute { doing, source }
+    move |source| LanguageError::Compute {
+        doing,
+        source: bare(source),
+    }
+}
+
+/// An error of the tensor library without the stack that it tells of where `RUST_BACKTRACE` is set: a page of it behind each cause.
+pub(crate) fn bare(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => bare(*inner),
+        error => error,
+    }
 }

@@ -22,7 +22,7 @@ use super::part::Kernels;
 use super::tokenizer::LanguageTokenizer;
 use super::weights::Weights;
 
-/// Tokens of one text at most; what is behind is cut.
+/// Tokens of one text at most, or as many as the model has positions for; what is behind is cut.
 pub const TEXT_TOKENS_MAX: usize = 256;
 
 /// Changes whenever the same text and weights would give another vector.
@@ -254,14 +254,15 @@ impl TextEncoder {
             return Ok(ids);
         }
         match &self.model {
-            Model::Decoder(_) => {
-                ids.truncate(TEXT_TOKENS_MAX);
+            Model::Decoder(decoder) => {
+                ids.truncate(TEXT_TOKENS_MAX.min(decoder.positions_max() - 1));
                 ids.insert(0, self.first_token);
             }
-            Model::Encoder(_) => {
+            Model::Encoder(encoder) => {
                 ids = self.tokenizer.framed_ids(text)?;
                 if let Some(last) = ids.pop() {
-                    ids.truncate(TEXT_TOKENS_MAX + 1);
+                    let before = encoder.config().positions_max - 1;
+                    ids.truncate((TEXT_TOKENS_MAX + 1).min(before));
                     ids.push(last);
                 }
             }
@@ -394,5 +395,7 @@ pub fn canonical(text: &str) -> String {
             break;
         }
     }
+    // Where the cut is at a space, there is one at the end.
+    canonical.truncate(canonical.trim_end().len());
     canonical
 }

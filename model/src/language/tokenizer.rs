@@ -47,12 +47,13 @@ impl LanguageTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(wrong)?;
         tokenizer.set_encode_special_tokens(true);
-        let ids = tokenizer.get_vocab_size(true);
-        if ids > weights.shape().vocabulary() {
+        // Ids may have gaps.
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        if let Some(largest) = largest.filter(|id| *id as usize >= weights.shape().vocabulary()) {
             return Err(LanguageError::File {
                 path: weights.path().to_owned(),
                 problem: format!(
-                    "has a tokenizer of {ids} ids over embeddings of {}",
+                    "has a tokenizer with the id {largest} over embeddings of {}",
                     weights.shape().vocabulary()
                 ),
             });

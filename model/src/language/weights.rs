@@ -41,7 +41,9 @@ impl Weights {
             return Ok(Self { shape, files });
         }
         let file = GgufFile::open(path)?;
-        let shape = Shape::Decoder(DecoderConfig::from_gguf(path, file.content())?);
+        let config = DecoderConfig::from_gguf(path, file.content())?;
+        file.check(&config)?;
+        let shape = Shape::Decoder(config);
         let files = Files::Gguf(Box::new(file));
         Ok(Self { shape, files })
     }

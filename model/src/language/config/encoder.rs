@@ -1,6 +1,7 @@
 //! The shape of an encoder of the BERT family.
 
 use super::fields::Fields;
+use super::{HEADS, INNER, LAYERS, POSITIONS, SEGMENTS, VOCABULARY, WIDTH};
 use crate::language::error::LanguageError;
 
 /// The shape of an encoder with learned positions, full attention and norms after each part.
@@ -30,13 +31,15 @@ impl EncoderConfig {
         fields.only("position_embedding_type", &["absolute"])?;
         fields.never("is_decoder")?;
         let config = Self {
-            layers: fields.needed("num_hidden_layers")?,
-            width: fields.needed("hidden_size")?,
-            inner: fields.needed("intermediate_size")?,
-            heads: fields.needed("num_attention_heads")?,
-            vocabulary: fields.needed("vocab_size")?,
-            positions_max: fields.count("max_position_embeddings")?.unwrap_or(512),
-            segments: fields.count("type_vocab_size")?.unwrap_or(2),
+            layers: fields.needed("num_hidden_layers", LAYERS)?,
+            width: fields.needed("hidden_size", WIDTH)?,
+            inner: fields.needed("intermediate_size", INNER)?,
+            heads: fields.needed("num_attention_heads", HEADS)?,
+            vocabulary: fields.needed("vocab_size", VOCABULARY)?,
+            positions_max: fields
+                .count("max_position_embeddings", POSITIONS)?
+                .unwrap_or(512),
+            segments: fields.count("type_vocab_size", SEGMENTS)?.unwrap_or(2),
             norm_epsilon: fields.number("layer_norm_eps")?.unwrap_or(1e-12),
         };
         if config.width.is_multiple_of(config.heads) {

@@ -1,10 +1,22 @@
 //! Keys of a configuration file, with errors that name them.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::Map;
 
 use crate::language::error::LanguageError;
+
+/// A count within its bounds; else what it is not.
+pub(super) fn counted(count: Option<u64>, within: RangeInclusive<usize>) -> Result<usize, String> {
+    let Some(count) = count else {
+        return Err("not a count".to_owned());
+    };
+    let found = usize::try_from(count).ok();
+    found
+        .filter(|count| within.contains(count))
+        .ok_or_else(|| format!("not from {} to {}", within.start(), within.end()))
+}
 
 /// Keys and values of one file.
 pub(super) struct Fields<'a> {
@@ -25,19 +37,27 @@ impl Fields<'_> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, LanguageError> {
+    /// A count from the least to the most that is a model's.
+    pub(super) fn count(
+        &self,
+        key: &str,
+        most: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, LanguageError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let count = value
-            .as_u64()
-            .filter(|count| (1..=1 << 30).contains(count))
-            .ok_or_else(|| self.wrong(key, format!("is {value}, not a count")))?;
-        Ok(Some(count as usize))
+        let count = value.as_u64();
+        counted(count, most)
+            .map(Some)
+            .map_err(|problem| self.wrong(key, format!("is {value}, {problem}")))
     }
 
-    pub(super) fn needed(&self, key: &str) -> Result<usize, LanguageError> {
-        self.count(key)?
+    pub(super) fn needed(
+        &self,
+        key: &str,
+        most: RangeInclusive<usize>,
+    ) -> Result<usize, LanguageError> {
+        self.count(key, most)?
             .ok_or_else(|| self.wrong(key, "is missing"))
     }
 
@@ -79,6 +99,16 @@ impl Fields<'_> {
             Some(other) => {
                 Err(self.wrong(key, format!("is {other}; supported is {supported:?} alone")))
             }
+        }
+    }
+
+    /// Refuses a factor that would change what is computed: any but 1.
+    pub(super) fn one(&self, key: &str) -> Result<(), LanguageError> {
+        match self.number(key)? {
+            Some(factor) if factor != 1.0 => {
+                Err(self.wrong(key, format!("is {factor}, which is not supported")))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -22,6 +22,17 @@ pub(super) fn write_as(
     matrices: GgmlDType,
     pre: &str,
 ) {
+    write_with(file, tensors, architecture, (matrices, pre), &[]);
+}
+
+/// The same with these values of keys, beside the usual ones or in their place.
+fn write_with(
+    file: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    architecture: &str,
+    (matrices, pre): (GgmlDType, &str),
+    more: &[(&str, Value)],
+) {
     let paired = |tensor: &Tensor, heads: usize| {
         let (rows, columns) = tensor.dims2().unwrap();
         let halves = tensor
@@ -49,8 +60,8 @@ pub(super) fn write_as(
             architecture,
             name.rsplit_once('.').unwrap().0.rsplit_once('.'),
         ) {
-            ("llama", Some((_, "attn_q"))) => paired(tensor, 4),
-            ("llama", Some((_, "attn_k"))) => paired(tensor, 2),
+            ("llama", Some((_, "attn_q"))) if tensor.rank() == 2 => paired(tensor, 4),
+            ("llama", Some((_, "attn_k"))) if tensor.rank() == 2 => paired(tensor, 2),
             _ => tensor.clone(),
         };
         let columns = tensor.dims().last().unwrap();
@@ -106,9 +117,10 @@ pub(super) fn write_as(
         (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
         (key("rope.freq_base"), Value::F32(10_000.0)),
     ];
-    let metadata: Vec<_> = metadata
-        .iter()
-        .map(|(key, value)| (key.as_str(), value))
+    let usual = metadata.iter().map(|(key, value)| (key.as_str(), value));
+    let usual = usual.filter(|(key, _)| more.iter().all(|(other, _)| other != key));
+    let metadata: Vec<_> = usual
+        .chain(more.iter().map(|(key, value)| (*key, value)))
         .collect();
     let tensors: Vec<_> = written
         .iter()
@@ -170,6 +182,71 @@ fn kinds_of_tokenizers_are_told_apart() {
         error.contains("`tokenizer.ggml.pre` is \"tekken\""),
         "{error}"
     );
+}
+
+/// Goal: what would change what is computed, or take all memory, is refused by its key or tensor. Method: one thing at a time in a file that is right: keys of rotary positions, numbers that are none, counts that are no model's, tensors that nobody reads; and what changes nothing.
+#[test]
+fn what_is_not_computed_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = write_model(folder.path(), Family::Llama, true);
+    let file = folder.path().join("model.gguf");
+    let kind = (GgmlDType::F32, "smollm");
+    let open = |tensors: &BTreeMap<String, Tensor>, more: &[(&str, Value)]| {
+        write_with(&file, tensors, "llama", kind, more);
+        Weights::open(&file)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    let none = Value::String("none".to_owned());
+    for more in [
+        vec![],
+        vec![("llama.rope.scaling.factor", Value::F32(1.0))],
+        vec![
+            ("llama.rope.scaling.type", none),
+            ("llama.rope.scaling.factor", Value::F32(8.0)),
+        ],
+        vec![("llama.rope.dimension_count", Value::U32(8))],
+    ] {
+        assert_eq!(open(&tensors, &more), Ok(()));
+    }
+    for (key, value) in [
+        (
+            "llama.rope.scaling.type",
+            Value::String("linear".to_owned()),
+        ),
+        ("llama.rope.scaling.type", Value::U32(1)),
+        ("llama.rope.scaling.factor", Value::F32(8.0)),
+        ("llama.rope.scale_linear", Value::F32(4.0)),
+        ("llama.rope.dimension_count", Value::U32(2)),
+        ("llama.rope.freq_base", Value::F32(-5.0)),
+        (
+            "llama.attention.layer_norm_rms_epsilon",
+            Value::F32(f32::NAN),
+        ),
+        ("llama.block_count", Value::U32(u32::MAX)),
+        ("llama.embedding_length", Value::U32(1 << 30)),
+        ("llama.attention.head_count", Value::U32(0)),
+    ] {
+        let said = open(&tensors, &[(key, value)]).unwrap_err();
+        assert!(said.contains(&format!("`{key}`")), "{said}");
+    }
+    for (name, shape) in [
+        ("rope_freqs.weight", vec![4]),
+        ("model.layers.0.self_attn.q_proj.bias", vec![32]),
+        ("model.layers.3.input_layernorm.weight", vec![32]),
+    ] {
+        let mut more = tensors.clone();
+        let ones = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        more.insert(name.to_owned(), ones);
+        let said = open(&more, &[]).unwrap_err();
+        assert!(
+            said.contains("tensor `") && said.contains("not supported"),
+            "{said}"
+        );
+    }
+    let alignment = [("general.alignment", Value::U32(0))];
+    let said = open(&tensors, &alignment).unwrap_err();
+    assert!(said.contains("is no GGUF file"), "{said}");
 }
 
 /// Goal: a file that is cut off, or of another kind, is found before it is used. Method: a file shortened everywhere, an unknown architecture, and no file at

@@ -168,6 +168,48 @@ fn what_is_wrong_is_named() {
     }
 }
 
+/// Goal: what would change what is computed and is not supported, and counts that are no model's, are refused by their key, before anything is laid out. Method: one at a time.
+#[test]
+fn odd_settings_are_refused() {
+    for (key, value) in [
+        ("rope_scaling.factor", "{\"factor\":8.0}"),
+        ("partial_rotary_factor", "0.5"),
+        ("num_hidden_layers", "1073741824"),
+        ("hidden_size", "65536"),
+        ("head_dim", "1073741824"),
+        ("max_position_embeddings", "2"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write_model(folder.path(), Family::Llama, true);
+        let file = folder.path().join("config.json");
+        let text = fs::read_to_string(&file).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let name = key.split('.').next().unwrap();
+        config[name] = serde_json::from_str(value).unwrap();
+        fs::write(&file, config.to_string()).unwrap();
+        let error = Weights::open(folder.path()).unwrap_err().to_string();
+        let said = format!("config.json: `{key}` is ");
+        assert!(error.contains(&said), "{error}");
+    }
+}
+
+/// Goal: what a model says of its positions costs no memory. Method: a thousand million of them.
+#[test]
+fn many_positions_are_not_laid_out() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), Family::Llama, true);
+    let file = folder.path().join("config.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        text.replace("embeddings\":64", "embeddings\":1073741824"),
+    )
+    .unwrap();
+    let decoder = whole(folder.path()).unwrap();
+    assert_eq!(decoder.config().positions_max, 1 << 30);
+    assert_eq!(decoder.positions_max(), 8_192);
+}
+
 /// Goal: sharded folders are read, and a shard that lacks what the index promises is found. Method: a folder split in two; then a wrong index, and one that
 /// points outside.
 #[test]

@@ -87,6 +87,38 @@ fn odd_texts_are_defined() {
     );
 }
 
+/// Goal: what counts of a text counts of it again, wherever it is cut: it comes back from the topic of texts as it was sent. Method: words of one to four bytes a character, one behind the other, so that the cut is within one, at its end and at a
+/// space; each shift of them.
+#[test]
+fn a_canonical_text_stays_as_it_is() {
+    for word in ["a ", "ab ", "w3 ", "ä ", "日本 ", "𝄞 ", "x\u{7f}\n", "word"] {
+        let words = word.repeat(20_000);
+        for shift in 0..8 {
+            let text = format!("{}{words}", "s".repeat(shift));
+            let once = canonical(&text);
+            assert!(once.len() > 16_000 && once.len() <= 16 << 10, "{word:?}");
+            assert_eq!(canonical(&once), once, "{word:?} {shift}");
+        }
+    }
+}
+
+/// Goal: a model with few positions reads of a text as many tokens as it has positions for. Method: a text that is longer than the model, and its beginning.
+#[test]
+fn a_small_model_reads_what_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), Family::Llama, true);
+    write_tokenizer(folder.path());
+    let encoder = open(folder.path(), 2);
+    let one = |words: usize| {
+        encoder
+            .encode(&[&"w3 ".repeat(words)], 64)
+            .unwrap()
+            .remove(0)
+    };
+    assert_eq!(one(500), one(63));
+    assert_ne!(one(500), one(62));
+}
+
 /// Goal: vectors of two encoders never mix. Method: another cut, another weight, another tokenizer: another version and other keys; the same: the same.
 #[test]
 fn a_version_is_all_that_a_vector_follows_from() {
@@ -104,6 +136,12 @@ fn a_version_is_all_that_a_vector_follows_from() {
     differs(3);
     let file = folder.path().join("tokenizer.json");
     let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"w5\":6", "\"w5\":900")).unwrap();
+    let gap = TextEncoder::open(folder.path(), 2, &Device::Cpu).unwrap_err();
+    assert!(
+        gap.to_string().contains("the id 900 over embeddings of 97"),
+        "{gap}"
+    );
     std::fs::write(&file, text.replace("\"w5\"", "\"v5\"")).unwrap();
     differs(2);
     let file = folder.path().join("model.safetensors");
