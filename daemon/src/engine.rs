@@ -260,11 +260,6 @@ impl Engine {
         })
     }
 
-    /// The texts of all items.
-    pub(crate) fn item_texts(&self) -> impl Iterator<Item = String> {
-        self.items.ids().map(|id| self.item_text(id))
-    }
-
     /// What its rows are made of.
     pub(crate) fn schema(&mut self) -> &FeatureSchema {
         self.pipeline.assembler().schema()

@@ -25,7 +25,7 @@ use std::time::Duration;
 use headwater_config::Config;
 use headwater_model::Device;
 use headwater_model::device::{BUILT, choose};
-use headwater_model::language::TextEncoder;
+use headwater_model::language::{TextEncoder, Weights};
 
 pub use cache::{Cache, Manifest, ManifestFile};
 pub use error::ModelsError;
@@ -167,6 +167,11 @@ pub fn locate(config: &Config, named: &str) -> Result<PathBuf, ModelsError> {
 /// If it is not there or cannot be read.
 pub fn encoder(config: &Config, named: &str, device: &Device) -> Result<TextEncoder, ModelsError> {
     let path = locate(config, named)?;
+    let (layers, cut) = (Weights::open(&path)?.shape().layers(), config.texts.cut);
+    if cut > layers {
+        let named = named.to_owned();
+        return Err(ModelsError::Cut { named, layers, cut });
+    }
     Ok(TextEncoder::open(&path, config.texts.cut, device)?)
 }
 

@@ -343,18 +343,31 @@ impl TrainBahe {
         Ok(trainer)
     }
 
-    /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.
-    fn deep(
-        &self,
-        config: &Config,
-        encoder: &TextEncoder,
-    ) -> Result<(BTreeMap<String, Tensor>, DeepConfig), TrainError> {
+    /// The model whose layers learn: a decoder must have as many above the cut.
+    fn language_model(&self, config: &Config) -> Result<Weights, TrainError> {
         let weights = match (&self.source, &config.texts.encoder) {
             (Source::Log(_), Some(named)) => {
                 Weights::open(&crate::models::locate(config, named).map_err(EngineError::from)?)?
             }
             _ => Weights::open(&self.model)?,
         };
+        let (cut, layers) = (config.texts.cut, self.layers);
+        match weights.shape() {
+            Shape::Decoder(held) if cut + layers > held.layers => {
+                let held = held.layers;
+                Err(TrainError::Layers { layers, cut, held })
+            }
+            _ => Ok(weights),
+        }
+    }
+
+    /// First values of the deep layers: the decoder's own above the cut; over an encoder, which has no such layers, random ones.
+    fn deep(
+        &self,
+        config: &Config,
+        encoder: &TextEncoder,
+    ) -> Result<(BTreeMap<String, Tensor>, DeepConfig), TrainError> {
+        let weights = self.language_model(config)?;
         let (cut, limit) = (config.texts.cut, config.texts.sequence_max);
         let deep = |blocks: DecoderConfig| DeepConfig {
             blocks: DecoderConfig {

@@ -49,8 +49,9 @@
 //!   shown good items. The item table may cache the rate by item, scenario and task.
 //!
 //! **Likenesses** ([`LikenessSpec`]) are there where texts have vectors. For each configured sequence (kinds of behaviors) and each stretch of time before
-//! the row: the cosine of the candidate's vector and the sum of those of the items that the user met, each of length 1 and weighted by how often; and
-//! the greatest cosine with one of the sequence's newest behaviors. What has no vector (yet) is left out.
+//! the row: the cosine of the candidate's vector and the sum of those of the items that the user met, each standardised, of length 1 and weighted by how often; and
+//! the greatest cosine with one of the sequence's newest behaviors. Standardised: without the mean of all of the encoder's vectors, each number in their deviations; without that, cosines
+//! of strangers are nearly those of kin (Ethayarajh, EMNLP 2019; Mu and Viswanath, ICLR 2018). What has no vector (yet) is left out.
 //!
 //! **Key-vectors** ([`KeyVectorSpec`]) are no numbers of a fixed place but a list: for each item that the user had to do with, what they did, by kind and stretch of
 //! time ([`crate::dinmp::Seen`]). They are beside the batch, of all items and however long ago.

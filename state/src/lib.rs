@@ -52,6 +52,6 @@ pub use store::{Backend, Batch, DEEP_VECTORS, MemoryStores, Opened, Store, Store
 pub use user::{Standing, User};
 pub use user_vectors::{UserVector, UserVectors};
 pub use vectors::{
-    CurrentEncoder, EncoderId, Looked, VectorKey, VectorRecord, VectorTable, read_vector,
+    CurrentEncoder, EncoderId, Looked, Spread, VectorKey, VectorRecord, VectorTable, read_vector,
     use_bytes, vector_bytes,
 };

@@ -36,6 +36,11 @@ fn what_cannot_be_trained_from_is_named() {
         &["--model", &from, "--layers", "2"],
         "2 layers above 1 of a model of 2",
     );
+    refused(
+        &recordings,
+        &["--model", &from, "--texts", "mean", "--cut", "3"],
+        "has 2 layers, and texts.cut (--cut) says that 3",
+    );
     for winner in ["--promote", "--on-trial"] {
         refused(
             &recordings,
@@ -101,7 +106,8 @@ fn what_cannot_be_trained_from_is_named() {
     let torn = folder.join("torn.jsonl").display().to_string();
     fs::write(&torn, "{\"topic\": \"behaviors\", \"record\": {}}\n").unwrap();
     let torn = [recordings[0].clone(), torn];
-    refused(&torn, &["--model", &from], "torn.jsonl, line 1: ");
+    let of_one = ["--model", &from, "--layers", "1"];
+    refused(&torn, &of_one, "torn.jsonl, line 1: ");
     let requests = fs::read_to_string(&recordings[1]).unwrap();
     let requests: Vec<&str> = requests
         .lines()
@@ -111,7 +117,7 @@ fn what_cannot_be_trained_from_is_named() {
     fs::write(&unlabeled, requests.join("\n")).unwrap();
     refused(
         &[recordings[0].clone(), unlabeled],
-        &["--model", &from],
+        &of_one,
         "no row has a label",
     );
 }

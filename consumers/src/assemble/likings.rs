@@ -1,5 +1,6 @@
 //! How alike candidates are to what a user met, by their texts: the likenesses of a row.
 //!
+//! Texts are held against each other by what tells them apart: vectors without the mean of all, each number in its own deviations ([`headwater_state::Spread`]).
 //! Of a user, behaviors count as everywhere in a row: strictly before its time (`STATE-3`). What stands for a behavior here is its item's text. A vector that
 //! is not there yet is left out; nothing waits.
 
@@ -19,14 +20,6 @@ const ENTRIES_MAX: usize = 256;
 /// Newest behaviors of a sequence that a candidate is held against one by one.
 const NEWEST: usize = 16;
 
-/// One item that the user met.
-#[derive(Debug)]
-struct Met {
-    vector: Arc<[f32]>,
-    /// What makes it a vector of length 1.
-    scale: f32,
-}
-
 /// A user's likings at one moment.
 #[derive(Debug)]
 pub(super) struct Likings {
@@ -34,8 +27,9 @@ pub(super) struct Likings {
     sequences: Arc<Sequences>,
     /// By sequence and stretch: a sum of vectors, of length 1 in the end.
     sums: Vec<Vec<f32>>,
-    /// Of each sequence, newest first.
-    newest: Vec<Vec<Met>>,
+    /// Of each sequence the newest items, newest first, of length 1.
+    newest: Vec<Vec<Arc<[f32]>>>,
+    laid: Vec<f32>,
 }
 
 /// The likenesses of a configuration; none where texts have no vectors.
@@ -52,7 +46,7 @@ pub(super) fn spec(config: &Config) -> LikenessSpec {
             .map(|edge| edge.millis())
             .collect(),
         definition: format!(
-            "item {} kinds {:?} impressions {:?}",
+            "standardised, item {} kinds {:?} impressions {:?}",
             config.texts.item, config.sequences, config.kinds.impressions
         ),
     }
@@ -65,6 +59,7 @@ impl Likings {
             sequences,
             sums: Vec::new(),
             newest: Vec::new(),
+            laid: Vec::new(),
         }
     }
 
@@ -123,8 +118,7 @@ impl Likings {
                 };
                 self.add(sequence, time.since(behavior.time), 1.0, &vector);
                 if self.newest[sequence].len() < NEWEST {
-                    let scale = scale(&vector);
-                    self.newest[sequence].push(Met { vector, scale });
+                    self.newest[sequence].push(vector);
                 }
             }
         }
@@ -198,16 +192,15 @@ impl Likings {
         let Some(vector) = self.look(item, items, look) else {
             return;
         };
-        let own = scale(&vector);
         for sequence in 0..self.sequences.len() {
             for stretch in 0..self.spec.stretches() {
                 let sum = &self.sums[sequence * self.spec.stretches() + stretch];
                 let at = self.spec.place(sequence, Against::Stretch(stretch));
-                batch.set_alike(place, at, own * dot(&vector, sum));
+                batch.set_alike(place, at, dot(&vector, sum));
             }
             let nearest = self.newest[sequence]
                 .iter()
-                .map(|met| own * met.scale * dot(&vector, &met.vector))
+                .map(|met| dot(&vector, met))
                 .max_by(f32::total_cmp);
             if let Some(nearest) = nearest {
                 let at = self.spec.place(sequence, Against::Newest);
@@ -218,22 +211,24 @@ impl Likings {
 
     fn add(&mut self, sequence: usize, age_ms: i64, count: f32, vector: &[f32]) {
         let stretch = self.spec.stretch(age_ms);
-        let weight = count * scale(vector);
         let sum = &mut self.sums[sequence * self.spec.stretches() + stretch];
         for (sum, value) in sum.iter_mut().zip(vector) {
-            *sum += weight * value;
+            *sum += count * value;
         }
     }
 
-    /// An item's vector, if its text is known and has one.
-    fn look(&self, id: &str, items: &ItemTable, look: &mut TextLook) -> Option<Arc<[f32]>> {
+    /// An item's vector, standardised and of length 1, if its text is known and has one; of one that is all mean, 0.
+    fn look(&mut self, id: &str, items: &ItemTable, look: &mut TextLook) -> Option<Arc<[f32]>> {
         let known = items.item(id);
         let Some((item, hash)) = known.and_then(|item| Some((item, item.text?))) else {
             look.no_text();
             return None;
         };
         let template = self.sequences.item_template();
-        look.look(hash, || texts::of_item(template, id, item, items))
+        let vector = look.look(hash, || texts::of_item(template, id, item, items))?;
+        look.spread()?.standardise(&vector, &mut self.laid);
+        let scale = scale(&self.laid);
+        Some(self.laid.iter().map(|value| scale * value).collect())
     }
 }
 

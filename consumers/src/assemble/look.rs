@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headwater_state::{CurrentEncoder, EncoderId, Looked, TextHash, VectorTable};
+use headwater_state::{CurrentEncoder, EncoderId, Looked, Spread, TextHash, VectorTable};
 
 use crate::embed::{Embed, EmbedError, embed_whole};
 use crate::metrics::TextMetrics;
@@ -39,6 +39,8 @@ pub(super) struct TextLook {
     encoder: Option<CurrentEncoder>,
     /// The same in hexadecimal.
     encoder_name: Option<String>,
+    /// How its vectors lie.
+    spread: Option<Arc<Spread>>,
     missing: Vec<MissingText>,
     /// Texts that were told of as missing.
     told: BTreeSet<TextHash>,
@@ -57,6 +59,7 @@ impl TextLook {
             wanted: None,
             encoder: None,
             encoder_name: None,
+            spread: None,
             missing: Vec::new(),
             told: BTreeSet::new(),
             lookups: [0; OUTCOMES.len()],
@@ -110,6 +113,7 @@ impl TextLook {
             self.encoder_name = encoder.map(|encoder| encoder.id.to_string());
             self.encoder = encoder;
         }
+        self.spread = encoder.and_then(|encoder| self.table.spread(encoder.id));
     }
 
     /// Ends a row: metrics are told.
@@ -123,6 +127,11 @@ impl TextLook {
     /// Whose vectors the last row saw, if there were any.
     pub(super) fn encoder(&self) -> Option<CurrentEncoder> {
         self.encoder
+    }
+
+    /// How these vectors lie, as far as there are any.
+    pub(super) fn spread(&self) -> Option<&Arc<Spread>> {
+        self.spread.as_ref()
     }
 
     /// The same in hexadecimal.

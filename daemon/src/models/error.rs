@@ -19,6 +19,16 @@ pub enum ModelsError {
         "`{0}` is no folder or file, and no model of that name is in the cache: `headwater models fetch` brings the presets, `headwater models list` shows what is there"
     )]
     Nowhere(String),
+    /// It has fewer layers than are to be run.
+    #[error("`{named}` has {layers} layers, and texts.cut (--cut) says that {cut} of them are run")]
+    Cut {
+        /// The model.
+        named: String,
+        /// How many it has.
+        layers: usize,
+        /// How many are to be run.
+        cut: usize,
+    },
     /// No preset, and nobody says where it lies.
     #[error(
         "no preset is called \"{name}\" (there are {presets}); a model of your own needs --from"
@@ -142,6 +152,7 @@ impl ModelsError {
             Self::Manifest { .. } => Exit::Format,
             Self::Name(_)
             | Self::Nowhere(_)
+            | Self::Cut { .. }
             | Self::Unknown { .. }
             | Self::From { .. }
             | Self::NoPython { .. }

@@ -115,6 +115,18 @@ pub enum TrainError {
         "--log with --texts deep: there are no layers that could learn: the champion looks at means of texts, or at none, and texts.encoder is empty"
     )]
     NoLayers,
+    /// The language model has fewer layers than are to learn above the cut.
+    #[error(
+        "--layers (train.layers): {layers} layers above {cut} of a model of {held}; --cut (texts.cut) says how many are below"
+    )]
+    Layers {
+        /// How many are to learn.
+        layers: usize,
+        /// How many are below.
+        cut: usize,
+        /// How many it has.
+        held: usize,
+    },
     /// There is nothing to learn from.
     #[error(
         "no row has a label: requests need behaviors that carry their request_id, of kinds that tasks speak of; of a log's, labels.examples and windows that have closed"
@@ -136,6 +148,7 @@ impl TrainError {
             | Self::Tasks { .. }
             | Self::TextsOfLog
             | Self::NoLayers
+            | Self::Layers { .. }
             | Self::NobodyFollows
             | Self::TooFew { .. }
             | Self::TooFewVectors { .. }

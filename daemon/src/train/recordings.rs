@@ -1,5 +1,6 @@
 //! Recordings to rows: features by the production step, labels by what followed, sequences by what came before.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use headwater_model::bahe::{History, base_log_odds, squashed};
 use headwater_model::dinmp::{Asked, Reads, Seen};
 use headwater_state::pinned_hash;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::engine::{Engine, EngineError};
@@ -44,6 +46,15 @@ impl Texts {
         self.places.insert(text, place);
         place
     }
+}
+
+/// The items that a behavior or a request is of.
+#[derive(Deserialize)]
+struct Items<'a> {
+    #[serde(borrow, default)]
+    item_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    candidates: Vec<Cow<'a, str>>,
 }
 
 /// What one user did in one sequence so far, in the order of time.
@@ -103,17 +114,29 @@ impl Recorded {
         }
         if let Some(vectors) = vectors {
             // All at once: one request's few texts would be a small batch each. What an item that changes on the way makes new comes with its request.
-            let mut texts: BTreeSet<String> = engine.item_texts().collect();
+            let (mut texts, mut items) = (BTreeSet::new(), BTreeSet::new());
             let mut records = Recording::open(events)?;
             while let Some(line) = records.next_line()? {
                 // What is wrong with a line is told when it is taken in.
-                if let Ok((Topic::Behaviors, record)) = envelope(line)
+                let Ok((topic, record)) = envelope(line) else {
+                    continue;
+                };
+                if let Ok(met) = serde_json::from_slice::<Items>(record) {
+                    let met = met.item_id.into_iter().chain(met.candidates);
+                    for item in met {
+                        if !items.contains(&*item) {
+                            items.insert(item.into_owned());
+                        }
+                    }
+                }
+                if topic == Topic::Behaviors
                     && let Ok((sequences, Some(text))) = engine.sequences_of(record)
                     && !sequences.is_empty()
                 {
                     texts.insert(text);
                 }
             }
+            texts.extend(items.iter().map(|item| engine.item_text(item)));
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             vectors.lock().fill(&texts, true)?;
         }

@@ -8,7 +8,7 @@ use headwater_model::KeyVectorSpec;
 use headwater_model::bahe::{BaheModel, Depth, HeadConfig, Objective};
 use headwater_model::dinmp::Learning;
 use headwater_model::gradient::TASKS_MAX;
-use headwater_model::language::LanguageError;
+use headwater_model::language::{LanguageError, TextEncoder};
 use parking_lot::Mutex;
 
 use super::artifact::Artifact;
@@ -68,6 +68,10 @@ impl TrainBahe {
         let _alone = artifact.alone()?;
         let mut summary = TrainSummary::default();
         let place = self.place(config)?;
+        if log.is_none() && matches!(self.texts, Texts::Frozen | Texts::Deep) {
+            // Before anything is encoded for them.
+            self.language_model(config)?;
+        }
         let encoder = Self::encoder(config, &place.device)?;
         let vectors = match &encoder {
             Some(encoder) => {
@@ -84,12 +88,7 @@ impl TrainBahe {
         };
         let towers = Towers::of(champion.as_ref(), &self.out.join("champion"))?;
         let layers = towers.as_ref().and_then(Towers::layers);
-        let looks = match log {
-            Some(_) if self.texts == Texts::Deep => {
-                Some(Looks::of((config, encoder.as_ref()), champion.as_ref())?)
-            }
-            _ => None,
-        };
+        let looks = self.looks((config, encoder.as_ref()), champion.as_ref())?;
         let from_log = log.map(|log| {
             let asked = Asked {
                 champion: champion.as_ref(),
@@ -218,6 +217,22 @@ impl TrainBahe {
             None => None,
         };
         Ok((summary, going))
+    }
+
+    /// What layers look at that are to learn from a log; none: none are. Where they begin as the language model's own, it must have as many.
+    fn looks(
+        &self,
+        (config, encoder): (&Config, Option<&Arc<TextEncoder>>),
+        champion: Option<&BaheModel>,
+    ) -> Result<Option<Looks>, TrainError> {
+        if self.texts != Texts::Deep || !matches!(self.source, Source::Log(_)) {
+            return Ok(None);
+        }
+        let looks = Looks::of((config, encoder), champion)?;
+        if champion.and_then(BaheModel::towers).is_none() {
+            self.language_model(config)?;
+        }
+        Ok(Some(looks))
     }
 
     /// What weighs all that users did, beside vectors that are so wide, of so many sequences, and of so many numbers once they are projected.

@@ -38,6 +38,14 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Layers.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Decoder(config) => config.layers,
+            Self::Encoder(config) => config.layers,
+        }
+    }
+
     /// Token ids.
     pub fn vocabulary(&self) -> usize {
         match self {

@@ -50,7 +50,7 @@ fn vector(number: u8) -> [f32; 4] {
 fn values_are_read_back_and_damage_is_found() {
     let bytes = vector_bytes(&[1.0, -2.5, 70_000.0, 1e-3]);
     let back = read_vector(&bytes).unwrap();
-    assert_eq!(&back[..3], [1.0, -2.5, f16::MAX.to_f32()]);
+    assert_eq!(&back[..3], [1.0, -2.5, half::f16::MAX.to_f32()]);
     assert!((back[3] - 1e-3).abs() < 1e-6);
     for bit in 0..8 * bytes.len() {
         let mut spoilt = bytes.clone();
