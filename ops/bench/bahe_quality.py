@@ -5,7 +5,8 @@
     bahe_quality.py learn ROWS MODEL VARIANT LENGTH PASSES SEED OUT    learns, and writes log-odds of test rows to OUT, a .npy file
     bahe_quality.py told ROWS OUT TSV               OUT as predictions
 
-MODEL: a folder with SmolLM2-135M's config.json, tokenizer.json and model.safetensors. DEVICE (cuda, cpu), RATE (of the layers) and USERS (so many only) are of the environment.
+MODEL: a folder with SmolLM2-135M's config.json, tokenizer.json and model.safetensors. DEVICE (cuda, cpu), RATE (of the layers), USERS (so many only) and KINDS (of behaviors that are read, "played wishlist" where it is not set) are of the environment.
+Tasks are the columns of rows.tsv behind item_prior.
 
 A user's behaviors are one text, "KIND TITLE, CATEGORY, AUTHOR; ", cut into windows of LENGTH tokens, each beginning with the newer half of the one before; a row sees
 what its window says before it. VARIANT says how it is read:
@@ -30,7 +31,6 @@ import torch
 import torch.nn.functional as F
 
 CUT, ABOVE, TEXT_TOKENS_MAX, TOKENS_A_BATCH, FIRST = 8, 2, 48, 16384, 0
-TASKS = ("played", "wishlist")
 RATES = {"whole": 1e-4, "top": 5e-4, "bahe": 5e-4, "mean": 5e-4}
 DEVICE = torch.device(os.environ.get("DEVICE", "cuda"))
 
@@ -40,8 +40,9 @@ def rows(data, model, out):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
+    kinds = os.environ.get("KINDS", "played wishlist").split()
     lines = lambda name: map(json.loads, open(f"{data}/{name}"))
-    items = {item["item_id"]: item["fields"] for item in lines("items.jsonl")}
+    items = {item["item_id"]: {"category": ", ".join(item.get("categories", [])), **item["fields"]} for item in lines("items.jsonl")}
     texts, users, times, who = {}, [], [], {}
 
     def text(item, kind):
@@ -50,7 +51,7 @@ def rows(data, model, out):
         return texts.setdefault(f"{kind} {said}; " if kind else f"{said}; ", len(texts))
 
     for event in lines("events.jsonl"):
-        if event["topic"] == "behaviors" and event["record"]["kind"] in TASKS:
+        if event["topic"] == "behaviors" and event["record"]["kind"] in kinds:
             record = event["record"]
             user = who.setdefault(record["user_id"], len(who))
             if user == len(users):
@@ -64,6 +65,7 @@ def rows(data, model, out):
     table, names = [], []
     with open(f"{data}/rows.tsv") as file:
         head = file.readline().rstrip("\n").split("\t")
+        tasks = head[head.index("item_prior") + 1 :]
         for line in file:
             row = dict(zip(head, line.rstrip("\n").split("\t")))
             user = who.setdefault(row["user_id"], len(who))
@@ -73,7 +75,7 @@ def rows(data, model, out):
             if row["split"] == "valid" or user >= wanted:
                 continue
             before = int(np.searchsorted(times[user], int(row["time"])))
-            labels = [float(row[task]) if row[task] else np.nan for task in TASKS]
+            labels = [float(row[task]) if row[task] else np.nan for task in tasks]
             table.append((user, before, text(row["item_id"], ""), *labels, row["split"] == "test"))
             if row["split"] == "test":
                 names.append((row["request_id"], row["item_id"]))
@@ -82,7 +84,7 @@ def rows(data, model, out):
     sizes = lambda lists: np.array([len(one) for one in lists], np.int32)
     users = users[:wanted]
     np.savez_compressed(
-        out, ids=flat(ids), ids_len=sizes(ids), users=flat(users), users_len=sizes(users), rows=np.array(table, np.float32), names=np.array(names)
+        out, ids=flat(ids), ids_len=sizes(ids), users=flat(users), users_len=sizes(users), rows=np.array(table, np.float32), names=np.array(names), tasks=np.array(tasks)
     )
     print(json.dumps({"texts": len(ids), "tokens_a_text": float(np.mean(sizes(ids))), "behaviors": int(sum(sizes(users))), "rows": len(table)}))
 
@@ -121,7 +123,7 @@ class Block(torch.nn.Module):
 class Reader(torch.nn.Module):
     """One of the variants: from texts to a user's and an item's vector, and the head over both."""
 
-    def __init__(self, variant, model, length):
+    def __init__(self, variant, model, length, tasks):
         super().__init__()
         from safetensors.torch import load_file
 
@@ -143,7 +145,7 @@ class Reader(torch.nn.Module):
         linear = torch.nn.Linear
         self.nobody = torch.nn.Parameter(torch.zeros(self.width))
         self.user, self.item = linear(self.width, 64), linear(self.width, 64)
-        self.head = torch.nn.Sequential(linear(192, 128), torch.nn.GELU(), linear(128, len(TASKS)))
+        self.head = torch.nn.Sequential(linear(192, 128), torch.nn.GELU(), linear(128, tasks))
 
     def run(self, blocks, x):
         for one in blocks:
@@ -258,6 +260,11 @@ def batches_of(windows, pairs_of, users, ids, random):
     return [batches[at] for at in random.permutation(len(batches))]
 
 
+def tasks_of(rows):
+    """The rows' tasks; those of ifdb where a file of before does not say."""
+    return [str(task) for task in rows["tasks"]] if "tasks" in rows else ["played", "wishlist"]
+
+
 def area(labels, answers):
     """Under the ROC curve, of rows that have a label; pairs that are told the same count half."""
     known = ~np.isnan(labels)
@@ -273,7 +280,7 @@ def learn(rows, model, variant, length, passes, seed, out):
     data = np.load(rows)
     split = lambda name: np.split(data[name].astype(np.int64), np.cumsum(data[f"{name}_len"])[:-1])
     ids, users, table = split("ids"), split("users"), data["rows"]
-    length, passes = int(length), int(passes)
+    length, passes, tasks = int(length), int(passes), tasks_of(data)
     torch.manual_seed(int(seed))
     random = np.random.default_rng(int(seed))
     windows = windows_of(users, ids, length)
@@ -288,7 +295,7 @@ def learn(rows, model, variant, length, passes, seed, out):
         at = ends[bisect_left(ends, (before,))][1]
         pairs[bool(test)][at].append((int(before) - windows[at][1], int(item), number, tests))
         tests += int(test)
-    reader = Reader(variant, model, length).to(DEVICE)
+    reader = Reader(variant, model, length, len(tasks)).to(DEVICE)
     rates = [
         {"params": [p for name, p in reader.named_parameters() if p.requires_grad and name.split(".")[0] in ("layers", "embedding", "norm")], "lr": float(os.environ.get("RATE", RATES[variant]))},
         {"params": [p for name, p in reader.named_parameters() if p.requires_grad and name.split(".")[0] not in ("layers", "embedding", "norm")], "lr": 1e-3},
@@ -312,7 +319,7 @@ def learn(rows, model, variant, length, passes, seed, out):
     prepared, tokens, losses = time.time(), 0, []
     for step, batch in enumerate(order):
         log_odds, which = said(batch, False)
-        labels = torch.from_numpy(table[[pair[2] for pair in which], 3:5]).to(DEVICE)
+        labels = torch.from_numpy(table[[pair[2] for pair in which], 3:-1]).to(DEVICE)
         there = ~labels.isnan()
         each = F.binary_cross_entropy_with_logits(log_odds, labels.nan_to_num(), reduction="none") * there
         loss = (each.sum(0) / there.sum(0).clamp(min=1)).sum()
@@ -328,15 +335,15 @@ def learn(rows, model, variant, length, passes, seed, out):
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     learned = time.time()
-    answers = np.zeros((tests, len(TASKS)), np.float32)
+    answers = np.zeros((tests, len(tasks)), np.float32)
     with torch.no_grad():
         for batch in batches_of(windows, pairs[True], users, ids, random):
             log_odds, which = said(batch, True)
             answers[[pair[3] for pair in which]] = log_odds.cpu().numpy()
     done = time.time()
     np.save(out, answers)
-    labels = table[table[:, 5] == 1][:, 3:5]
-    areas = {f"auc_{task}": area(labels[:, at], answers[:, at]) for at, task in enumerate(TASKS)}
+    labels = table[table[:, -1] == 1][:, 3:-1]
+    areas = {f"auc_{task}": area(labels[:, at], answers[:, at]) for at, task in enumerate(tasks)}
     told = {"variant": variant, "length": length, "passes": passes, "seed": int(seed), "steps": len(order), "tokens_of_users": tokens}
     told |= {"prepare_s": prepared - began, "learn_s": learned - prepared, "test_s": done - learned, "loss": float(torch.stack(losses[-max(1, len(order) // passes) :]).mean())}
     told |= {"rate": rates[0]["lr"]} | areas
@@ -347,11 +354,11 @@ def learn(rows, model, variant, length, passes, seed, out):
 
 def told(rows, answers, out):
     data = np.load(rows)
-    labels = data["rows"][data["rows"][:, 5] == 1][:, 3:5]
+    labels = data["rows"][data["rows"][:, -1] == 1][:, 3:-1]
     with open(out, "w") as file:
         print("request_id\titem_id\ttask\tprobability", file=file)
         for (request, item), row, there in zip(data["names"], np.load(answers), ~np.isnan(labels)):
-            for task, log_odds, known in zip(TASKS, row, there):
+            for task, log_odds, known in zip(tasks_of(data), row, there):
                 if known:
                     print(f"{request}\t{item}\t{task}\t{1 / (1 + np.exp(-float(log_odds))):.7f}", file=file)
 

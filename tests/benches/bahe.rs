@@ -217,6 +217,7 @@ fn cell(place: &Place, variant: &str, length: usize, model: &Path, lines: &[Stri
     let rows = (0..place.batch).map(|row| row_of(length, &tokenizer, lines, row));
     let (texts, ids): (Vec<Vec<String>>, Vec<Vec<u32>>) = rows.unzip();
     let distinct = texts.iter().flatten().collect::<BTreeSet<_>>().len();
+    let met: usize = texts.iter().map(Vec::len).sum();
     let behaviors = texts.iter().map(Vec::len).max().unwrap();
     let few = if device.is_cpu() { 2 } else { 7 };
     let states_of = |decoder: &Decoder| {
@@ -304,7 +305,7 @@ fn cell(place: &Place, variant: &str, length: usize, model: &Path, lines: &[Stri
     let a_row = 1.0 / place.batch as f64;
     place.told(json!({"variant": variant, "length": length, "batch": place.batch, "seconds_a_row": median(&seconds) * a_row, "least": seconds[0] * a_row,
         "most": seconds[seconds.len() - 1] * a_row, "peak_mib": most, "before_mib": before, "embedding_seconds_a_row": embedding_seconds,
-        "behaviors": behaviors, "distinct_texts": distinct, "tokens_a_behavior": length as f64 / behaviors as f64}))
+        "behaviors": behaviors, "distinct_texts": distinct, "repeat_factor": met as f64 / distinct as f64, "tokens_a_behavior": length as f64 / behaviors as f64}))
 }
 
 /// A behavior of a run, an hour after the one before it.

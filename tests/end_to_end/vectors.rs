@@ -207,6 +207,7 @@ fn rows_see_what_was_done_whoever_is_killed() {
     let judged = judge(&onlooker, &config, &models);
     progress(&format!("{wanted} kills: {judged:?}"));
     assert!(judged.rows.iter().all(|rows| *rows > 0), "{judged:?}");
+    assert!(judged.anew > 0, "{judged:?}");
     for daemon in daemons {
         daemon.stop();
     }
