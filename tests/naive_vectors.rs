@@ -54,6 +54,48 @@ impl Run {
         }
         &self.entries[..count]
     }
+
+    /// Whether what a row of that time would have seen has left.
+    pub fn has_left(&self, limit: usize, time: i64) -> bool {
+        self.start > 0 && self.before(limit, time).is_empty()
+    }
+}
+
+/// Holds what a row of one sequence names, at which nobody looked, against the run of its user, which begins anew at so many behaviors; `text_of` is an item's text.
+///
+/// # Errors
+/// What differs.
+pub fn judge_named(
+    logged: &LoggedRequest<'_>,
+    vectors: &LoggedVectors<'_>,
+    (run, limit): (&Run, usize),
+    text_of: &dyn Fn(&str) -> String,
+) -> Result<(), String> {
+    let [sequence] = &vectors.sequences[..] else {
+        return Err("not one sequence".to_owned());
+    };
+    if run.has_left(limit, logged.time) {
+        return Err("the row is from before the run began anew".to_owned());
+    }
+    if sequence.used > 0 || !vectors.users.is_empty() {
+        return Err("nobody looked, and there are vectors".to_owned());
+    }
+    content(sequence, run.start, run.before(limit, logged.time))?;
+    for candidate in &logged.candidates {
+        // An item that was not known then has no text.
+        let hash = BASE64_STANDARD.encode(text_hash(&text_of(&candidate.item_id)));
+        let is_named = candidate
+            .text
+            .as_deref()
+            .is_some_and(|text| text.is_empty() || text == hash);
+        if !is_named || !candidate.vector.is_empty() {
+            return Err(format!(
+                "{} has the text {:?}",
+                candidate.item_id, candidate.text
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Holds what a row of one sequence says that the model saw against the run of its user, and against what comes of it; `vector_of` is a text's vector as it is

@@ -361,16 +361,15 @@ impl Assembler {
     pub fn score(&mut self, row: &Row<'_>, items: &ItemTable, scores: &mut Scores) {
         self.assemble(row, items);
         self.baseline.score(&self.batch, scores);
-        let scorer = self.scorers.of(row);
-        let is_looked_at = (scorer.as_ref()).is_some_and(|scorer| scorer.looks_at_texts());
-        if let Some(told) = self.told.as_mut().filter(|_| !is_looked_at) {
-            told.fill(row, items);
-        }
-        if let Some(trained) = scorer {
+        if let Some(trained) = self.scorers.of(row) {
             let encoder = self.texts.as_ref().and_then(|(look, _)| look.encoder());
             trained.fill(row, items, encoder);
             let of = (&self.batch, self.keyed.as_ref());
             trained.score((row, items), of, (&self.baseline, scores));
+        }
+        let is_looked_at = self.is_looked_at();
+        if let Some(told) = self.told.as_mut().filter(|_| !is_looked_at) {
+            told.fill(row, items);
         }
         self.scorers.want(row, items);
     }

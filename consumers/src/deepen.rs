@@ -52,7 +52,7 @@ impl DeepVectors {
             id: EncoderId(model.deep_id()),
             width,
         };
-        let items = VectorTable::open(Arc::clone(&store), memory / 2)?;
+        let items = VectorTable::bare(Arc::clone(&store), memory / 2)?;
         // What these layers made in an earlier life is found at once.
         items.insert(layers, &[])?;
         Ok(Self {

@@ -49,7 +49,7 @@ pub struct Status {
 pub struct TextsStatus {
     /// Whose vectors rows see; none: nobody has made any yet.
     pub encoder: Option<String>,
-    /// Texts that wait to be embedded, as this instance last saw; 0 where it does not encode.
+    /// Texts that wait to be embedded, as this instance last saw.
     pub waiting: i64,
     /// How long the text that was taken last had waited, where this instance encodes; 0 once none waits.
     pub waited_seconds: f64,

@@ -52,6 +52,8 @@ pub enum Looked {
 /// All vectors of an instance.
 pub struct VectorTable {
     store: Arc<dyn Store>,
+    /// Held by whoever writes, also while the store works: rows do not wait for that. None: nobody asks how the vectors lie.
+    writer: Mutex<Option<Spreads>>,
     inner: Mutex<Inner>,
 }
 
@@ -59,12 +61,14 @@ struct Inner {
     current: Option<CurrentEncoder>,
     positions: BTreeMap<i32, i64>,
     former: Former,
-    spreads: Spreads,
+    spreads: BTreeMap<EncoderId, Arc<Spread>>,
     /// How wide the vectors are of encoders that were asked for; none: there are none of it.
     widths: BTreeMap<EncoderId, Option<u16>>,
     held: Generations<(EncoderId, TextHash), Arc<[f32]>>,
     /// Texts that were looked for and are not in the store: they need not be looked for there again.
     absent: HashSet<(EncoderId, TextHash), PinnedHasher>,
+    /// How often something was written: who has found nothing in the store before one of these cannot say that there is nothing.
+    written: u64,
     /// Whether a stored vector was not what was written.
     damaged: bool,
 }
@@ -95,6 +99,19 @@ impl VectorTable {
     /// # Errors
     /// If the store cannot be read, or holds something else.
     pub fn open(store: Arc<dyn Store>, memory: u64) -> Result<Self, crate::Error> {
+        let table = Self::bare(store, memory)?;
+        let positions = table.positions();
+        let spreads = Spreads::of(&*table.store, &positions)?;
+        table.inner.lock().spreads = spreads.all();
+        *table.writer.lock() = Some(spreads);
+        Ok(table)
+    }
+
+    /// The same of vectors that nobody asks how they lie.
+    ///
+    /// # Errors
+    /// As [`VectorTable::open`].
+    pub fn bare(store: Arc<dyn Store>, memory: u64) -> Result<Self, crate::Error> {
         let current = store.get(&VectorKey::Current.bytes())?;
         let current = current
             .as_deref()
@@ -120,17 +137,18 @@ impl VectorTable {
             return Err(damaged(&[POSITION])(damage));
         }
         let former = Former::of(&*store)?.map_err(damaged(b"former"))?;
-        let spreads = Spreads::of(&*store)?.map_err(damaged(b"moments"))?;
         Ok(Self {
             store,
+            writer: Mutex::new(None),
             inner: Mutex::new(Inner {
                 current,
                 positions,
                 former,
-                spreads,
+                spreads: BTreeMap::new(),
                 widths: BTreeMap::new(),
                 held: Generations::new(memory),
                 absent: HashSet::default(),
+                written: 0,
                 damaged: false,
             }),
         })
@@ -148,7 +166,7 @@ impl VectorTable {
 
     /// How the vectors of an encoder lie, all that are there now; none: there are none.
     pub fn spread(&self, encoder: EncoderId) -> Option<Arc<Spread>> {
-        self.inner.lock().spreads.get(encoder)
+        self.inner.lock().spreads.get(&encoder).map(Arc::clone)
     }
 
     /// An encoder of which there are vectors, whether or not it is the current one.
@@ -211,9 +229,9 @@ impl VectorTable {
         let mut batch = Batch::new();
         let mut positions = BTreeMap::new();
         let mut current = None;
-        let mut arrived = Vec::new();
+        let (mut arrived, mut made, mut announced) = (Vec::new(), Vec::new(), Vec::new());
         let mut moved = Moved::default();
-        let mut inner = self.inner.lock();
+        let mut writer = self.writer.lock();
         for record in records {
             positions.insert(record.next.0, record.next.1);
             let bad = || damaged(record.key);
@@ -221,7 +239,7 @@ impl VectorTable {
                 VectorKey::Current => {
                     let value = record.value.map(CurrentEncoder::read);
                     current = Some(value.transpose().map_err(bad())?);
-                    inner.former.announced(record.taken, &mut batch);
+                    announced.push(record.taken);
                 }
                 VectorKey::Used(encoder) => {
                     if record
@@ -231,17 +249,19 @@ impl VectorTable {
                         .map_err(bad())?
                         .is_some()
                     {
-                        inner.former.made(encoder, record.taken, &mut batch);
+                        made.push((encoder, record.taken));
                     }
                 }
                 VectorKey::Vector(encoder, text) => {
                     let vector = record.value.map(read_vector).transpose();
                     let vector = vector.map_err(bad())?;
                     if vector.is_some() {
-                        inner.former.made(encoder, record.taken, &mut batch);
+                        made.push((encoder, record.taken));
                     }
-                    let of = (&*self.store, &inner.spreads);
-                    moved.put(of, (encoder, record.key), vector.as_deref())?;
+                    if let Some(spreads) = &*writer {
+                        let of = (&*self.store, spreads);
+                        moved.put(of, (encoder, record.key), vector.as_deref())?;
+                    }
                     arrived.push((encoder, text, vector));
                 }
             }
@@ -251,10 +271,29 @@ impl VectorTable {
             let key = [&[POSITION][..], &partition.to_le_bytes()].concat();
             batch.push((key, Some(sealed(next.to_le_bytes().to_vec()))));
         }
-        moved.write(&mut batch);
+        {
+            let mut inner = self.inner.lock();
+            for taken in announced {
+                inner.former.announced(taken, &mut batch);
+            }
+            for (encoder, taken) in made {
+                inner.former.made(encoder, taken, &mut batch);
+            }
+            positions = inner
+                .positions
+                .clone()
+                .into_iter()
+                .chain(positions)
+                .collect();
+        }
+        if let Some(spreads) = &*writer {
+            spreads.write(&moved, &positions, &mut batch);
+        }
         self.store.apply(&batch)?;
-        inner.spreads.take(moved);
-        inner.positions.extend(positions);
+        let moved = writer.as_mut().map(|spreads| spreads.take(moved));
+        let mut inner = self.inner.lock();
+        inner.came_to_lie(moved.unwrap_or_default());
+        inner.positions = positions;
         if let Some(current) = current {
             inner.current = current;
         }
@@ -290,19 +329,25 @@ impl VectorTable {
         let mut batch = Batch::new();
         batch.push((VectorKey::Current.bytes(), Some(encoder.bytes())));
         let mut moved = Moved::default();
-        let mut inner = self.inner.lock();
+        let mut writer = self.writer.lock();
         for (text, vector) in vectors {
             let key = VectorKey::Vector(encoder.id, *text).bytes();
             let bytes = vector_bytes(vector);
-            // As it will be read.
-            let vector = read_vector(&bytes).map_err(damaged(&key))?;
-            let of = (&*self.store, &inner.spreads);
-            moved.put(of, (encoder.id, &key), Some(&vector))?;
+            if let Some(spreads) = &*writer {
+                // As it will be read.
+                let vector = read_vector(&bytes).map_err(damaged(&key))?;
+                let of = (&*self.store, spreads);
+                moved.put(of, (encoder.id, &key), Some(&vector))?;
+            }
             batch.push((key, Some(bytes)));
         }
-        moved.write(&mut batch);
+        if let Some(spreads) = &*writer {
+            spreads.write(&moved, &self.positions(), &mut batch);
+        }
         self.store.apply(&batch)?;
-        inner.spreads.take(moved);
+        let moved = writer.as_mut().map(|spreads| spreads.take(moved));
+        let mut inner = self.inner.lock();
+        inner.came_to_lie(moved.unwrap_or_default());
         inner.current = Some(encoder);
         inner.came(encoder.id, encoder.width);
         for (text, _) in vectors {
@@ -318,7 +363,7 @@ impl VectorTable {
     /// The store's.
     pub fn look(&self, encoder: CurrentEncoder, text: &TextHash) -> Result<Looked, crate::Error> {
         let of = (encoder.id, *text);
-        {
+        let written = {
             let mut inner = self.inner.lock();
             if let Some(vector) = inner.held.get(&of) {
                 let is_whole = vector.len() == usize::from(encoder.width);
@@ -328,7 +373,8 @@ impl VectorTable {
             if inner.absent.contains(&of) {
                 return Ok(Looked::Miss);
             }
-        }
+            inner.written
+        };
         let key = VectorKey::Vector(encoder.id, *text).bytes();
         let stored = self.store.get(&key)?;
         let stored = stored.as_deref().map(read_vector).transpose();
@@ -337,7 +383,7 @@ impl VectorTable {
         let mut inner = self.inner.lock();
         let Some(vector) = stored else {
             // Unless it has come in between.
-            if !inner.held.holds(&of) {
+            if inner.written == written {
                 if inner.absent.len() >= ABSENT_MAX {
                     inner.absent.clear();
                 }
@@ -402,6 +448,17 @@ impl Inner {
     fn keep(&mut self, of: (EncoderId, TextHash), vector: Arc<[f32]>) {
         let bytes = size_of_val(&*vector) + VECTOR_BYTES;
         self.held.insert(of, vector, bytes);
+    }
+
+    /// Something was written, and so these encoders' vectors lie now.
+    fn came_to_lie(&mut self, spreads: Vec<(EncoderId, Option<Arc<Spread>>)>) {
+        self.written += 1;
+        for (encoder, spread) in spreads {
+            match spread {
+                Some(spread) => drop(self.spreads.insert(encoder, spread)),
+                None => drop(self.spreads.remove(&encoder)),
+            }
+        }
     }
 
     /// An encoder has a vector of that width.

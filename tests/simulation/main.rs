@@ -77,6 +77,7 @@ fn what_goes_in_comes_out_exactly_once() {
     let many = to - from >= SEEDS;
     assert!(!many || tally.befallen > 0, "nothing went wrong");
     assert!(!many || tally.vectors > 0, "no row saw vectors of users");
+    assert!(!many || tally.named > 0, "no row named texts alone");
     assert!(
         !many || tally.by_model.iter().all(|rows| *rows > 0),
         "not every model scored"

@@ -43,6 +43,8 @@ pub(crate) struct Tally {
     pub vectors: u64,
     /// Rows with vectors, by the model that scored them, of [`crate::deep::models`].
     pub by_model: [u64; 3],
+    /// Rows that name texts at which nobody looked.
+    pub named: u64,
     /// Rows that were made again from the log.
     pub made_again: u64,
     /// Labels that were published, and those that were held against an exact count.
@@ -62,6 +64,7 @@ impl Tally {
         for (ours, theirs) in self.by_model.iter_mut().zip(other.by_model) {
             *ours += theirs;
         }
+        self.named += other.named;
         self.made_again += other.made_again;
         self.labels += other.labels;
         self.exact_labels += other.exact_labels;

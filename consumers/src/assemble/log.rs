@@ -6,11 +6,16 @@ use headwater_model::bahe::BaheModel;
 use headwater_model::{Baseline, LogHead, LoggedRequest, Scores};
 use headwater_state::ItemTable;
 
-use super::deep::Trained;
 use super::key_vectors::Keyed;
 use super::{Assembler, RowRequest};
 
 impl Assembler {
+    /// Whether the last rows have scores of a model that looks at texts.
+    pub(super) fn is_looked_at(&self) -> bool {
+        let last = self.scorers.last();
+        last.is_some_and(|last| last.looks_at_texts() && last.has_scored())
+    }
+
     /// The rows assembled last, as the feature log keeps them.
     pub fn log<'a>(
         &'a self,
@@ -47,9 +52,8 @@ impl Assembler {
         if let Some(trained) = scorer {
             trained.log(&mut logged);
         }
-        let is_looked_at = self.scorers.last().is_some_and(Trained::looks_at_texts);
         // Without an encoder the texts have no vectors to learn from.
-        if let Some(told) = self.told.as_ref().filter(|_| !is_looked_at)
+        if let Some(told) = self.told.as_ref().filter(|_| !self.is_looked_at())
             && logged.embeddings.is_some()
         {
             told.log(&mut logged);

@@ -78,6 +78,8 @@ pub(super) struct Told {
     runs: Vec<Run>,
     /// The candidates' texts.
     texts: Vec<Option<TextHash>>,
+    /// Whether the row is not from before a run began anew: of those that are, nobody could say what they would have seen.
+    is_whole: bool,
 }
 
 impl Told {
@@ -91,16 +93,18 @@ impl Told {
                 .collect(),
             limit: config.texts.sequence_max as u64,
             texts: Vec::new(),
+            is_whole: false,
         })
     }
 
     /// Notes what a row could be seen by.
     pub(super) fn fill(&mut self, row: &Row<'_>, items: &ItemTable) {
+        self.is_whole = true;
         for ((_, id), run) in self.sequences.iter().zip(&mut self.runs) {
             run.clear();
             let sequence = row.user.and_then(|user| user.sequence(*id));
             if let Some(sequence) = sequence {
-                run.take(sequence, sequence.before(row.time), self.limit);
+                self.is_whole &= run.take(sequence, sequence.before(row.time), self.limit);
             }
         }
         self.texts.clear();
@@ -110,6 +114,9 @@ impl Told {
 
     /// Says it in the request's rows.
     pub(super) fn log<'a>(&'a self, logged: &mut LoggedRequest<'a>) {
+        if !self.is_whole {
+            return;
+        }
         let sequences = self.sequences.iter().zip(&self.runs);
         logged.vectors = Some(LoggedVectors {
             layers: "".into(),

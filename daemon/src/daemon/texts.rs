@@ -252,10 +252,14 @@ impl Following {
     }
 }
 
+/// The same of an instance that does not encode.
+const LOOK_BESIDE_EVERY: Duration = Duration::from_secs(10);
+
 /// How many texts wait for whoever encodes, as an instance that does not sees it: for the current encoder, or for any that may come.
 #[derive(Default)]
 struct Queue {
     looked: Option<Instant>,
+    waited: u64,
     backlog: Backlog,
     /// The group that is looked at.
     group: Option<(EncoderId, Arc<dyn Log>)>,
@@ -265,7 +269,7 @@ impl Queue {
     fn look(&mut self, of: &Following) -> Result<(), LogError> {
         if self
             .looked
-            .is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+            .is_some_and(|looked| looked.elapsed() < LOOK_BESIDE_EVERY)
         {
             return Ok(());
         }
@@ -282,7 +286,13 @@ impl Queue {
                 self.group.insert((current, log))
             }
         };
-        let waiting = self.backlog.look(&**log, of.inner.found.partitions, true)?;
+        let partitions = of.inner.found.partitions;
+        let mut waiting = self.backlog.look(&**log, partitions, false)?;
+        // Where it stands still it may be markers alone: that takes a reader to say.
+        if waiting > 0 && waiting == self.waited {
+            waiting = self.backlog.look(&**log, partitions, true)?;
+        }
+        self.waited = waiting;
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         of.metrics.texts.queue.set(waiting);
         Ok(())

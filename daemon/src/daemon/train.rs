@@ -174,9 +174,14 @@ fn train(inner: &Inner, (ways, [passes, following]): (&Ways, &[Pool; 2]), stoppi
 fn begin(training: &TrainBahe, config: &Config, stop: &dyn Fn() -> bool) -> Begun {
     match training.begin(config, stop) {
         // Or rows do not tell enough: those that older builds scored.
-        Err(TrainError::NoLayers | TrainError::TooFewVectors { .. })
-            if training.texts != Texts::None =>
-        {
+        Err(
+            error @ (TrainError::NoLayers
+            | TrainError::Layers { .. }
+            | TrainError::TooFewVectors { .. }),
+        ) if training.texts != Texts::None => {
+            if matches!(error, TrainError::Layers { .. }) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no layers learn");
+            }
             let texts = Texts::None;
             let training = training.clone();
             TrainBahe { texts, ..training }.begin(config, stop)

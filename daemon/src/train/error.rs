@@ -112,7 +112,7 @@ pub enum TrainError {
     TextsOfLog,
     /// There are no layers that could learn.
     #[error(
-        "--log with --texts deep: there are no layers that could learn: the champion looks at means of texts, or at none, and texts.encoder is empty"
+        "--log with --texts deep: there are no layers that could learn: the champion looks at means of texts, or at none, and texts.encoder is empty, or texts.logged off"
     )]
     NoLayers,
     /// The language model has fewer layers than are to learn above the cut.

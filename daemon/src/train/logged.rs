@@ -65,10 +65,10 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// Those of a champion's layers; where it looks at no texts, of layers over an encoder, as a configuration has sequences.
+    /// Those of a champion's layers; where it looks at no texts, of layers over an encoder, as a configuration has sequences, if rows name texts then.
     ///
     /// # Errors
-    /// If there are no such layers: it looks at means of texts, or there is no encoder.
+    /// If there are no such layers: it looks at means of texts, or there is no encoder, or no row could be held against what they learned.
     pub(super) fn of(
         (config, encoder): (&Config, Option<&Arc<TextEncoder>>),
         champion: Option<&BaheModel>,
@@ -83,6 +83,7 @@ impl Looks {
                 width: manifest.head.width,
             });
         }
+        let encoder = encoder.filter(|_| config.texts.logged);
         let CurrentEncoder { id, width } = encoder.ok_or(TrainError::NoLayers)?.encoder();
         Ok(Self {
             sequences: config.sequences.keys().cloned().collect(),
@@ -296,7 +297,8 @@ impl<'a> Reader<'a> {
             }
             let item = match &mut self.runs {
                 None => Some(0),
-                Some(runs) => runs.item(candidate)?,
+                Some(runs) if saw.is_some() => runs.item(candidate)?,
+                Some(_) => None,
             };
             let (Some(saw), Some(item)) = (&saw, item) else {
                 self.without_vectors += 1;

@@ -512,8 +512,15 @@ impl Trials {
             return Ok(found.rows);
         }
         let models = [champion, model];
+        // Beside who looks at no texts rows name them or do not: of those that do not, one who looks at them has nothing to say.
+        let is_first = model.is_some_and(|of| of.towers().is_some())
+            && champion.and_then(BaheModel::towers).is_none();
         let blind = |matched: &Matched<'_>| {
-            models.map(|of| of.is_some_and(|of| of.is_blind_to(matched.logged)))
+            let of = models.map(|of| of.is_some_and(|of| of.is_blind_to(matched.logged)));
+            [
+                of[0],
+                of[1] || (is_first && matched.logged.vectors.is_none()),
+            ]
         };
         let mut sight = model.and_then(Sight::of);
         let from = Some(&*trial.from[1]);

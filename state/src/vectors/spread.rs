@@ -47,16 +47,31 @@ struct Sums {
 }
 
 impl Sums {
-    /// A vector comes, or goes (`sign` -1). Of another width than the others it is left out.
-    fn add(&mut self, vector: &[f32], sign: f64) {
+    /// A vector comes; gives whether it is as wide as the others.
+    fn add(&mut self, vector: &[f32]) -> bool {
         if self.count == 0 {
             self.sums = vec![0.0; vector.len()];
             self.squares = vec![0.0; vector.len()];
         }
-        if self.sums.len() != vector.len() {
-            return;
+        let is_ours = self.sums.len() == vector.len();
+        if is_ours {
+            self.count += 1;
+            self.sum(vector, 1.0);
         }
-        self.count = self.count.wrapping_add_signed(sign as i64);
+        is_ours
+    }
+
+    /// One goes; gives whether it was there.
+    fn remove(&mut self, vector: &[f32]) -> bool {
+        let was_there = self.count > 0 && self.sums.len() == vector.len();
+        if was_there {
+            self.count -= 1;
+            self.sum(vector, -1.0);
+        }
+        was_there
+    }
+
+    fn sum(&mut self, vector: &[f32], sign: f64) {
         let sums = self.sums.iter_mut().zip(&mut self.squares);
         for ((sum, square), value) in sums.zip(vector) {
             let value = f64::from(*value);
@@ -113,10 +128,12 @@ impl Sums {
     }
 }
 
-/// The sums of all encoders, and what follows from them, once it was asked for.
+/// The sums of all encoders: of what lies in the store, and nothing else.
 #[derive(Debug, Default)]
 pub(super) struct Spreads {
-    of: BTreeMap<EncoderId, (Sums, Option<Arc<Spread>>)>,
+    of: BTreeMap<EncoderId, Sums>,
+    /// Whether they may be others by now, since what lay there could not be read: then they are counted anew at the next start.
+    broken: bool,
 }
 
 /// Vectors that come and go together: sums as they will be.
@@ -125,65 +142,97 @@ pub(super) struct Moved {
     sums: BTreeMap<EncoderId, Sums>,
     /// By key, what lies there by then.
     lies: BTreeMap<Vec<u8>, Option<Vec<f32>>>,
+    broken: bool,
 }
 
 fn key_of(encoder: EncoderId) -> Vec<u8> {
     [&[MOMENTS][..], &encoder.0].concat()
 }
 
+/// What lies beside the sums: how far the topic was taken in when they were written. A build that knows of no sums leaves another behind.
+fn mark(positions: &BTreeMap<i32, i64>) -> Vec<u8> {
+    let mut bytes = vec![super::FORMAT];
+    for (partition, next) in positions {
+        bytes.put(&partition.to_le_bytes());
+        bytes.put(&next.to_le_bytes());
+    }
+    sealed(bytes)
+}
+
 impl Spreads {
-    /// Those of a store; where it has vectors, and was written before there were any, they are counted once.
-    pub(super) fn of(store: &dyn Store) -> Result<Result<Self, Damage>, StoreError> {
-        let (mut spreads, mut damage) = (Self::default(), None);
+    /// Those of a store, which has taken in so much; where they are not of all of that, they are counted anew.
+    pub(super) fn of(
+        store: &dyn Store,
+        positions: &BTreeMap<i32, i64>,
+    ) -> Result<Self, StoreError> {
+        let (mut spreads, mut held) = (Self::default(), Batch::new());
+        let is_whole = store
+            .get(&[MOMENTS])?
+            .is_some_and(|found| found == mark(positions));
+        let mut is_read = is_whole;
         store.scan(&[MOMENTS], &mut |key, value| {
-            let encoder = key[1..].try_into().map_err(|_| Damage::Key);
-            let read = encoder.and_then(|encoder| Ok((EncoderId(encoder), Sums::read(value)?)));
-            match read {
-                Ok((encoder, sums)) => drop(spreads.of.insert(encoder, (sums, None))),
-                Err(found) => damage = Some(found),
+            let Ok(encoder) = key[1..].try_into().map(EncoderId) else {
+                return true;
+            };
+            match Sums::read(value) {
+                Ok(sums) => drop(spreads.of.insert(encoder, sums)),
+                Err(_) => is_read = false,
             }
-            damage.is_none()
+            held.push((key.to_vec(), None));
+            true
         })?;
-        if let Some(damage) = damage {
-            return Ok(Err(damage));
+        if is_read {
+            return Ok(spreads);
         }
-        if spreads.of.is_empty() {
-            let mut moved = Moved::default();
-            store.scan(&[VECTOR], &mut |key, value| {
-                // One that is damaged is found by whoever looks it up.
-                if let (Ok(VectorKey::Vector(encoder, _)), Ok(vector)) =
-                    (VectorKey::read(key), read_vector(value))
-                {
-                    moved.sums.entry(encoder).or_default().add(&vector, 1.0);
-                }
-                true
-            })?;
-            if !moved.sums.is_empty() {
-                let mut batch = Batch::new();
-                moved.write(&mut batch);
-                store.apply(&batch)?;
-                spreads.take(moved);
+        let mut moved = Moved::default();
+        store.scan(&[VECTOR], &mut |key, value| {
+            // One that is damaged is found by whoever looks it up.
+            if let (Ok(VectorKey::Vector(encoder, _)), Ok(vector)) =
+                (VectorKey::read(key), read_vector(value))
+            {
+                moved.sums.entry(encoder).or_default().add(&vector);
             }
+            true
+        })?;
+        spreads.of.clear();
+        if !moved.sums.is_empty() || !held.is_empty() {
+            spreads.write(&moved, positions, &mut held);
+            store.apply(&held)?;
+            spreads.take(moved);
         }
-        Ok(Ok(spreads))
+        Ok(spreads)
     }
 
-    /// How an encoder's vectors lie; none: there are none.
-    pub(super) fn get(&mut self, encoder: EncoderId) -> Option<Arc<Spread>> {
-        let (sums, spread) = self.of.get_mut(&encoder)?;
-        let spread = spread.get_or_insert_with(|| Arc::new(sums.spread()));
-        Some(Arc::clone(spread))
+    /// Of each encoder how its vectors lie.
+    pub(super) fn all(&self) -> BTreeMap<EncoderId, Arc<Spread>> {
+        let of = self.of.iter();
+        of.map(|(encoder, sums)| (*encoder, Arc::new(sums.spread())))
+            .collect()
     }
 
-    /// What moved is in the store.
-    pub(super) fn take(&mut self, moved: Moved) {
+    /// Puts sums down as they will be, and that they are of what was taken in up to these positions.
+    pub(super) fn write(&self, moved: &Moved, positions: &BTreeMap<i32, i64>, batch: &mut Batch) {
+        for (encoder, sums) in &moved.sums {
+            let value = (sums.count > 0).then(|| sums.bytes());
+            batch.push((key_of(*encoder), value));
+        }
+        let is_whole = !self.broken && !moved.broken;
+        batch.push((vec![MOMENTS], is_whole.then(|| mark(positions))));
+    }
+
+    /// What moved is in the store. Gives how the vectors of these encoders lie; none: there are none any more.
+    pub(super) fn take(&mut self, moved: Moved) -> Vec<(EncoderId, Option<Arc<Spread>>)> {
+        self.broken |= moved.broken;
+        let mut spreads = Vec::with_capacity(moved.sums.len());
         for (encoder, sums) in moved.sums {
+            spreads.push((encoder, (sums.count > 0).then(|| Arc::new(sums.spread()))));
             if sums.count == 0 {
                 self.of.remove(&encoder);
             } else {
-                self.of.insert(encoder, (sums, None));
+                self.of.insert(encoder, sums);
             }
         }
+        spreads
     }
 }
 
@@ -197,28 +246,26 @@ impl Moved {
     ) -> Result<(), StoreError> {
         let before = match self.lies.remove(key) {
             Some(lies) => lies,
-            None => store.get(key)?.and_then(|bytes| read_vector(&bytes).ok()),
+            None => match store.get(key)?.map(|bytes| read_vector(&bytes)) {
+                Some(Err(_)) => {
+                    self.broken = true;
+                    None
+                }
+                found => found.and_then(Result::ok),
+            },
         };
         let sums = self.sums.entry(encoder).or_insert_with(|| {
             let held = spreads.of.get(&encoder);
-            held.map(|(sums, _)| sums.clone()).unwrap_or_default()
+            held.cloned().unwrap_or_default()
         });
         if let Some(before) = before {
-            sums.add(&before, -1.0);
+            self.broken |= !sums.remove(&before);
         }
         if let Some(vector) = vector {
-            sums.add(vector, 1.0);
+            self.broken |= !sums.add(vector);
         }
         self.lies.insert(key.to_vec(), vector.map(<[f32]>::to_vec));
         Ok(())
-    }
-
-    /// Puts the sums down.
-    pub(super) fn write(&self, batch: &mut Batch) {
-        for (encoder, sums) in &self.sums {
-            let value = (sums.count > 0).then(|| sums.bytes());
-            batch.push((key_of(*encoder), value));
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use headwater_consumers::log::Log;
 use headwater_model::LoggedRequest;
 use headwater_model::bahe::BaheModel;
 use headwater_state::{read_vector, vector_bytes};
-use headwater_tests::naive_vectors::{Done, Run, judge_row};
+use headwater_tests::naive_vectors::{Done, Run, judge_named, judge_row};
 
 use super::naive::{Counted, World};
 use super::outputs::Answer;
@@ -39,7 +39,7 @@ pub(super) fn run_of<'a>(config: &Config, counted: impl Iterator<Item = &'a Coun
     Run::of(config.texts.sequence_max, done)
 }
 
-/// Judges all rows that a model scored.
+/// Judges all rows that a model scored, or that name texts at which nobody looked.
 pub(super) fn judge(
     log: &dyn Log,
     plan: &Plan,
@@ -48,10 +48,12 @@ pub(super) fn judge(
     tally: &mut Tally,
 ) -> Result<(), String> {
     // At least once, rows of steps that failed are there too, as of a state that nobody has.
-    if !plan.trained || plan.config.kafka.delivery == Delivery::AtLeastOnce {
+    let (config, is_named) = (&plan.config, plan.config.texts.logged);
+    if !(plan.trained || is_named) || config.kafka.delivery == Delivery::AtLeastOnce {
         return Ok(());
     }
-    let models = deep::models(&plan.config);
+    let models = plan.trained.then(|| deep::models(config));
+    let models = models.iter().flatten().collect::<Vec<_>>();
     let assembler = Assembler::new(&plan.config).expect("invariant: asked for before");
     let by_id: BTreeMap<&str, &Answer> = answers
         .iter()
@@ -65,33 +67,54 @@ pub(super) fn judge(
         let id = seen.header("headwater-id")?;
         let value = seen.value.unwrap_or_default();
         let logged = LoggedRequest::read(&value).map_err(|error| format!("row {id}: {error}"))?;
-        let Some(vectors) = &logged.vectors else {
+        let looked = (logged.vectors.as_ref()).filter(|vectors| !vectors.is_of_nobody());
+        if looked.is_none() {
             // Whoever looks at texts says what it saw.
             if logged.model == "bahe" {
                 return Err(format!("row {id} says nothing of texts"));
             }
             is_of(None, &assembler, &logged)
                 .map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
-            continue;
-        };
+        }
         // Of standing scores nobody has the position any more.
         let Some(answer) = id.strip_suffix("-0").and_then(|id| by_id.get(id)) else {
+            continue;
+        };
+        let then = world.counted.iter().filter(|counted| {
+            (counted.partition, counted.user.as_str()) == (answer.partition, &*answer.user)
+                && counted.offset < answer.offset
+        });
+        let run = run_of(config, then);
+        let Some(vectors) = looked else {
+            let limit = config.texts.sequence_max;
+            let judged = match &logged.vectors {
+                Some(named) => judge_named(&logged, named, (&run, limit), &str::to_owned),
+                None if !is_named
+                    || logged.embeddings.is_none()
+                    || run.has_left(limit, logged.time) =>
+                {
+                    Ok(())
+                }
+                None => Err("it names no texts".to_owned()),
+            };
+            judged.map_err(|error| {
+                format!(
+                    "STATE-3: {error}: {answer:?}: {run:?}: {:?}",
+                    logged.vectors
+                )
+            })?;
+            tally.named += u64::from(logged.vectors.is_some());
             continue;
         };
         let place = models
             .iter()
             .position(|model| model.version() == logged.version);
         let place = place.ok_or_else(|| format!("row {id}: no model {}", logged.version))?;
-        let model = &models[place];
+        let model = models[place];
         is_of(Some(model), &assembler, &logged)
             .map_err(|error| format!("MODEL-1: row {id}: {error}"))?;
         tally.vectors += 1;
         tally.by_model[place] += 1;
-        let then = world.counted.iter().filter(|counted| {
-            (counted.partition, counted.user.as_str()) == (answer.partition, &*answer.user)
-                && counted.offset < answer.offset
-        });
-        let run = run_of(&plan.config, then);
         judge_row(model, &logged, vectors, &run, &vector_of, &str::to_owned)
             .map_err(|error| format!("STATE-3: {error}: {answer:?}: {run:?}: {vectors:?}"))?;
     }

@@ -36,7 +36,7 @@ fn naive(store: &dyn Store, of: u8) -> Option<Spread> {
     let mut sums = Sums::default();
     let prefix = [&[VECTOR][..], &[of; 16]].concat();
     let mut add = |_: &[u8], value: &[u8]| {
-        sums.add(&read_vector(value).unwrap(), 1.0);
+        sums.add(&read_vector(value).unwrap());
         true
     };
     store.scan(&prefix, &mut add).unwrap();
@@ -81,12 +81,17 @@ proptest! {
             check(&table);
         }
         check(&open());
+        // A store without sums; one that a build without them has written to.
         let mut gone = Batch::new();
         store.scan(&[MOMENTS], &mut |key, _| {
             gone.push((key.to_vec(), None));
             true
         }).unwrap();
         store.apply(&gone).unwrap();
+        check(&open());
+        check(&open());
+        let bare = VectorTable::bare(Arc::clone(&store), 0).unwrap();
+        apply(&bare, 1_000, &batches[0]);
         check(&open());
         check(&open());
     }
@@ -156,4 +161,24 @@ fn kin_and_strangers_are_told_apart() {
         .unwrap();
     same.spread(of.id).unwrap().standardise(&[1.0; 6], &mut to);
     assert_eq!(to, [0.0; 6]);
+}
+
+/// Goal: sums of what cannot be read are counted anew. Method: a stored vector is spoilt and put again; the table is opened anew. A vector of another width counts for nothing.
+#[test]
+fn damage_is_counted_anew() {
+    let stores = MemoryStores::default();
+    let store = stores.open(VECTORS).unwrap();
+    let open = || VectorTable::open(Arc::clone(&store), 1 << 20).unwrap();
+    let table = open();
+    let vector = |number: f32| Some(vec![number, 1.0, -number]);
+    apply(&table, 0, &[(0, 1, vector(3.0)), (0, 2, vector(5.0))]);
+    let key = VectorKey::Vector(encoder(0), [1; 16]).bytes();
+    store.apply(&vec![(key, Some(vec![9]))]).unwrap();
+    apply(&table, 1, &[(0, 1, vector(4.0))]);
+    apply(&table, 2, &[(0, 3, vector(-2.0))]);
+    let found = open().spread(encoder(0)).unwrap();
+    assert!(is_same(&found, &naive(&*store, 0).unwrap()), "{found:?}");
+    apply(&table, 3, &[(0, 4, Some(vec![7.0]))]);
+    let found = table.spread(encoder(0)).unwrap();
+    assert_eq!(found.mean.len(), 3);
 }
