@@ -68,7 +68,7 @@ plant labels-released-again state/src/labels.rs 'row.released_ms = window;' 'row
 plant impression-of-the-first-row state/src/labels.rs 'let (row, _) = rows.max_by_key(|(place, row)| (row.time, *place))?;' 'let (row, _) = rows.min_by_key(|(place, row)| (row.time, *place))?;'
 plant layers-not-told-apart consumers/src/deepen.rs 'id: EncoderId(model.deep_id())' 'id: EncoderId([model.deep_id()[0] & 0; 16])'
 plant canary-under-the-champions-name consumers/src/assemble/model.rs 'if self.is_canary {
-plant texts-named-of-a-run-that-left consumers/src/assemble/runs.rs 'if !self.is_whole {' 'if false {'
             self.canary.as_ref()' 'if self.is_canary && self.champion.is_none() {
             self.canary.as_ref()'
+plant texts-named-of-a-run-that-left consumers/src/assemble/runs.rs 'if !self.is_whole {' 'if false {'
 exit $((missed > 0))
