@@ -13,7 +13,7 @@ use headwater_model::bahe::{BaheModel, MANIFEST};
 use serde_json::{Value, json};
 
 use crate::fleet::start;
-use crate::lineage::{WEEK_MS, becomes_champion, canary_of_all, once_more};
+use crate::lineage::{WEEK_MS, becomes_champion, canary_of_all, labelled, once_more};
 use crate::log::records;
 use crate::program::until;
 use crate::takeover::{Beside, made_ahead};
@@ -150,15 +150,4 @@ fn layers_begin_where_nobody_looks_at_texts() {
     // By what it sees itself, and not by what the baseline says.
     assert_ne!(seen["losses"][0], seen["losses"][1], "{seen}");
     daemon.stop(true).unwrap();
-}
-
-/// Waits until so many items have labels.
-fn labelled(log: &dyn Log, wanted: usize) {
-    until("all to be labelled", || {
-        let labels = records(log, Topic::Labels);
-        let items = labels
-            .iter()
-            .map(|of| of["items"].as_array().map_or(0, Vec::len));
-        (items.sum::<usize>() >= wanted).then_some(())
-    });
 }

@@ -54,6 +54,17 @@ pub(crate) fn once_more(log: &dyn Log, events: &str, weeks: i64) -> usize {
     requests
 }
 
+/// Waits until so many items have labels.
+pub(crate) fn labelled(log: &dyn Log, wanted: usize) {
+    until("all to be labelled", || {
+        let labels = records(log, Topic::Labels);
+        let items = labels
+            .iter()
+            .map(|of| of["items"].as_array().map_or(0, Vec::len));
+        (items.sum::<usize>() >= wanted).then_some(())
+    });
+}
+
 /// Goal: beside a champion that looks at texts, rows of the log teach another head of the same layers, which is a model that looks at texts, can be tried, scores some users and then all with the vectors that are there, and
 /// says in the stream what it said in training; the layers themselves learn from the texts that the rows name, by command and beside the stream, and whose layers are others is judged by these rows; without such a champion, texts are no part of what a head learns, and without texts in rows no layers learn. Method: a model of recordings becomes champion of a daemon; what was recorded happens once more and
 /// is scored, labelled and learned from; the trial's record is made that of a canary of all users.
@@ -80,13 +91,7 @@ fn a_head_learns_from_what_the_champion_saw_of_texts() {
     until("all to be scored", || {
         (records(&*log, Topic::FeatureLog).len() >= before + requests).then_some(())
     });
-    until("all to be labelled", || {
-        let labels = records(&*log, Topic::Labels);
-        let items = labels
-            .iter()
-            .map(|of| of["items"].as_array().map_or(0, Vec::len));
-        (items.sum::<usize>() >= 2 * requests).then_some(())
-    });
+    labelled(&*log, 2 * requests);
     let rows = records(&*log, Topic::FeatureLog);
     let again = rows.iter().filter(|row| {
         let id = row["request_id"].as_str().unwrap();

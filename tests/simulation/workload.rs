@@ -129,7 +129,8 @@ impl Plan {
         // The same: most polls are taken in several steps.
         config.step.bytes_max = Bytes::new(*random.pick(&[1, 2_000, 16 << 20]));
         config.key_vectors.logged = random.once_in(2);
-        config.texts.logged = texts && random.once_in(2);
+        // By what is drawn already: another draw would make other seeds of all.
+        config.texts.logged = texts && config.key_vectors.logged != trained;
         if !config.scoring.requests_are_impressions {
             config.skew.share = 1.0.try_into().expect("invariant: it is a share");
         }

@@ -28,7 +28,8 @@ pub(super) struct Likings {
     /// By sequence and stretch: a sum of vectors, of length 1 in the end.
     sums: Vec<Vec<f32>>,
     /// Of each sequence the newest items, newest first, of length 1.
-    newest: Vec<Vec<Arc<[f32]>>>,
+    newest: Vec<Vec<Vec<f32>>>,
+    /// The item that was looked up last, standardised and of length 1.
     laid: Vec<f32>,
 }
 
@@ -109,16 +110,12 @@ impl Likings {
                 if !self.sequences.has(sequence, behavior.kind) {
                     continue;
                 }
-                let looked = match &found {
-                    Some(looked) => looked,
-                    None => found.insert(self.look(item, items, look)),
-                };
-                let Some(vector) = looked.clone() else {
+                if !*found.get_or_insert_with(|| self.lay(item, items, look)) {
                     continue;
-                };
-                self.add(sequence, time.since(behavior.time), 1.0, &vector);
+                }
+                self.add(sequence, time.since(behavior.time), 1.0);
                 if self.newest[sequence].len() < NEWEST {
-                    self.newest[sequence].push(vector);
+                    self.newest[sequence].push(self.laid.clone());
                 }
             }
         }
@@ -167,13 +164,9 @@ impl Likings {
                     if !self.sequences.has(sequence, kind) {
                         continue;
                     }
-                    let looked = match &found {
-                        Some(looked) => looked,
-                        None => found.insert(self.look(entry.key, items, look)),
-                    };
-                    if let Some(vector) = looked.clone() {
+                    if *found.get_or_insert_with(|| self.lay(entry.key, items, look)) {
                         let count = f64::from(cell.count) as f32;
-                        self.add(sequence, time.since(middle), count, &vector);
+                        self.add(sequence, time.since(middle), count);
                     }
                 }
             }
@@ -189,18 +182,19 @@ impl Likings {
         look: &mut TextLook,
         batch: &mut FeatureBatch,
     ) {
-        let Some(vector) = self.look(item, items, look) else {
+        if !self.lay(item, items, look) {
             return;
-        };
+        }
+        let vector = &self.laid;
         for sequence in 0..self.sequences.len() {
             for stretch in 0..self.spec.stretches() {
                 let sum = &self.sums[sequence * self.spec.stretches() + stretch];
                 let at = self.spec.place(sequence, Against::Stretch(stretch));
-                batch.set_alike(place, at, dot(&vector, sum));
+                batch.set_alike(place, at, dot(vector, sum));
             }
             let nearest = self.newest[sequence]
                 .iter()
-                .map(|met| dot(&vector, met))
+                .map(|met| dot(vector, met))
                 .max_by(f32::total_cmp);
             if let Some(nearest) = nearest {
                 let at = self.spec.place(sequence, Against::Newest);
@@ -209,26 +203,31 @@ impl Likings {
         }
     }
 
-    fn add(&mut self, sequence: usize, age_ms: i64, count: f32, vector: &[f32]) {
+    /// Adds the item that was looked up last.
+    fn add(&mut self, sequence: usize, age_ms: i64, count: f32) {
         let stretch = self.spec.stretch(age_ms);
         let sum = &mut self.sums[sequence * self.spec.stretches() + stretch];
-        for (sum, value) in sum.iter_mut().zip(vector) {
+        for (sum, value) in sum.iter_mut().zip(&self.laid) {
             *sum += count * value;
         }
     }
 
-    /// An item's vector, standardised and of length 1, if its text is known and has one; of one that is all mean, 0.
-    fn look(&mut self, id: &str, items: &ItemTable, look: &mut TextLook) -> Option<Arc<[f32]>> {
+    /// Lays an item's vector down, if its text is known and has one; of one that is all mean, 0. Gives whether it has.
+    fn lay(&mut self, id: &str, items: &ItemTable, look: &mut TextLook) -> bool {
         let known = items.item(id);
         let Some((item, hash)) = known.and_then(|item| Some((item, item.text?))) else {
             look.no_text();
-            return None;
+            return false;
         };
         let template = self.sequences.item_template();
-        let vector = look.look(hash, || texts::of_item(template, id, item, items))?;
-        look.spread()?.standardise(&vector, &mut self.laid);
+        let vector = look.look(hash, || texts::of_item(template, id, item, items));
+        let (Some(vector), Some(spread)) = (vector, look.spread()) else {
+            return false;
+        };
+        spread.standardise(&vector, &mut self.laid);
         let scale = scale(&self.laid);
-        Some(self.laid.iter().map(|value| scale * value).collect())
+        self.laid.iter_mut().for_each(|value| *value *= scale);
+        true
     }
 }
 

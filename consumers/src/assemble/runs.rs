@@ -18,7 +18,7 @@ use crate::sequences::Sequences;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
     /// Behaviors before it.
-    pub(super) start: u64,
+    start: u64,
     /// Behaviors of the run before the row's time: their texts, and gaps.
     texts: Vec<TextHash>,
     gaps: Vec<u8>,

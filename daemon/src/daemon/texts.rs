@@ -43,6 +43,9 @@ const NOTE_EVERY: Duration = Duration::from_hours(1);
 /// Between two looks at how many texts wait: a question to the brokers a partition.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The same where this instance does not encode.
+const LOOK_BESIDE_EVERY: Duration = Duration::from_secs(10);
+
 /// What an instance has for texts.
 #[derive(Debug)]
 pub(super) struct Texts {
@@ -251,9 +254,6 @@ impl Following {
         producer.flush()
     }
 }
-
-/// The same of an instance that does not encode.
-const LOOK_BESIDE_EVERY: Duration = Duration::from_secs(10);
 
 /// How many texts wait for whoever encodes, as an instance that does not sees it: for the current encoder, or for any that may come.
 #[derive(Default)]

@@ -37,17 +37,17 @@ impl Fields<'_> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// A count from the least to the most that is a model's.
+    /// A count, within what is a model's.
     pub(super) fn count(
         &self,
         key: &str,
-        most: RangeInclusive<usize>,
+        within: RangeInclusive<usize>,
     ) -> Result<Option<usize>, LanguageError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
         let count = value.as_u64();
-        counted(count, most)
+        counted(count, within)
             .map(Some)
             .map_err(|problem| self.wrong(key, format!("is {value}, {problem}")))
     }
@@ -55,9 +55,9 @@ impl Fields<'_> {
     pub(super) fn needed(
         &self,
         key: &str,
-        most: RangeInclusive<usize>,
+        within: RangeInclusive<usize>,
     ) -> Result<usize, LanguageError> {
-        self.count(key, most)?
+        self.count(key, within)?
             .ok_or_else(|| self.wrong(key, "is missing"))
     }
 
